@@ -1,0 +1,121 @@
+#pragma once
+
+#include <bit>
+#include <cmath>
+#include <cstdint>
+
+namespace trireme {
+
+// Sixteen float lanes in plain C++: the meaning of the vector variants, lane for lane and bit for bit.
+// A dot product keeps sixteen running sums, one per lane, each updated by fused multiply-add; lanes
+// past the end of a row hold zero. Every variant offers the same static functions.
+struct SimdScalar {
+  static constexpr const char* kName = "scalar";
+  static constexpr int kLanes = 16;
+  // Register tile of the matrix product: tokens x weight rows, for one token and for several.
+  static constexpr int kTileRowsSingle = 4;
+  static constexpr int kTileTokens = 2;
+  static constexpr int kTileRows = 2;
+
+  struct V {
+    float lane[kLanes];
+  };
+
+  template <class F>
+  static V Map(F f) {
+    V r;
+    for (int i = 0; i < kLanes; ++i) r.lane[i] = f(i);
+    return r;
+  }
+
+  static V Zero() { return Set1(0.0f); }
+  static V Set1(float x) {
+    return Map([&](int) { return x; });
+  }
+  static V Load(const float* p) {
+    return Map([&](int i) { return p[i]; });
+  }
+  static V Load(const float* p, int n) {
+    return Map([&](int i) { return i < n ? p[i] : 0.0f; });
+  }
+  // bfloat16 and IEEE half, as their 16 bits.
+  static V LoadBf16(const uint16_t* p) {
+    return Map([&](int i) { return std::bit_cast<float>(uint32_t{p[i]} << 16); });
+  }
+  static V LoadF16(const uint16_t* p) {
+    return Map([&](int i) { return HalfToFloat(p[i]); });
+  }
+  static void Store(float* p, V a) {
+    for (int i = 0; i < kLanes; ++i) p[i] = a.lane[i];
+  }
+  static void Store(float* p, V a, int n) {
+    for (int i = 0; i < n; ++i) p[i] = a.lane[i];
+  }
+
+  static V Add(V a, V b) {
+    return Map([&](int i) { return a.lane[i] + b.lane[i]; });
+  }
+  static V Sub(V a, V b) {
+    return Map([&](int i) { return a.lane[i] - b.lane[i]; });
+  }
+  static V Mul(V a, V b) {
+    return Map([&](int i) { return a.lane[i] * b.lane[i]; });
+  }
+  static V Div(V a, V b) {
+    return Map([&](int i) { return a.lane[i] / b.lane[i]; });
+  }
+  // a * b + c, rounded once.
+  static V Fma(V a, V b, V c) {
+    return Map([&](int i) { return std::fma(a.lane[i], b.lane[i], c.lane[i]); });
+  }
+  static V Max(V a, V b) {
+    return Map([&](int i) { return a.lane[i] > b.lane[i] ? a.lane[i] : b.lane[i]; });
+  }
+  static V Min(V a, V b) {
+    return Map([&](int i) { return a.lane[i] < b.lane[i] ? a.lane[i] : b.lane[i]; });
+  }
+  static V RoundToInteger(V a) {
+    return Map([&](int i) { return std::nearbyintf(a.lane[i]); });
+  }
+  // a * 2^n for integral n in [-127, 127] where the result stays normal.
+  static V ScaleByPowerOfTwo(V a, V n) {
+    return Map([&](int i) {
+      const int32_t exponent = static_cast<int32_t>(n.lane[i]);
+      return std::bit_cast<float>(std::bit_cast<int32_t>(a.lane[i]) + exponent * (1 << 23));
+    });
+  }
+
+  // Lane i with lane i + 8, then + 4, + 2, + 1.
+  static float ReduceAdd(V a) {
+    for (int half = kLanes / 2; half > 0; half /= 2) {
+      for (int i = 0; i < half; ++i) a.lane[i] += a.lane[i + half];
+    }
+    return a.lane[0];
+  }
+  static float ReduceMax(V a) {
+    for (int half = kLanes / 2; half > 0; half /= 2) {
+      for (int i = 0; i < half; ++i) {
+        a.lane[i] = a.lane[i] > a.lane[i + half] ? a.lane[i] : a.lane[i + half];
+      }
+    }
+    return a.lane[0];
+  }
+
+ private:
+  static float HalfToFloat(uint16_t half) {
+    const uint32_t sign = uint32_t{half & 0x8000u} << 16;
+    const uint32_t exponent = (half >> 10) & 0x1f;
+    const uint32_t mantissa = half & 0x3ff;
+    if (exponent == 0) {  // zero or subnormal: mantissa * 2^-24
+      const float value = static_cast<float>(mantissa) * 0x1p-24f;
+      return std::bit_cast<float>(std::bit_cast<uint32_t>(value) | sign);
+    }
+    if (exponent == 31) {  // infinity, or a NaN made quiet as the hardware does
+      const uint32_t quiet = mantissa != 0 ? 0x400000u : 0u;
+      return std::bit_cast<float>(sign | 0x7f800000u | (mantissa << 13) | quiet);
+    }
+    return std::bit_cast<float>(sign | ((exponent + 112) << 23) | (mantissa << 13));
+  }
+};
+
+}  // namespace trireme

@@ -1,0 +1,90 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "kernels/tensor.h"
+
+namespace trireme {
+
+// The KV cache of one layer on one rank: pages of block_size tokens,
+// k and v each [num_blocks, num_kv_heads, block_size, head_dim]. Does not own its data.
+struct KvLayer {
+  float* k = nullptr;
+  float* v = nullptr;
+  int64_t num_kv_heads = 0;
+  int64_t block_size = 0;
+  int64_t head_dim = 0;
+};
+
+// Where one token of a step stands: its position in its sequence, and that sequence's block table
+// (page numbers; it covers at least position + 1 tokens and outlives the call).
+struct TokenPlace {
+  int64_t position = 0;
+  std::span<const int32_t> block_table;
+};
+
+// The compute interface: what a transformer step needs, on one rank, without communication.
+//
+// Activations are float32, row-major, one row per token of the step. Every operation treats each row
+// by itself and in one fixed order of arithmetic, so a row's bits depend neither on the other rows,
+// nor on the number of threads, nor (on CPU) on the instruction set (docs/decisions/0001).
+// Not thread safe: one caller at a time. Shapes are checked with CHECK: they are ours, not input.
+class Ops {
+ public:
+  virtual ~Ops() = default;
+
+  virtual std::string_view name() const = 0;  // for example "cpu avx2"
+  virtual int threads() const = 0;
+
+  // out[t, :] = table[ids[t] - first_id, :], or zeros where the table does not hold ids[t].
+  virtual void Embedding(std::span<const int32_t> ids, const Weight& table, int64_t first_id,
+                         std::span<float> out) = 0;
+
+  // out[t, :] = x[t, :] / sqrt(mean(x[t, :]^2) + eps) * weight. `out` may be `x`. Row length is the
+  // weight's. Zhang and Sennrich 2019.
+  virtual void RmsNorm(std::span<const float> x, const Weight& weight, float eps,
+                       std::span<float> out) = 0;
+
+  // y[t, n] = sum over k of x[t, k] * weight[n, k] (+ bias[n]; no bias if empty).
+  // The columns are summed as `groups` equal parts, which are added in a binary tree.
+  virtual void Linear(std::span<const float> x, const Weight& weight, std::span<const float> bias,
+                      int groups, std::span<float> y) = 0;
+
+  // Rotates pairs (i, i + head_dim / 2) of each head by the token's angles; in place.
+  // x [tokens, heads, head_dim]; cos and sin [tokens, head_dim / 2]. Su et al. 2021.
+  virtual void Rope(std::span<float> x, int64_t heads, std::span<const float> cos,
+                    std::span<const float> sin) = 0;
+
+  // Writes each token's key and value, [tokens, num_kv_heads, head_dim], to its place in the cache.
+  virtual void StoreKv(std::span<const float> k, std::span<const float> v,
+                       std::span<const TokenPlace> places, const KvLayer& cache) = 0;
+
+  // out[t, h, :] = softmax(q[t, h, :] . K / sqrt(head_dim)) V over the positions up to the token's
+  // own, the last `window` of them if window > 0. Query heads share KV heads in equal groups.
+  // Online softmax over blocks in order (Dao et al. 2022), paged (Kwon et al. 2023).
+  virtual void Attention(std::span<const float> q, std::span<const TokenPlace> places,
+                         const KvLayer& cache, int64_t heads, int64_t window,
+                         std::span<float> out) = 0;
+
+  // gate[i] = silu(gate[i]) * up[i]. Shazeer 2020.
+  virtual void SiluMul(std::span<float> gate, std::span<const float> up) = 0;
+
+  // hidden[t, :] += delta[t, :] (+ bias; none if empty).
+  virtual void AddResidual(std::span<float> hidden, std::span<const float> delta,
+                           std::span<const float> bias) = 0;
+};
+
+// The CPU's instruction sets we have variants for, best first among those this machine runs.
+std::vector<std::string> CpuVariants();
+
+// Operations on `threads` CPU threads (the caller's is one of them). `variant` is one of
+// CpuVariants(), or empty for the best.
+absl::StatusOr<std::unique_ptr<Ops>> MakeCpuOps(int threads, std::string_view variant = {});
+
+}  // namespace trireme
