@@ -51,8 +51,8 @@ absl::StatusOr<std::string> ReadFile(const std::filesystem::path& path, size_t b
   const absl::StatusOr<size_t> size = RegularFileSize(fd, path);
   if (!size.ok()) return size.status();
   if (*size > bytes_max) {
-    return absl::InvalidArgumentError(absl::StrCat(path.string(), ": ", *size,
-                                                   " bytes, more than the limit of ", bytes_max));
+    return absl::InvalidArgumentError(
+        absl::StrCat(path.string(), ": ", *size, " bytes, more than the limit of ", bytes_max));
   }
   std::string content(*size, '\0');
   size_t done = 0;

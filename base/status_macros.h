@@ -12,11 +12,11 @@
 //
 // Macros because a function cannot return from its caller.
 
-#define RETURN_IF_ERROR(expr)                          \
-  do {                                                 \
+#define RETURN_IF_ERROR(expr)                           \
+  do {                                                  \
     if (absl::Status status_ = (expr); !status_.ok()) { \
-      return status_;                                  \
-    }                                                  \
+      return status_;                                   \
+    }                                                   \
   } while (false)
 
 #define TRIREME_CONCAT_INNER(a, b) a##b

@@ -31,9 +31,9 @@ struct TokenPlace {
 
 // The compute interface: what a transformer step needs, on one rank, without communication.
 //
-// Activations are float32, row-major, one row per token of the step. Every operation treats each row
-// by itself and in one fixed order of arithmetic, so a row's bits depend neither on the other rows,
-// nor on the number of threads, nor (on CPU) on the instruction set (docs/decisions/0001).
+// Activations are float32, row-major, one row per token of the step. Every operation treats each
+// row by itself and in one fixed order of arithmetic, so a row's bits depend neither on the other
+// rows, nor on the number of threads, nor (on CPU) on the instruction set (docs/decisions/0001).
 // Not thread safe: one caller at a time. Shapes are checked with CHECK: they are ours, not input.
 class Ops {
  public:
@@ -58,7 +58,7 @@ class Ops {
 
   // Rotates pairs (i, i + head_dim / 2) of each head by the token's angles; in place.
   // x [tokens, heads, head_dim]; cos and sin [tokens, head_dim / 2]. Su et al. 2021.
-  virtual void Rope(std::span<float> x, int64_t heads, std::span<const float> cos,
+  virtual void Rope(std::span<float> x, int64_t heads, int64_t head_dim, std::span<const float> cos,
                     std::span<const float> sin) = 0;
 
   // Writes each token's key and value, [tokens, num_kv_heads, head_dim], to its place in the cache.

@@ -22,8 +22,8 @@ constexpr std::string_view DTypeName(DType dtype) {
   return "?";
 }
 
-// A read-only row-major matrix of weights, [rows, cols], or a vector with rows == 1. Does not own its
-// data. Consecutive rows are `row_stride` elements apart.
+// A read-only row-major matrix of weights, [rows, cols], or a vector with rows == 1. Does not own
+// its data. Consecutive rows are `row_stride` elements apart.
 struct Weight {
   const void* data = nullptr;
   DType dtype = DType::kF32;

@@ -6,9 +6,9 @@
 
 namespace trireme {
 
-// Sixteen float lanes in plain C++: the meaning of the vector variants, lane for lane and bit for bit.
-// A dot product keeps sixteen running sums, one per lane, each updated by fused multiply-add; lanes
-// past the end of a row hold zero. Every variant offers the same static functions.
+// Sixteen float lanes in plain C++: the meaning of the vector variants, lane for lane and bit for
+// bit. A dot product keeps sixteen running sums, one per lane, each updated by fused multiply-add;
+// lanes past the end of a row hold zero. Every variant offers the same static functions.
 struct SimdScalar {
   static constexpr const char* kName = "scalar";
   static constexpr int kLanes = 16;

@@ -1,0 +1,95 @@
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+
+#include "kernels/cpu/elementwise.h"
+#include "kernels/cpu/math.h"
+
+namespace trireme::cpu {
+
+// One token's query heads that share a KV head, over the pages of its sequence.
+struct AttentionArgs {
+  const float* q;  // [group, head_dim]
+  int64_t group;
+  const float* k;  // this KV head's first page, [block_size, head_dim]
+  const float* v;
+  int64_t page_stride;  // floats from one page to the next
+  const int32_t* block_table;
+  int64_t block_size;
+  int64_t head_dim;
+  int64_t begin;  // first position seen
+  int64_t end;    // one past the last
+  float* out;     // [group, head_dim]
+};
+
+// Positions handled together; borders are multiples of it, so they do not depend on the query.
+inline constexpr int64_t kAttentionTile = 16;
+
+template <class S>
+inline float Dot(const float* a, const float* b, int64_t n) {
+  typename S::V sum = S::Zero();
+  ForEachVector<S>(n, [&](int64_t i, int count) {
+    sum = count == S::kLanes ? S::Fma(S::Load(a + i), S::Load(b + i), sum)
+                             : S::Fma(S::Load(a + i, count), S::Load(b + i, count), sum);
+  });
+  return S::ReduceAdd(sum);
+}
+
+// out = out * scale + sum of weights[j] * v[j].
+template <class S>
+inline void AccumulateValues(float* out, float scale, const float* weights, const float* v,
+                             int64_t count, int64_t head_dim) {
+  ForEachVector<S>(head_dim, [&](int64_t i, int lanes) {
+    typename S::V sum = S::Mul(S::Load(out + i, lanes), S::Set1(scale));
+    for (int64_t j = 0; j < count; ++j) {
+      sum = S::Fma(S::Set1(weights[j]), S::Load(v + j * head_dim + i, lanes), sum);
+    }
+    S::Store(out + i, sum, lanes);
+  });
+}
+
+template <class S>
+void AttentionHead(const AttentionArgs& a, const float* q, float* out) {
+  const float scale = 1.0f / std::sqrt(static_cast<float>(a.head_dim));
+  float running_max = -INFINITY;
+  float running_sum = 0.0f;
+  for (int64_t i = 0; i < a.head_dim; ++i) out[i] = 0.0f;
+  for (int64_t tile = a.begin / kAttentionTile * kAttentionTile; tile < a.end;
+       tile += kAttentionTile) {
+    const int64_t first = tile < a.begin ? a.begin : tile;
+    const int64_t last = tile + kAttentionTile < a.end ? tile + kAttentionTile : a.end;
+    const int64_t count = last - first;
+    const int64_t offset =
+        a.block_table[first / a.block_size] * a.page_stride + first % a.block_size * a.head_dim;
+    float score[kAttentionTile];
+    for (int64_t j = 0; j < kAttentionTile; ++j) score[j] = -INFINITY;
+    for (int64_t j = 0; j < count; ++j) {
+      score[j] = Dot<S>(q, a.k + offset + j * a.head_dim, a.head_dim) * scale;
+    }
+    const float tile_max = S::ReduceMax(S::Load(score));
+    const float new_max = tile_max > running_max ? tile_max : running_max;
+    const typename S::V weights = Exp<S>(S::Sub(S::Load(score), S::Set1(new_max)));
+    // Exp clamps, so positions past the end are cut off here instead of by their infinity.
+    S::Store(score, weights);
+    float tile_sum = 0.0f;
+    for (int64_t j = 0; j < count; ++j) tile_sum += score[j];
+    float decay[S::kLanes];
+    S::Store(decay, Exp<S>(S::Set1(running_max - new_max)));
+    const float keep = running_max == -INFINITY ? 0.0f : decay[0];
+    running_sum = running_sum * keep + tile_sum;
+    AccumulateValues<S>(out, keep, score, a.v + offset, count, a.head_dim);
+    running_max = new_max;
+  }
+  const float inverse = 1.0f / running_sum;
+  for (int64_t i = 0; i < a.head_dim; ++i) out[i] *= inverse;
+}
+
+template <class S>
+void Attention(const AttentionArgs& a) {
+  for (int64_t h = 0; h < a.group; ++h) {
+    AttentionHead<S>(a, a.q + h * a.head_dim, a.out + h * a.head_dim);
+  }
+}
+
+}  // namespace trireme::cpu

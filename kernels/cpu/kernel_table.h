@@ -1,0 +1,39 @@
+#pragma once
+
+#include <cstdint>
+
+#include "kernels/cpu/attention.h"
+#include "kernels/cpu/elementwise.h"
+#include "kernels/cpu/linear.h"
+
+namespace trireme::cpu {
+
+// One instruction set's kernels, each a single thread's work. All tables compute the same bits.
+struct KernelTable {
+  const char* name;
+  void (*linear)(const LinearArgs&, int64_t row_begin, int64_t row_end);
+  void (*widen_row)(const Weight&, int64_t row, float* out);
+  void (*rms_norm_row)(const float* x, const float* weight, float eps, int64_t n, float* out);
+  void (*rope_head)(float* x, const float* cos, const float* sin, int64_t half);
+  void (*attention)(const AttentionArgs&);
+  void (*silu_mul)(float* gate, const float* up, int64_t n);
+  void (*add)(float* x, const float* y, int64_t n);
+};
+
+template <class S>
+constexpr KernelTable MakeKernelTable() {
+  return {.name = S::kName,
+          .linear = &Linear<S>,
+          .widen_row = &WidenRow<S>,
+          .rms_norm_row = &RmsNormRow<S>,
+          .rope_head = &RopeHead<S>,
+          .attention = &Attention<S>,
+          .silu_mul = &SiluMul<S>,
+          .add = &Add<S>};
+}
+
+const KernelTable& ScalarKernels();
+const KernelTable& Avx2Kernels();
+const KernelTable& Avx512Kernels();
+
+}  // namespace trireme::cpu
