@@ -96,7 +96,6 @@ class Interpreter {
   std::deque<std::unique_ptr<Scope>> scopes_;
   Scope* scope_ = nullptr;
   size_t macros_made_ = 0;
-  int64_t loop_depth_ = 0;
   std::string* out_ = nullptr;
   // All namespaces made: emptied at the end, since they may refer to one another in a circle.
   std::vector<std::shared_ptr<Namespace>> namespaces_;
