@@ -19,7 +19,7 @@ class Interpreter {
  public:
   struct Limits {
     size_t steps_max = 5'000'000;          // statements, expressions, items
-    size_t bytes_max = size_t{512} << 20;  // of all values ever made, not of those alive
+    size_t bytes_max = size_t{256} << 20;  // of all values ever made, not of those alive
     size_t output_bytes_max = size_t{32} << 20;
   };
 
