@@ -1,0 +1,7 @@
+#!/usr/bin/env bash
+# Configures (once) and builds a preset, quietly where there is nothing to do: scripts/build.sh [PRESET]
+set -euo pipefail
+cd "$(dirname "$0")/.."
+preset=${1:-release}
+if [[ ! -f build/$preset/build.ninja ]]; then cmake --preset "$preset"; fi
+cmake --build --preset "$preset"
