@@ -1,0 +1,70 @@
+#include "coordinator/text/unicode.h"
+
+#include <utf8proc.h>
+
+namespace trireme {
+namespace {
+
+utf8proc_category_t Category(char32_t c) {
+  return utf8proc_category(static_cast<utf8proc_int32_t>(c));
+}
+
+bool InRange(char32_t c, char32_t first, char32_t last) { return c >= first && c <= last; }
+
+}  // namespace
+
+bool IsWhiteSpace(char32_t c) {
+  if (c < 0x80) return c == ' ' || InRange(c, '\t', '\r');
+  return c == 0x85 || c == 0xA0 || c == 0x1680 || InRange(c, 0x2000, 0x200A) || c == 0x2028 ||
+         c == 0x2029 || c == 0x202F || c == 0x205F || c == 0x3000;
+}
+
+bool IsNumeric(char32_t c) {
+  if (c < 0x80) return InRange(c, '0', '9');
+  const utf8proc_category_t category = Category(c);
+  return category == UTF8PROC_CATEGORY_ND || category == UTF8PROC_CATEGORY_NL ||
+         category == UTF8PROC_CATEGORY_NO;
+}
+
+bool IsWordCharacter(char32_t c) {
+  // Joiners, and the symbols that Other_Alphabetic adds: circled and squared Latin letters.
+  if (c == 0x200C || c == 0x200D || InRange(c, 0x24B6, 0x24E9) || InRange(c, 0x1F130, 0x1F149) ||
+      InRange(c, 0x1F150, 0x1F169) || InRange(c, 0x1F170, 0x1F189)) {
+    return true;
+  }
+  switch (Category(c)) {
+    case UTF8PROC_CATEGORY_LU:
+    case UTF8PROC_CATEGORY_LL:
+    case UTF8PROC_CATEGORY_LT:
+    case UTF8PROC_CATEGORY_LM:
+    case UTF8PROC_CATEGORY_LO:
+    case UTF8PROC_CATEGORY_MN:
+    case UTF8PROC_CATEGORY_MC:
+    case UTF8PROC_CATEGORY_ME:
+    case UTF8PROC_CATEGORY_ND:
+    case UTF8PROC_CATEGORY_NL:
+    case UTF8PROC_CATEGORY_PC:
+      return true;
+    default:
+      return false;
+  }
+}
+
+bool IsPrintable(char32_t c) {
+  if (c < 0x7F) return c >= 0x20;
+  switch (Category(c)) {
+    case UTF8PROC_CATEGORY_CN:
+    case UTF8PROC_CATEGORY_CC:
+    case UTF8PROC_CATEGORY_CF:
+    case UTF8PROC_CATEGORY_CS:
+    case UTF8PROC_CATEGORY_CO:
+    case UTF8PROC_CATEGORY_ZS:
+    case UTF8PROC_CATEGORY_ZL:
+    case UTF8PROC_CATEGORY_ZP:
+      return false;
+    default:
+      return true;
+  }
+}
+
+}  // namespace trireme
