@@ -3,6 +3,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <string_view>
+#include <vector>
 
 namespace trireme {
 
@@ -31,5 +32,8 @@ struct Weight {
   int64_t cols = 0;
   int64_t row_stride = 0;
 };
+
+// All elements of the weight as floats, row by row.
+std::vector<float> ToFloats(const Weight& weight);
 
 }  // namespace trireme

@@ -1,0 +1,16 @@
+#include "kernels/tensor.h"
+
+#include "kernels/cpu/linear.h"
+#include "kernels/cpu/simd_scalar.h"
+
+namespace trireme {
+
+std::vector<float> ToFloats(const Weight& weight) {
+  std::vector<float> floats(static_cast<size_t>(weight.rows * weight.cols));
+  for (int64_t row = 0; row < weight.rows; ++row) {
+    cpu::WidenRow<SimdScalar>(weight, row, floats.data() + row * weight.cols);
+  }
+  return floats;
+}
+
+}  // namespace trireme

@@ -1,0 +1,42 @@
+#pragma once
+
+#include <span>
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "worker/layers/rank_context.h"
+
+namespace trireme {
+
+// Token embeddings, the vocabulary split over the ranks: one rank has a token's row, the others add
+// 0.
+class VocabParallelEmbedding {
+ public:
+  static absl::StatusOr<VocabParallelEmbedding> Load(const RankContext& rank,
+                                                     const std::string& name);
+  // out [ids, hidden].
+  absl::Status Forward(std::span<const int32_t> ids, std::span<float> out) const;
+
+ private:
+  Ops* ops_ = nullptr;
+  Communicator* tp_ = nullptr;
+  Weight table_;
+  int64_t first_id_ = 0;
+};
+
+// Logits over the whole vocabulary: each rank computes its rows of lm_head, then all gather.
+class VocabParallelHead {
+ public:
+  static absl::StatusOr<VocabParallelHead> Load(const RankContext& rank, const std::string& name,
+                                                int64_t vocab_size);
+  // x [rows, hidden]; logits [rows, vocab_size] on every rank.
+  absl::Status Forward(std::span<const float> x, int64_t rows, std::vector<float>& logits) const;
+
+ private:
+  Ops* ops_ = nullptr;
+  Communicator* tp_ = nullptr;
+  Weight weight_;
+  int64_t vocab_size_ = 0;
+};
+
+}  // namespace trireme

@@ -1,0 +1,51 @@
+#pragma once
+
+#include <span>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "worker/layers/rank_context.h"
+
+namespace trireme {
+
+// Megatron-style tensor parallel matrix products (Shoeybi et al. 2019). Together they are the only
+// places, with the embedding, where a layer communicates.
+
+// Y = X W^T + b, the rows of W split over the ranks: each computes its columns of Y. No
+// communication.
+class ColumnParallelLinear {
+ public:
+  // Loads NAME.weight, and NAME.bias if `bias`.
+  static absl::StatusOr<ColumnParallelLinear> Load(const RankContext& rank, const std::string& name,
+                                                   bool bias);
+  int64_t out_features() const { return weight_.rows; }
+  // x [tokens, in]; y [tokens, out_features()].
+  void Forward(std::span<const float> x, std::span<float> y) const;
+
+ private:
+  Ops* ops_ = nullptr;
+  Weight weight_;
+  std::vector<float> bias_;
+};
+
+// Y = X W^T, the columns of W split over the ranks: each computes partial sums of all of Y, and an
+// all-reduce adds them. The sum always has `groups` terms in one tree, whatever the number of ranks
+// (docs/decisions/0001). The bias is not added here: it belongs to AddResidual, once.
+class RowParallelLinear {
+ public:
+  static absl::StatusOr<RowParallelLinear> Load(const RankContext& rank, const std::string& name,
+                                                bool bias, int groups);
+  int64_t out_features() const { return weight_.rows; }
+  std::span<const float> bias() const { return bias_; }
+  absl::Status Forward(std::span<const float> x, std::span<float> y) const;
+
+ private:
+  Ops* ops_ = nullptr;
+  Communicator* tp_ = nullptr;
+  Weight weight_;
+  std::vector<float> bias_;
+  int local_groups_ = 1;
+};
+
+}  // namespace trireme

@@ -1,0 +1,32 @@
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "kernels/ops.h"
+#include "parallel/communicator.h"
+#include "parallel/shard.h"
+#include "worker/weights.h"
+
+namespace trireme {
+
+// What a rank's layers work with. Does not own; outlives the model.
+struct RankContext {
+  Ops* ops = nullptr;
+  Communicator* tp = nullptr;  // the tensor parallel group
+  const Weights* weights = nullptr;
+  ModelShard shard;
+};
+
+// The tokens of one step, the same on every rank.
+struct StepBatch {
+  std::vector<int32_t> ids;        // one per token
+  std::vector<TokenPlace> places;  // one per token
+  std::vector<float> cos;          // [tokens, head_dim / 2]
+  std::vector<float> sin;
+  std::vector<int64_t> sample_rows;  // tokens whose logits are wanted
+
+  int64_t tokens() const { return static_cast<int64_t>(ids.size()); }
+};
+
+}  // namespace trireme

@@ -1,0 +1,24 @@
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "parallel/model_config.h"
+
+namespace trireme {
+
+// Angles of rotary position embeddings (Su et al. 2021), with the frequency scaling of the config
+// ("linear", "llama3"). Computed in float32 as the reference implementation does, since at large
+// positions the rounding of position * frequency shows.
+class RotaryEmbedding {
+ public:
+  explicit RotaryEmbedding(const ModelConfig& config);
+
+  // Appends head_dim / 2 cosines and sines of one position.
+  void Append(int64_t position, std::vector<float>& cos, std::vector<float>& sin) const;
+
+ private:
+  std::vector<float> inverse_frequency_;
+};
+
+}  // namespace trireme

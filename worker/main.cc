@@ -1,0 +1,213 @@
+// trireme-worker: one rank of a gang. Started by mpirun, or alone as a gang of one.
+
+#include <sched.h>
+
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <array>
+#include <cstdlib>
+#include <iostream>
+#include <memory>
+#include <random>
+#include <string>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "base/log.h"
+#include "base/status_macros.h"
+#include "kernels/ops.h"
+#include "parallel/communicator.h"
+#include "worker/model_runner.h"
+#include "worker/offline_bench.h"
+#include "worker/worker_service.h"
+
+namespace trireme {
+namespace {
+
+struct Flags {
+  RunnerOptions runner;
+  ControlOptions control;
+  OfflineBenchOptions bench;
+  bool offline_bench = false;
+  int threads = 0;
+  std::string device = "cpu";
+  std::string cpu_variant;
+  std::string log_level = "info";
+};
+
+void DefineFlags(CLI::App& app, Flags& flags) {
+  const auto option = [&app](const char* name, auto& value, const char* env, const char* help) {
+    return app.add_option(name, value, help)->envname(env)->capture_default_str();
+  };
+  option("--model", flags.runner.model_dir, "TRIREME_MODEL", "Hugging Face checkpoint directory")
+      ->required();
+  option("--coordinator", flags.control.coordinator, "TRIREME_COORDINATOR",
+         "HOST:PORT of trireme-coordinator");
+  option("--tp,--tensor-parallel-size", flags.runner.layout.tp, "TRIREME_TENSOR_PARALLEL_SIZE",
+         "tensor parallel ranks");
+  option("--pp,--pipeline-parallel-size", flags.runner.layout.pp, "TRIREME_PIPELINE_PARALLEL_SIZE",
+         "pipeline stages");
+  option("--threads", flags.threads, "TRIREME_THREADS",
+         "compute threads of this rank; 0: the CPUs it may run on, shared among the host's ranks")
+      ->check(CLI::Range(0, 1024));
+  option("--max-model-len", flags.runner.max_model_len, "TRIREME_MAX_MODEL_LEN",
+         "context in tokens; 0: the model's own, as far as the KV cache holds it")
+      ->check(CLI::Range(0, 1 << 24));
+  option("--max-num-batched-tokens", flags.runner.max_num_batched_tokens,
+         "TRIREME_MAX_NUM_BATCHED_TOKENS", "tokens in one step at most")
+      ->check(CLI::Range(1, 1 << 20));
+  option("--block-size", flags.runner.kv_block_size, "TRIREME_BLOCK_SIZE",
+         "tokens in a KV cache block");
+  app.add_option("--kv-memory", flags.runner.kv_bytes_max,
+                 "bytes for this rank's KV cache, for example 2GiB (default 1GiB)")
+      ->envname("TRIREME_KV_MEMORY")
+      ->transform(CLI::AsSizeValue(false));
+  option("--device", flags.device, "TRIREME_DEVICE", "cpu");
+  option("--cpu-variant", flags.cpu_variant, "TRIREME_CPU_VARIANT",
+         "instruction set: avx512, avx2 or scalar; default: the best this machine has");
+  option("--connect-timeout-ms", flags.control.connect_timeout_ms, "TRIREME_CONNECT_TIMEOUT_MS",
+         "how long to wait for the coordinator")
+      ->check(CLI::Range(1, 3'600'000));
+  option("--log-level", flags.log_level, "TRIREME_LOG_LEVEL", "debug, info, warning, error or off");
+  app.add_flag(
+      "--offline-bench", flags.offline_bench,
+      "measure this gang without a coordinator and print JSON (see trireme bench offline)");
+  app.add_option("--bench-prompt-tokens", flags.bench.prompt_tokens)->group("Benchmark");
+  app.add_option("--bench-decode-tokens", flags.bench.decode_tokens)->group("Benchmark");
+  app.add_option("--bench-batch", flags.bench.batch)->group("Benchmark");
+}
+
+int EnvironmentInt(const char* name, int fallback) {
+  const char* text = std::getenv(name);
+  const int value = text == nullptr ? 0 : std::atoi(text);
+  return value > 0 ? value : fallback;
+}
+
+// The CPUs this process may run on; if no launcher bound it to some, its share of the host's.
+int DefaultThreads() {
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  const int online = static_cast<int>(std::thread::hardware_concurrency());
+  if (sched_getaffinity(0, sizeof(set), &set) != 0) return std::max(1, online);
+  const int allowed = CPU_COUNT(&set);
+  if (allowed < online) return std::max(1, allowed);
+  return std::max(1, allowed / EnvironmentInt("OMPI_COMM_WORLD_LOCAL_SIZE", 1));
+}
+
+absl::Status CheckFlags(const Flags& flags, const Communicator& world) {
+  if (flags.device != "cpu") {
+    return absl::InvalidArgumentError(
+        absl::StrCat("unsupported: --device ", flags.device, "; this build computes on cpu"));
+  }
+  const ParallelLayout& layout = flags.runner.layout;
+  if (layout.tp < 1 || layout.pp < 1 || layout.tp > 4096 || layout.pp > 4096) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--tp ", layout.tp, " --pp ", layout.pp, ": both must be from 1 to 4096"));
+  }
+  if (layout.world_size() != world.size()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--tp ", layout.tp, " x --pp ", layout.pp, " needs ", layout.world_size(),
+                     " ranks, but ", world.size(), " are running; start them with: mpirun -np ",
+                     layout.world_size(), " trireme-worker ..."));
+  }
+  if (flags.control.coordinator.empty() && !flags.offline_bench) {
+    return absl::InvalidArgumentError("--coordinator HOST:PORT is required");
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::unique_ptr<Communicator>> JoinWorld(int* argc, char*** argv) {
+  if (UnderMpiLauncher()) return MakeMpiCommunicator(argc, argv);
+  return std::move(MakeLoopbackCommunicators(1).front());
+}
+
+// Tells every rank whether all succeeded; if not, rank 0 names the first that failed and why.
+absl::Status AgreeOnStatus(const absl::Status& mine, Communicator& world) {
+  struct Outcome {
+    char message[1024];
+  };
+  Outcome outcome{};
+  const std::string text(mine.message());
+  text.copy(outcome.message, sizeof(outcome.message) - 1);
+  if (!mine.ok() && text.empty()) outcome.message[0] = '?';
+  std::vector<Outcome> all(static_cast<size_t>(world.size()));
+  RETURN_IF_ERROR(world.AllGather(std::as_bytes(std::span(&outcome, 1)),
+                                  std::as_writable_bytes(std::span(all))));
+  for (size_t rank = 0; rank < all.size(); ++rank) {
+    if (all[rank].message[0] == '\0') continue;
+    return absl::AbortedError(absl::StrCat("rank ", rank, ": ", all[rank].message));
+  }
+  return absl::OkStatus();
+}
+
+// A name for this incarnation of the gang, the same on every rank.
+absl::StatusOr<std::string> MakeGangId(Communicator& world) {
+  std::random_device random;
+  uint64_t id = (uint64_t{random()} << 32) | random();
+  RETURN_IF_ERROR(world.Broadcast(std::as_writable_bytes(std::span(&id, 1)), 0));
+  return absl::StrFormat("%016x", id);
+}
+
+struct Rank {
+  std::unique_ptr<Ops> ops;
+  std::unique_ptr<ModelRunner> runner;
+};
+
+absl::StatusOr<Rank> LoadRank(const Flags& flags, Communicator& world) {
+  RETURN_IF_ERROR(CheckFlags(flags, world));
+  Rank rank;
+  const int threads = flags.threads > 0 ? flags.threads : DefaultThreads();
+  ASSIGN_OR_RETURN(rank.ops, MakeCpuOps(threads, flags.cpu_variant));
+  ASSIGN_OR_RETURN(rank.runner, ModelRunner::Load(flags.runner, rank.ops.get(), &world));
+  return rank;
+}
+
+absl::Status RunRank(const Flags& flags, Rank& rank, Communicator& world) {
+  if (flags.offline_bench) return RunOfflineBench(flags.bench, *rank.runner, *rank.ops, world);
+  ASSIGN_OR_RETURN(const std::string gang_id, MakeGangId(world));
+  const LoadReport& report = rank.runner->load_report();
+  LogInfo(
+      absl::StrFormat("loaded %.1f MB in %.0f ms (%.2f GB/s), KV cache %d tokens, %s, %d threads",
+                      static_cast<double>(report.shard_bytes) / 1e6, report.load_ms,
+                      static_cast<double>(report.bytes_read) / report.load_ms / 1e6,
+                      rank.runner->kv_cache().num_blocks() * rank.runner->kv_cache().block_size(),
+                      std::string(rank.ops->name()), rank.ops->threads()));
+  return ServeCoordinator(flags.control,
+                          MakeRegister(flags.runner, *rank.runner, *rank.ops, world, gang_id),
+                          *rank.runner);
+}
+
+int Run(int argc, char** argv) {
+  Flags flags;
+  CLI::App app("One rank of a Trireme gang: holds a shard of the model and computes its steps.");
+  DefineFlags(app, flags);
+  absl::StatusOr<std::unique_ptr<Communicator>> world = JoinWorld(&argc, &argv);
+  if (!world.ok()) {
+    std::cerr << "trireme-worker: " << world.status().message() << std::endl;
+    return 1;
+  }
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    // Every rank got the same flags: one of them says what is wrong.
+    return (*world)->rank() == 0 ? app.exit(error) : error.get_exit_code();
+  }
+  InitLog(absl::StrCat("rank ", (*world)->rank()), ParseLogLevel(flags.log_level));
+  absl::StatusOr<Rank> rank = LoadRank(flags, **world);
+  const absl::Status loaded = AgreeOnStatus(rank.status(), **world);
+  if (!loaded.ok()) {
+    if ((*world)->rank() == 0) std::cerr << "trireme-worker: " << loaded.message() << std::endl;
+    return 1;
+  }
+  const absl::Status status = RunRank(flags, *rank, **world);
+  if (status.ok()) return 0;
+  std::cerr << "trireme-worker: rank " << (*world)->rank() << ": " << status.message() << std::endl;
+  // Peers may wait for this rank inside a collective, where an orderly end would wait for them:
+  // leave at once, and the launcher ends them.
+  std::_Exit(1);
+}
+
+}  // namespace
+}  // namespace trireme
+
+int main(int argc, char** argv) { return trireme::Run(argc, argv); }

@@ -1,0 +1,36 @@
+#pragma once
+
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "parallel/model_config.h"
+#include "worker/kv_cache.h"
+#include "worker/layers/rank_context.h"
+
+namespace trireme {
+
+// One rank's part of a model: its pipeline stage's layers, its tensor parallel slice of each.
+// Not thread safe. The collectives inside require every rank of the tensor parallel group to make
+// the same calls.
+class Model {
+ public:
+  virtual ~Model() = default;
+
+  // First stage only: token embeddings. hidden [tokens, hidden_size].
+  virtual absl::Status Embed(const StepBatch& batch, std::span<float> hidden) = 0;
+  // This stage's layers, in place.
+  virtual absl::Status Layers(const StepBatch& batch, const KvCache& cache,
+                              std::span<float> hidden) = 0;
+  // Last stage only: logits [sample_rows, vocab_size] of the batch's sample rows.
+  virtual absl::Status Logits(const StepBatch& batch, std::span<const float> hidden,
+                              std::vector<float>& logits) = 0;
+};
+
+// Makes the model of config.architecture. The registry is the table in registry.cc: a new
+// architecture is one file beside this one and one row there.
+absl::StatusOr<std::unique_ptr<Model>> MakeModel(const ModelConfig& config,
+                                                 const RankContext& rank);
+
+}  // namespace trireme

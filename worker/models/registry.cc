@@ -1,0 +1,34 @@
+#include <array>
+
+#include "absl/strings/str_cat.h"
+#include "worker/models/llama.h"
+#include "worker/models/model.h"
+
+namespace trireme {
+namespace {
+
+struct Architecture {
+  const char* name;  // of config.json's "architectures"
+  absl::StatusOr<std::unique_ptr<Model>> (*make)(const ModelConfig&, const RankContext&);
+};
+
+// Mistral, Qwen2 and Qwen3 are Llama with other values of ModelConfig's flags.
+constexpr std::array kArchitectures = {
+    Architecture{"LlamaForCausalLM", &MakeLlama},
+    Architecture{"MistralForCausalLM", &MakeLlama},
+    Architecture{"Qwen2ForCausalLM", &MakeLlama},
+    Architecture{"Qwen3ForCausalLM", &MakeLlama},
+};
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Model>> MakeModel(const ModelConfig& config,
+                                                 const RankContext& rank) {
+  for (const Architecture& architecture : kArchitectures) {
+    if (config.architecture == architecture.name) return architecture.make(config, rank);
+  }
+  return absl::InvalidArgumentError(
+      absl::StrCat("unsupported: architecture \"", config.architecture, "\""));
+}
+
+}  // namespace trireme

@@ -1,0 +1,28 @@
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "trireme/v1/worker.pb.h"
+
+namespace trireme {
+
+// What sampling may look at of one sequence.
+struct SamplingInput {
+  std::span<const float> logits;       // [vocab_size]
+  std::span<const int32_t> token_ids;  // prompt, then output
+  size_t prompt_tokens = 0;            // how many of token_ids are the prompt
+  const v1::StepSampling* params = nullptr;
+};
+
+// Chooses the next token of one sequence. A pure function: the random number is a function of
+// (seed, number of tokens so far), so neither the batch nor a replay changes the choice.
+// Order: penalties, temperature, top_k, top_p, min_p, draw. Temperature 0 takes the largest logit,
+// of equals the smallest id. Log probabilities are of the raw logits.
+v1::SampledToken SampleToken(const SamplingInput& input);
+
+// Uniform in [0, 1), from Philox4x32-10 (Salmon et al. 2011) keyed by `seed` at counter `position`.
+double UniformAt(uint64_t seed, uint64_t position);
+
+}  // namespace trireme

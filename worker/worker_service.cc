@@ -1,0 +1,135 @@
+#include "worker/worker_service.h"
+
+#include <grpcpp/grpcpp.h>
+#include <unistd.h>
+
+#include <array>
+#include <chrono>
+#include <memory>
+
+#include "absl/strings/str_cat.h"
+#include "base/log.h"
+#include "base/status_macros.h"
+#include "trireme/v1/worker.grpc.pb.h"
+
+namespace trireme {
+namespace {
+
+using Stream = grpc::ClientReaderWriter<v1::WorkerMessage, v1::CoordinatorMessage>;
+
+std::string HostName() {
+  std::array<char, 256> name{};
+  if (gethostname(name.data(), name.size() - 1) != 0) return "unknown";
+  return name.data();
+}
+
+std::shared_ptr<grpc::Channel> MakeChannel(const std::string& address) {
+  grpc::ChannelArguments arguments;
+  // A coordinator whose host has vanished does not close its connections.
+  arguments.SetInt(GRPC_ARG_KEEPALIVE_TIME_MS, 10'000);
+  arguments.SetInt(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 10'000);
+  arguments.SetInt(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
+  arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, 1'000);
+  arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, 100);
+  arguments.SetMaxReceiveMessageSize(64 << 20);
+  return grpc::CreateCustomChannel(address, grpc::InsecureChannelCredentials(), arguments);
+}
+
+// The end of a stream as the worker sees it.
+absl::Status StreamEnded(const std::string& coordinator, const grpc::Status& status) {
+  const std::string why = status.ok() ? "it closed the control stream" : status.error_message();
+  return absl::UnavailableError(absl::StrCat("coordinator ", coordinator, ": ", why));
+}
+
+absl::Status SendFailure(Stream& stream, const absl::Status& error) {
+  v1::WorkerMessage message;
+  message.mutable_failure()->set_message(std::string(error.message()));
+  stream.Write(message);
+  stream.WritesDone();
+  return error;
+}
+
+// Serves one connected stream.
+absl::Status RunStream(Stream& stream, const std::string& coordinator, ModelRunner& runner) {
+  v1::CoordinatorMessage message;
+  while (stream.Read(&message)) {
+    if (message.has_welcome()) {
+      LogInfo(absl::StrCat("serving, epoch ", message.welcome().epoch()));
+    } else if (message.has_shutdown()) {
+      LogInfo(absl::StrCat("stopping: ", message.shutdown().reason()));
+      stream.WritesDone();
+      return absl::OkStatus();
+    } else if (message.has_plan()) {
+      absl::StatusOr<v1::StepResult> result = runner.Step(message.plan());
+      if (!result.ok()) return SendFailure(stream, result.status());
+      if (!runner.is_responder()) continue;
+      v1::WorkerMessage answer;
+      *answer.mutable_result() = *std::move(result);
+      if (!stream.Write(answer)) break;
+    }
+  }
+  return StreamEnded(coordinator, stream.Finish());
+}
+
+}  // namespace
+
+v1::Register MakeRegister(const RunnerOptions& options, const ModelRunner& runner, const Ops& ops,
+                          const Communicator& world, const std::string& gang_id) {
+  const ModelConfig& config = runner.config();
+  const RankCoord coord = CoordOf(options.layout, world.rank());
+  v1::Register registration;
+  registration.set_gang_id(gang_id);
+  registration.set_world_size(static_cast<uint32_t>(world.size()));
+  registration.set_tensor_parallel_size(static_cast<uint32_t>(options.layout.tp));
+  registration.set_pipeline_parallel_size(static_cast<uint32_t>(options.layout.pp));
+  registration.set_communicator(std::string(world.name()));
+  registration.set_kv_block_size(static_cast<uint32_t>(runner.kv_cache().block_size()));
+  registration.set_kv_blocks(static_cast<uint32_t>(runner.kv_cache().num_blocks()));
+  registration.set_max_model_len(static_cast<uint32_t>(runner.max_model_len()));
+  registration.set_max_num_batched_tokens(static_cast<uint32_t>(options.max_num_batched_tokens));
+
+  v1::ModelIdentity& model = *registration.mutable_model();
+  model.set_architecture(config.architecture);
+  model.set_vocab_size(static_cast<uint32_t>(config.vocab_size));
+  model.set_hidden_size(static_cast<uint32_t>(config.hidden_size));
+  model.set_num_layers(static_cast<uint32_t>(config.num_layers));
+  model.set_parameters(config.NumParameters());
+
+  v1::RankInfo& info = *registration.mutable_info();
+  info.set_rank(static_cast<uint32_t>(world.rank()));
+  info.set_tp_rank(static_cast<uint32_t>(coord.tp_rank));
+  info.set_pp_rank(static_cast<uint32_t>(coord.pp_rank));
+  info.set_host(HostName());
+  info.set_threads(static_cast<uint32_t>(ops.threads()));
+  info.set_device(std::string(ops.name()));
+  info.set_shard_bytes(runner.load_report().shard_bytes);
+  info.set_bytes_read(runner.load_report().bytes_read);
+  info.set_load_ms(runner.load_report().load_ms);
+  info.set_layer_begin(static_cast<uint32_t>(runner.shard().layers.begin));
+  info.set_layer_end(static_cast<uint32_t>(runner.shard().layers.end));
+  info.set_kv_bytes(static_cast<uint64_t>(runner.kv_bytes()));
+  info.set_pid(static_cast<uint32_t>(getpid()));
+  return registration;
+}
+
+absl::Status ServeCoordinator(const ControlOptions& options, const v1::Register& registration,
+                              ModelRunner& runner) {
+  const std::shared_ptr<grpc::Channel> channel = MakeChannel(options.coordinator);
+  const auto deadline =
+      std::chrono::system_clock::now() + std::chrono::milliseconds(options.connect_timeout_ms);
+  if (!channel->WaitForConnected(deadline)) {
+    return absl::UnavailableError(
+        absl::StrCat("cannot reach the coordinator at ", options.coordinator, " within ",
+                     options.connect_timeout_ms / 1000,
+                     " s; start trireme-coordinator there, or correct --coordinator"));
+  }
+  const auto stub = v1::WorkerControl::NewStub(channel);
+  grpc::ClientContext context;
+  const auto stream = stub->Connect(&context);
+  v1::WorkerMessage message;
+  *message.mutable_register_() = registration;
+  if (!stream->Write(message)) return StreamEnded(options.coordinator, stream->Finish());
+  return RunStream(*stream, options.coordinator, runner);
+}
+
+}  // namespace trireme
