@@ -12,9 +12,10 @@
 namespace trireme {
 
 // A group of ranks that exchange data. Every rank of the group makes the same collective calls in the
-// same order. Not thread safe: one thread at a time uses a communicator. Host memory only.
-// Errors: UNAVAILABLE if a peer is gone, INTERNAL for what the backend reports; after an error the
-// communicator is of no further use and the gang ends.
+// same order. Not thread safe: one thread at a time uses a communicator, but different threads may use
+// different communicators. Host memory only.
+// Errors: UNAVAILABLE if a peer is gone, INVALID_ARGUMENT for sizes or ranks that cannot be, INTERNAL
+// for what the backend reports; after an error the communicator is of no further use and the gang ends.
 class Communicator {
  public:
   virtual ~Communicator() = default;
@@ -23,7 +24,7 @@ class Communicator {
   virtual int size() const = 0;
   virtual std::string_view name() const = 0;  // "loopback", "mpi"
 
-  // Point to point, in order between two ranks, blocking. Sizes must agree.
+  // Point to point with another rank, in order, blocking: Send may wait for the Recv. Sizes must agree.
   virtual absl::Status Send(std::span<const std::byte> data, int destination) = 0;
   virtual absl::Status Recv(std::span<std::byte> data, int source) = 0;
   // Sends and receives at once; cannot deadlock against the peer's SendRecv.
@@ -35,7 +36,8 @@ class Communicator {
   // `all` holds size() blocks of mine.size() bytes, in rank order.
   virtual absl::Status AllGather(std::span<const std::byte> mine, std::span<std::byte> all) = 0;
 
-  // Ranks with the same color form a new group, ordered by key, then by old rank. Collective.
+  // Ranks with the same color form a new group, ordered by key, then by old rank. Collective. The new
+  // communicator may outlive this one. `color` is not negative.
   virtual absl::StatusOr<std::unique_ptr<Communicator>> Split(int color, int key) = 0;
 
   // Sums element by element, in place, in the order of one binary tree over the ranks:
@@ -51,8 +53,10 @@ class Communicator {
 // A rank that stops must destroy its communicator; peers waiting on it get UNAVAILABLE.
 std::vector<std::unique_ptr<Communicator>> MakeLoopbackCommunicators(int size);
 
-// The ranks of mpirun. Initialises MPI (once per process; thread level FUNNELED, or MULTIPLE if
-// given) and finalises it when the returned world communicator is destroyed.
+// The ranks of mpirun. Initialises MPI, which a process can do once, and finalises it when the last
+// communicator of it is destroyed. After an error MPI is not finalised: that would wait for the peers,
+// while a process that exits without it makes mpirun end the job. A rank that leaves while its peers
+// may wait for it must therefore exit without destroying its communicators (std::_Exit).
 absl::StatusOr<std::unique_ptr<Communicator>> MakeMpiCommunicator(int* argc, char*** argv);
 
 // True if this process was started by an MPI launcher (mpirun sets OMPI_COMM_WORLD_SIZE and the like).

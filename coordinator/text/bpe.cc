@@ -55,7 +55,9 @@ absl::StatusOr<Bpe> Bpe::Create(const Spec& spec) {
 absl::Status Bpe::AddMerges(const Spec& spec, const StringViewMap<int32_t>& ids) {
   merges_.reserve(spec.merges.size());
   int32_t rank = 0;
-  for (const auto& [left, right] : spec.merges) {
+  for (const auto& merge : spec.merges) {
+    const std::string& left = merge.first;
+    const std::string& right = merge.second;
     const auto find = [&](const std::string& entry) -> absl::StatusOr<int32_t> {
       const auto it = ids.find(entry);
       if (it != ids.end()) return it->second;

@@ -2,13 +2,9 @@
 
 #include <cstdint>
 
-// The tests compile this variant against an emulation of the intrinsics, so that its arithmetic is
-// checked on machines without AVX-512 as well.
-#ifdef TRIREME_EMULATE_AVX512
-#define SIMDE_ENABLE_NATIVE_ALIASES
-#include <simde/x86/avx512.h>
-#include <simde/x86/f16c.h>
-#else
+// The tests define this and bring emulated intrinsics, so that the variant's arithmetic is checked on
+// machines without AVX-512 as well (tests/kernels/emulated_avx512.h).
+#ifndef TRIREME_EMULATE_AVX512
 #include <immintrin.h>
 #endif
 

@@ -42,8 +42,9 @@ Value LoopAttribute(const Loop& loop, std::string_view name) {
   if (name == "first") return Value(index0 == 0);
   if (name == "last") return Value(index0 + 1 == length);
   if (name == "length") return Value(length);
-  if (name == "depth") return Value(loop.depth0 + 1);
-  if (name == "depth0") return Value(loop.depth0);
+  // Of recursive loops, which are not supported: always the outermost.
+  if (name == "depth") return Value(int64_t{1});
+  if (name == "depth0") return Value(int64_t{0});
   if (name == "previtem" && index0 > 0) return loop.items->items[loop.index0 - 1];
   if (name == "nextitem" && index0 + 1 < length) return loop.items->items[loop.index0 + 1];
   return Value::MakeUndefined(StrCat("'loop' has no '", name, "'"));

@@ -203,7 +203,6 @@ absl::StatusOr<Interpreter::Flow> Interpreter::For(const Stmt& stmt) {
   RETURN_IF_ERROR(FilterItems(stmt, *items));
   auto loop = std::make_shared<Loop>();
   loop->items = items;
-  loop->depth0 = loop_depth_;
   for (size_t i = 0; i < items->items.size(); ++i) {
     loop->index0 = i;
     const ScopeGuard scope(this, scope_);
@@ -211,9 +210,7 @@ absl::StatusOr<Interpreter::Flow> Interpreter::For(const Stmt& stmt) {
     RETURN_IF_ERROR(budget_.Steps());
     Set("loop", Value(loop));
     RETURN_IF_ERROR(Assign(*stmt.target, items->items[i]));
-    ++loop_depth_;
     const absl::StatusOr<Flow> flow = Execute(stmt.body);
-    --loop_depth_;
     RETURN_IF_ERROR(flow.status());
     if (*flow == Flow::kBreak) break;
   }

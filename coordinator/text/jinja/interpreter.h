@@ -19,7 +19,7 @@ class Interpreter {
  public:
   struct Limits {
     size_t steps_max = 5'000'000;          // statements, expressions, items
-    size_t bytes_max = size_t{512} << 20;  // of all values ever made, not of those alive
+    size_t bytes_max = size_t{256} << 20;  // of all values ever made, not of those alive
     size_t output_bytes_max = size_t{32} << 20;
   };
 
@@ -96,7 +96,6 @@ class Interpreter {
   std::deque<std::unique_ptr<Scope>> scopes_;
   Scope* scope_ = nullptr;
   size_t macros_made_ = 0;
-  int64_t loop_depth_ = 0;
   std::string* out_ = nullptr;
   // All namespaces made: emptied at the end, since they may refer to one another in a circle.
   std::vector<std::shared_ptr<Namespace>> namespaces_;

@@ -142,7 +142,7 @@ absl::StatusOr<JsonStyle> ReadJsonStyle(const Arguments& arguments) {
   const Value* indent = arguments.Find(1, "indent");
   if (indent != nullptr && !indent->IsNone()) {
     style.indented = true;
-    style.item_separator = ",";
+    style.item_separator.pop_back();  // no space before a newline
     if (indent->AsString() != nullptr) {
       style.indent = *indent->AsString();
     } else {
@@ -192,6 +192,10 @@ Result IntFilter(Interpreter&, const Value& self, const Arguments& arguments) {
   if (const std::string* text = self.AsString()) {
     std::string_view digits = Strip(*text, nullptr, true, true);
     if (digits.starts_with("+")) digits.remove_prefix(1);
+    for (const auto& [prefix, prefix_base] :
+         {std::pair<std::string_view, int64_t>("0x", 16), {"0o", 8}, {"0b", 2}}) {
+      if (base == prefix_base && Lower(digits.substr(0, 2)) == prefix) digits.remove_prefix(2);
+    }
     int64_t number = 0;
     if (base < 2 || base > 36) return TypeError("unsupported: int with that base");
     const char* end = digits.data() + digits.size();

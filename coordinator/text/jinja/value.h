@@ -135,7 +135,6 @@ struct Callable {
 struct Loop {
   std::shared_ptr<Sequence> items;
   size_t index0 = 0;
-  int64_t depth0 = 0;
   std::optional<Value> last_changed;  // of loop.changed()
 };
 

@@ -1,0 +1,18 @@
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <functional>
+
+namespace trireme {
+
+// What a chosen command does; returns the exit code. Set by the command's callback, run by main
+// after parsing, so that CLI11's exceptions stay in main.
+using Command = std::function<int()>;
+
+// Each adds its subcommand to `app`; `chosen` outlives the parse.
+void AddGenerateCommand(CLI::App& app, Command& chosen);
+void AddChatCommand(CLI::App& app, Command& chosen);
+void AddNodesCommand(CLI::App& app, Command& chosen);
+void AddBenchCommand(CLI::App& app, Command& chosen);
+
+}  // namespace trireme

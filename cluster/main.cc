@@ -1,0 +1,17 @@
+// trireme: the command line.
+
+#include <CLI/CLI.hpp>
+
+#include "cluster/command.h"
+
+int main(int argc, char** argv) {
+  CLI::App app("Trireme: tensor, pipeline and data parallel inference of large language models.");
+  app.require_subcommand(1);
+  trireme::Command chosen;
+  trireme::AddGenerateCommand(app, chosen);
+  trireme::AddChatCommand(app, chosen);
+  trireme::AddNodesCommand(app, chosen);
+  trireme::AddBenchCommand(app, chosen);
+  CLI11_PARSE(app, argc, argv);
+  return chosen();
+}

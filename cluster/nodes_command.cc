@@ -1,0 +1,95 @@
+// trireme nodes: the ranks that serve.
+
+#include <google/protobuf/util/json_util.h>
+
+#include <chrono>
+#include <iostream>
+#include <memory>
+#include <string>
+#include <thread>
+
+#include "absl/strings/str_format.h"
+#include "cluster/client.h"
+#include "cluster/command.h"
+#include "trireme/v1/cluster.grpc.pb.h"
+
+namespace trireme {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+struct NodesFlags {
+  std::string server = kDefaultServer;
+  double wait_s = 0;
+  bool json = false;
+};
+
+grpc::Status ListRanks(v1::Cluster::Stub& stub, v1::ListRanksResponse& response) {
+  grpc::ClientContext context;
+  context.set_deadline(std::chrono::system_clock::now() + std::chrono::seconds(5));
+  return stub.ListRanks(&context, {}, &response);
+}
+
+void PrintTable(const v1::ListRanksResponse& response) {
+  std::cout << absl::StrFormat("%4s %3s %3s  %-16s %-12s %7s %9s %10s %10s %9s %9s\n", "rank", "tp",
+                               "pp", "host", "device", "threads", "layers", "shard MB", "read MB",
+                               "load ms", "KV MB");
+  for (const v1::RankInfo& rank : response.ranks()) {
+    const std::string layers = absl::StrFormat("%d-%d", rank.layer_begin(), rank.layer_end() - 1);
+    std::cout << absl::StrFormat(
+        "%4d %3d %3d  %-16s %-12s %7d %9s %10.1f %10.1f %9.0f %9.1f\n", rank.rank(), rank.tp_rank(),
+        rank.pp_rank(), rank.host(), rank.device(), rank.threads(), layers,
+        static_cast<double>(rank.shard_bytes()) / 1e6, static_cast<double>(rank.bytes_read()) / 1e6,
+        rank.load_ms(), static_cast<double>(rank.kv_bytes()) / 1e6);
+  }
+}
+
+int Print(const NodesFlags& flags, const v1::ListRanksResponse& response) {
+  if (flags.json) {
+    google::protobuf::util::JsonPrintOptions options;
+    options.preserve_proto_field_names = true;
+    options.always_print_primitive_fields = true;
+    std::string text;
+    if (!google::protobuf::util::MessageToJsonString(response, &text, options).ok()) return 1;
+    std::cout << text << std::endl;
+  } else if (response.ready()) {
+    PrintTable(response);
+  }
+  if (response.ready()) return 0;
+  std::cerr << "trireme: no gang is serving; start workers with: mpirun -np N trireme-worker "
+               "--coordinator "
+            << flags.server << " --model DIR --tp N" << std::endl;
+  return 1;
+}
+
+int RunNodes(const NodesFlags& flags) {
+  const auto stub = v1::Cluster::NewStub(ConnectTo(flags.server));
+  const auto end =
+      Clock::now() + std::chrono::milliseconds(static_cast<int64_t>(flags.wait_s * 1e3));
+  while (true) {
+    v1::ListRanksResponse response;
+    const grpc::Status status = ListRanks(*stub, response);
+    if (status.ok() && response.ready()) return Print(flags, response);
+    if (Clock::now() >= end) {
+      return status.ok() ? Print(flags, response) : ReportError(flags.server, status);
+    }
+    std::this_thread::sleep_for(std::chrono::milliseconds(100));
+  }
+}
+
+}  // namespace
+
+void AddNodesCommand(CLI::App& app, Command& chosen) {
+  CLI::App* command = app.add_subcommand("nodes", "Show the ranks that serve");
+  auto flags = std::make_shared<NodesFlags>();
+  command->add_option("--server", flags->server, "HOST:PORT of the coordinator")
+      ->envname("TRIREME_SERVER")
+      ->capture_default_str();
+  command->add_option("--wait", flags->wait_s, "seconds to wait for a gang that serves")
+      ->check(CLI::NonNegativeNumber)
+      ->capture_default_str();
+  command->add_flag("--json", flags->json, "print JSON");
+  command->callback([flags, &chosen] { chosen = [flags] { return RunNodes(*flags); }; });
+}
+
+}  // namespace trireme

@@ -1,0 +1,330 @@
+// Every operation of every CPU variant against its formula in double precision, and every variant
+// against every other bit for bit.
+
+#include "kernels/ops.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <bit>
+#include <limits>
+
+#include "tests/kernels/reference.h"
+
+namespace trireme {
+namespace {
+
+class OpsTest : public testing::TestWithParam<std::string> {
+ protected:
+  std::unique_ptr<Ops> Make(int threads) { return *MakeCpuOps(threads, GetParam()); }
+};
+
+Weight Matrix(const void* data, DType dtype, int64_t rows, int64_t cols) {
+  return {.data = data, .dtype = dtype, .rows = rows, .cols = cols, .row_stride = cols};
+}
+
+// Largest |got - want| over the scale of a sum of n products of unit normals.
+double WorstLinearError(const std::vector<float>& x, const std::vector<double>& w,
+                        const std::vector<float>& y, int64_t tokens, int64_t rows, int64_t cols) {
+  double worst = 0;
+  for (int64_t t = 0; t < tokens; ++t) {
+    for (int64_t r = 0; r < rows; ++r) {
+      double sum = 0;
+      for (int64_t k = 0; k < cols; ++k) {
+        sum += static_cast<double>(x[t * cols + k]) * w[r * cols + k];
+      }
+      worst = std::max(worst, std::abs(sum - y[t * rows + r]) / std::sqrt(cols));
+    }
+  }
+  return worst;
+}
+
+struct LinearCase {
+  int64_t tokens, rows, cols;
+  int groups;
+};
+
+TEST_P(OpsTest, LinearMatchesFormulaForEveryTypeAndShape) {
+  const std::vector<LinearCase> cases = {{1, 1, 1, 1},   {1, 5, 7, 1},    {3, 17, 33, 1},
+                                         {9, 50, 64, 8}, {8, 24, 256, 4}, {70, 31, 96, 2},
+                                         {2, 100, 40, 8}};
+  for (const LinearCase& c : cases) {
+    const std::vector<float> x = RandomFloats(c.tokens * c.cols, 1);
+    const std::vector<float> f32 = RandomFloats(c.rows * c.cols, 2);
+    const std::vector<uint16_t> bf16 = ToBf16(f32);
+    std::vector<uint16_t> f16(f32.size());
+    for (size_t i = 0; i < f16.size(); ++i) {
+      f16[i] = static_cast<uint16_t>((i * 2654435761u) >> 7) & 0xBBFF;  // |values| below 1
+    }
+    std::vector<double> wide(f32.size());
+    const auto check = [&](const void* data, DType dtype) {
+      for (const int threads : {1, 3}) {
+        std::vector<float> y(c.tokens * c.rows, NAN);
+        Make(threads)->Linear(x, Matrix(data, dtype, c.rows, c.cols), {}, c.groups, y);
+        EXPECT_LT(WorstLinearError(x, wide, y, c.tokens, c.rows, c.cols), 2e-6)
+            << DTypeName(dtype) << " " << c.tokens << "x" << c.rows << "x" << c.cols;
+      }
+    };
+    std::copy(f32.begin(), f32.end(), wide.begin());
+    check(f32.data(), DType::kF32);
+    std::transform(bf16.begin(), bf16.end(), wide.begin(), Bf16ToDouble);
+    check(bf16.data(), DType::kBF16);
+    std::transform(f16.begin(), f16.end(), wide.begin(), HalfToDouble);
+    check(f16.data(), DType::kF16);
+  }
+}
+
+TEST_P(OpsTest, LinearBitsDependOnNeitherBatchNorThreads) {
+  constexpr int64_t kTokens = 37, kRows = 75, kCols = 272;
+  const std::vector<float> x = RandomFloats(kTokens * kCols, 3);
+  const std::vector<uint16_t> w = ToBf16(RandomFloats(kRows * kCols, 4));
+  const Weight weight = Matrix(w.data(), DType::kBF16, kRows, kCols);
+  std::vector<float> alone(kTokens * kRows);
+  const auto one = Make(1);
+  for (int64_t t = 0; t < kTokens; ++t) {
+    one->Linear(std::span(x).subspan(t * kCols, kCols), weight, {}, 4,
+                std::span(alone).subspan(t * kRows, kRows));
+  }
+  for (const int threads : {1, 2, 5}) {
+    std::vector<float> together(kTokens * kRows);
+    Make(threads)->Linear(x, weight, {}, 4, together);
+    EXPECT_TRUE(SameBits(alone, together)) << threads << " threads";
+  }
+}
+
+// The heart of decision 0001: a rank's half of the columns, summed as half of the groups, plus the
+// other half's, is the whole.
+TEST_P(OpsTest, LinearSplitOverColumnsAddsUpToTheSameBits) {
+  constexpr int64_t kTokens = 11, kRows = 40, kCols = 8 * 24;
+  const std::vector<float> x = RandomFloats(kTokens * kCols, 5);
+  const std::vector<float> w = RandomFloats(kRows * kCols, 6);
+  const auto ops = Make(2);
+  std::vector<float> whole(kTokens * kRows);
+  ops->Linear(x, Matrix(w.data(), DType::kF32, kRows, kCols), {}, 8, whole);
+  for (const int parts : {2, 4, 8}) {
+    const int64_t cols = kCols / parts;
+    std::vector<std::vector<float>> sums;
+    for (int p = 0; p < parts; ++p) {
+      std::vector<float> x_part;
+      for (int64_t t = 0; t < kTokens; ++t) {
+        const auto row = x.begin() + t * kCols + p * cols;
+        x_part.insert(x_part.end(), row, row + cols);
+      }
+      const Weight slice{.data = w.data() + p * cols,
+                         .dtype = DType::kF32,
+                         .rows = kRows,
+                         .cols = cols,
+                         .row_stride = kCols};
+      sums.emplace_back(kTokens * kRows);
+      ops->Linear(x_part, slice, {}, 8 / parts, sums.back());
+    }
+    for (int width = 1; width < parts; width *= 2) {
+      for (int p = 0; p < parts; p += 2 * width) {
+        for (size_t i = 0; i < whole.size(); ++i) sums[p][i] += sums[p + width][i];
+      }
+    }
+    EXPECT_TRUE(SameBits(whole, sums[0])) << parts << " parts";
+  }
+}
+
+TEST_P(OpsTest, LinearAddsBias) {
+  const std::vector<float> x = {1, 2};
+  const std::vector<float> w = {3, 4, 5, 6};
+  const std::vector<float> bias = {10, 20};
+  std::vector<float> y(2);
+  Make(1)->Linear(x, Matrix(w.data(), DType::kF32, 2, 2), bias, 1, y);
+  EXPECT_EQ(y, (std::vector<float>{21, 37}));
+}
+
+TEST_P(OpsTest, EmbeddingGivesRowsOrZeros) {
+  const std::vector<float> table = {1, 2, -0.0f, 4};
+  std::vector<float> out(6, NAN);
+  const std::vector<int32_t> ids = {11, 9, 10};
+  Make(2)->Embedding(ids, Matrix(table.data(), DType::kF32, 2, 2), 10, out);
+  EXPECT_TRUE(SameBits(out, {0.0f, 4, 0, 0, 1, 2}));
+}
+
+TEST_P(OpsTest, RmsNormMatchesFormula) {
+  for (const int64_t n : {1, 15, 64, 100}) {
+    constexpr int64_t kRows = 5;
+    const std::vector<float> x = RandomFloats(kRows * n, 7, 3.0f);
+    const std::vector<float> weight = RandomFloats(n, 8);
+    std::vector<float> out(kRows * n);
+    Make(2)->RmsNorm(x, Matrix(weight.data(), DType::kF32, 1, n), 1e-5f, out);
+    for (int64_t row = 0; row < kRows; ++row) {
+      double squares = 0;
+      for (int64_t i = 0; i < n; ++i) squares += std::pow(x[row * n + i], 2);
+      const double scale = 1 / std::sqrt(squares / n + 1e-5);
+      for (int64_t i = 0; i < n; ++i) {
+        EXPECT_NEAR(out[row * n + i], x[row * n + i] * scale * weight[i], 2e-6);
+      }
+    }
+  }
+}
+
+TEST_P(OpsTest, RopeRotatesPairs) {
+  constexpr int64_t kTokens = 3, kHeads = 2, kHalf = 20;
+  std::vector<float> x = RandomFloats(kTokens * kHeads * 2 * kHalf, 9);
+  const std::vector<float> before = x;
+  std::vector<float> cos(kTokens * kHalf), sin(kTokens * kHalf);
+  for (size_t i = 0; i < cos.size(); ++i) {
+    cos[i] = std::cos(0.1f * i);
+    sin[i] = std::sin(0.1f * i);
+  }
+  Make(2)->Rope(x, kHeads, 2 * kHalf, cos, sin);
+  for (int64_t row = 0; row < kTokens * kHeads; ++row) {
+    for (int64_t i = 0; i < kHalf; ++i) {
+      const double angle = 0.1 * (row / kHeads * kHalf + i);
+      const double a = before[row * 2 * kHalf + i];
+      const double b = before[row * 2 * kHalf + kHalf + i];
+      EXPECT_NEAR(x[row * 2 * kHalf + i], a * std::cos(angle) - b * std::sin(angle), 2e-6);
+      EXPECT_NEAR(x[row * 2 * kHalf + kHalf + i], b * std::cos(angle) + a * std::sin(angle), 2e-6);
+    }
+  }
+}
+
+TEST_P(OpsTest, SiluMulMatchesFormulaOverTheWholeRange) {
+  std::vector<float> gate;
+  for (double g = -200; g <= 200; g += 0.37) gate.push_back(static_cast<float>(g));
+  const std::vector<float> before = gate;
+  const std::vector<float> up(gate.size(), 2.0f);
+  Make(2)->SiluMul(gate, up);
+  for (size_t i = 0; i < gate.size(); ++i) {
+    const double g = before[i];
+    const double want = 2 * g / (1 + std::exp(-g));
+    EXPECT_NEAR(gate[i], want, 1e-6 * std::max(1.0, std::abs(want))) << g;
+  }
+}
+
+TEST_P(OpsTest, AddResidualAddsDeltaAndBias) {
+  std::vector<float> hidden = {1, 2, 3, 4};
+  const std::vector<float> delta = {10, 20, 30, 40};
+  Make(1)->AddResidual(hidden, delta, {});
+  EXPECT_EQ(hidden, (std::vector<float>{11, 22, 33, 44}));
+  const std::vector<float> bias = {100, 200};
+  Make(1)->AddResidual(hidden, delta, bias);
+  EXPECT_EQ(hidden, (std::vector<float>{121, 242, 163, 284}));
+}
+
+struct AttentionCase {
+  int64_t length, heads, kv_heads, head_dim, block_size, window;
+};
+
+// Pages in a shuffled order, unused ones poisoned with NaN.
+class PagedCache {
+ public:
+  PagedCache(const AttentionCase& c, const std::vector<float>& k, const std::vector<float>& v,
+             Ops& ops)
+      : pages_((c.length + c.block_size - 1) / c.block_size) {
+    const int64_t pool = (2 * pages_ + 1) * c.kv_heads * c.block_size * c.head_dim;
+    memory_.assign(2 * pool, NAN);
+    layer_ = {.k = memory_.data(),
+              .v = memory_.data() + pool,
+              .num_kv_heads = c.kv_heads,
+              .block_size = c.block_size,
+              .head_dim = c.head_dim};
+    for (int64_t page = 0; page < pages_; ++page) {
+      table_.push_back(static_cast<int32_t>(2 * ((page * 3 + 1) % pages_) + 1));
+    }
+    std::sort(table_.begin(), table_.end());
+    table_.erase(std::unique(table_.begin(), table_.end()), table_.end());
+    for (int32_t page = 0; static_cast<int64_t>(table_.size()) < pages_; page += 2) {
+      table_.push_back(page);
+    }
+    std::reverse(table_.begin(), table_.end());
+    for (int64_t t = 0; t < c.length; ++t)
+      places_.push_back({.position = t, .block_table = table_});
+    ops.StoreKv(k, v, places_, layer_);
+  }
+  const KvLayer& layer() const { return layer_; }
+  const std::vector<TokenPlace>& places() const { return places_; }
+
+ private:
+  int64_t pages_;
+  std::vector<float> memory_;
+  std::vector<int32_t> table_;
+  std::vector<TokenPlace> places_;
+  KvLayer layer_;
+};
+
+double ReferenceAttention(const AttentionCase& c, const std::vector<float>& q,
+                          const std::vector<float>& k, const std::vector<float>& v, int64_t t,
+                          int64_t h, int64_t d) {
+  const int64_t kv_head = h / (c.heads / c.kv_heads);
+  const int64_t begin = c.window > 0 ? std::max<int64_t>(0, t + 1 - c.window) : 0;
+  std::vector<double> scores;
+  double best = -INFINITY;
+  for (int64_t j = begin; j <= t; ++j) {
+    double dot = 0;
+    for (int64_t i = 0; i < c.head_dim; ++i) {
+      dot += static_cast<double>(q[(t * c.heads + h) * c.head_dim + i]) *
+             k[(j * c.kv_heads + kv_head) * c.head_dim + i];
+    }
+    scores.push_back(dot / std::sqrt(c.head_dim));
+    best = std::max(best, scores.back());
+  }
+  double sum = 0, out = 0;
+  for (size_t j = 0; j < scores.size(); ++j) {
+    const double weight = std::exp(scores[j] - best);
+    sum += weight;
+    out += weight * v[((begin + static_cast<int64_t>(j)) * c.kv_heads + kv_head) * c.head_dim + d];
+  }
+  return out / sum;
+}
+
+TEST_P(OpsTest, AttentionMatchesFormula) {
+  const std::vector<AttentionCase> cases = {{1, 1, 1, 8, 16, 0},
+                                            {50, 4, 2, 32, 16, 0},
+                                            {70, 8, 1, 20, 32, 0},
+                                            {90, 2, 2, 64, 16, 17},
+                                            {40, 6, 3, 16, 48, 1}};
+  for (const AttentionCase& c : cases) {
+    const auto ops = Make(2);
+    const std::vector<float> q = RandomFloats(c.length * c.heads * c.head_dim, 10, 2.0f);
+    const std::vector<float> k = RandomFloats(c.length * c.kv_heads * c.head_dim, 11, 2.0f);
+    const std::vector<float> v = RandomFloats(c.length * c.kv_heads * c.head_dim, 12);
+    const PagedCache cache(c, k, v, *ops);
+    std::vector<float> out(q.size(), NAN);
+    ops->Attention(q, cache.places(), cache.layer(), c.heads, c.window, out);
+    for (int64_t t = 0; t < c.length; t += 3) {
+      for (int64_t h = 0; h < c.heads; ++h) {
+        for (int64_t d = 0; d < c.head_dim; d += 5) {
+          EXPECT_NEAR(out[(t * c.heads + h) * c.head_dim + d],
+                      ReferenceAttention(c, q, k, v, t, h, d), 3e-6);
+        }
+      }
+    }
+    // Alone, each token gets the same bits as among others.
+    for (int64_t t = 0; t < c.length; t += 7) {
+      const int64_t row = c.heads * c.head_dim;
+      std::vector<float> alone(row);
+      ops->Attention(std::span(q).subspan(t * row, row), std::span(cache.places()).subspan(t, 1),
+                     cache.layer(), c.heads, c.window, alone);
+      EXPECT_TRUE(std::equal(alone.begin(), alone.end(), out.begin() + t * row));
+    }
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Variants, OpsTest, testing::ValuesIn(CpuVariants()),
+                         [](const auto& info) { return info.param; });
+
+TEST(MakeCpuOps, RefusesNonsense) {
+  EXPECT_FALSE(MakeCpuOps(0).ok());
+  EXPECT_FALSE(MakeCpuOps(1, "mmx").ok());
+}
+
+TEST(ToFloats, WidensEveryHalfAndBf16) {
+  std::vector<uint16_t> bits(65536);
+  for (size_t i = 0; i < bits.size(); ++i) bits[i] = static_cast<uint16_t>(i);
+  const std::vector<float> half = ToFloats(Matrix(bits.data(), DType::kF16, 64, 1024));
+  const std::vector<float> bf16 = ToFloats(Matrix(bits.data(), DType::kBF16, 64, 1024));
+  for (size_t i = 0; i < bits.size(); ++i) {
+    const double want = HalfToDouble(bits[i]);
+    EXPECT_TRUE(half[i] == want || (std::isnan(half[i]) && std::isnan(want))) << i;
+    EXPECT_EQ(std::signbit(half[i]), (i & 0x8000) != 0);
+    EXPECT_EQ(std::bit_cast<uint32_t>(bf16[i]), uint32_t{bits[i]} << 16);
+  }
+}
+
+}  // namespace
+}  // namespace trireme

@@ -1,0 +1,137 @@
+// One variant's kernel table against the scalar one, bit for bit. Built once for each variant that
+// this machine runs, and once for AVX-512 over emulated intrinsics, so that its arithmetic is
+// proven anywhere.
+
+#include <gtest/gtest.h>
+
+#include "kernels/cpu/kernel_table.h"
+#include "kernels/cpu/simd_scalar.h"
+#ifdef TRIREME_EMULATE_AVX512
+#include "tests/kernels/emulated_avx512.h"
+//
+#include "kernels/cpu/simd_avx512.h"
+#endif
+#include "tests/kernels/reference.h"
+
+namespace trireme::cpu {
+namespace {
+
+std::vector<const KernelTable*> Variants() {
+#ifdef TRIREME_EMULATE_AVX512
+  static constexpr KernelTable kEmulated = MakeKernelTable<SimdAvx512>();
+  return {&kEmulated};
+#else
+  std::vector<const KernelTable*> tables;
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+      __builtin_cpu_supports("f16c")) {
+    tables.push_back(&Avx2Kernels());
+  }
+  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")) {
+    tables.push_back(&Avx512Kernels());
+  }
+  return tables;
+#endif
+}
+
+constexpr KernelTable kScalar = MakeKernelTable<SimdScalar>();
+
+std::vector<float> RunLinear(const KernelTable& table, DType dtype, int64_t tokens, int64_t rows,
+                             int64_t cols, int groups) {
+  const std::vector<float> x = RandomFloats(tokens * cols, 1);
+  const std::vector<float> w = RandomFloats(rows * cols, 2);
+  const std::vector<uint16_t> bits = ToBf16(w);  // taken as halves as well: any finite bits will do
+  const std::vector<float> bias = RandomFloats(rows, 3);
+  std::vector<float> scratch(kLinearScratchRows * cols);
+  std::vector<float> y(tokens * rows);
+  const void* data = dtype == DType::kF32 ? static_cast<const void*>(w.data()) : bits.data();
+  table.linear(
+      {.x = x.data(),
+       .tokens = tokens,
+       .weight = {.data = data, .dtype = dtype, .rows = rows, .cols = cols, .row_stride = cols},
+       .bias = bias.data(),
+       .groups = groups,
+       .y = y.data(),
+       .scratch = scratch.data()},
+      0, rows);
+  return y;
+}
+
+TEST(VariantBits, Linear) {
+  for (const KernelTable* table : Variants()) {
+    for (const DType dtype : {DType::kF32, DType::kF16, DType::kBF16}) {
+      for (const int64_t tokens : {1, 3, 9, 35}) {
+        for (const int64_t cols : {8, 40, 136}) {
+          EXPECT_TRUE(SameBits(RunLinear(*table, dtype, tokens, 27, cols, 8),
+                               RunLinear(kScalar, dtype, tokens, 27, cols, 8)))
+              << table->name << " " << DTypeName(dtype) << " " << tokens << " " << cols;
+        }
+      }
+    }
+  }
+}
+
+TEST(VariantBits, RmsNormRopeSiluAdd) {
+  for (const KernelTable* table : Variants()) {
+    for (const int64_t n : {2, 16, 46, 96}) {
+      const std::vector<float> x = RandomFloats(n, 4, 20.0f);
+      const std::vector<float> y = RandomFloats(n, 5);
+      const auto run = [&](const KernelTable& t) {
+        std::vector<float> norm(n), rope = x, silu = x, sum = x;
+        t.rms_norm_row(x.data(), y.data(), 1e-5f, n, norm.data());
+        t.rope_head(rope.data(), y.data(), y.data() + n / 2, n / 2);
+        t.silu_mul(silu.data(), y.data(), n);
+        t.add(sum.data(), y.data(), n);
+        for (const auto& part : {rope, silu, sum})
+          norm.insert(norm.end(), part.begin(), part.end());
+        return norm;
+      };
+      EXPECT_TRUE(SameBits(run(*table), run(kScalar))) << table->name << " " << n;
+    }
+  }
+}
+
+TEST(VariantBits, ExpOverItsRange) {
+  // SiLU is x / (1 + e^-x): a dense sweep shows every exponent.
+  std::vector<float> sweep;
+  for (float x = -100; x < 100; x += 0.013f) sweep.push_back(x);
+  const std::vector<float> ones(sweep.size(), 1.0f);
+  std::vector<float> want = sweep;
+  kScalar.silu_mul(want.data(), ones.data(), static_cast<int64_t>(want.size()));
+  for (const KernelTable* table : Variants()) {
+    std::vector<float> got = sweep;
+    table->silu_mul(got.data(), ones.data(), static_cast<int64_t>(got.size()));
+    EXPECT_TRUE(SameBits(got, want)) << table->name;
+  }
+}
+
+TEST(VariantBits, Attention) {
+  constexpr int64_t kBlock = 32, kDim = 24, kGroup = 3, kPages = 3;
+  const std::vector<float> q = RandomFloats(kGroup * kDim, 6, 3.0f);
+  const std::vector<float> k = RandomFloats(kPages * kBlock * kDim, 7, 2.0f);
+  const std::vector<float> v = RandomFloats(kPages * kBlock * kDim, 8);
+  const std::vector<int32_t> block_table = {2, 0, 1};
+  for (const KernelTable* table : Variants()) {
+    for (const int64_t end : {1, 16, 45, 96}) {
+      const auto run = [&](const KernelTable& t) {
+        std::vector<float> out(kGroup * kDim);
+        t.attention({.q = q.data(),
+                     .group = kGroup,
+                     .k = k.data(),
+                     .v = v.data(),
+                     .page_stride = kBlock * kDim,
+                     .block_table = block_table.data(),
+                     .block_size = kBlock,
+                     .head_dim = kDim,
+                     .begin = end > 40 ? 5 : 0,
+                     .end = end,
+                     .out = out.data()});
+        return out;
+      };
+      EXPECT_TRUE(SameBits(run(*table), run(kScalar))) << table->name << " " << end;
+    }
+  }
+}
+
+}  // namespace
+}  // namespace trireme::cpu

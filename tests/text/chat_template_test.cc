@@ -1,0 +1,152 @@
+#include "coordinator/text/chat_template.h"
+
+#include <filesystem>
+#include <fstream>
+#include <string>
+
+#include "base/file.h"
+#include "gtest/gtest.h"
+#include "tests/text/golden_files.h"
+
+namespace trireme {
+namespace {
+
+using nlohmann::ordered_json;
+
+constexpr int64_t kNowUnixS = 1721995200;  // as in tools/make_chat_golden.py
+
+// A golden case's input as ChatInput.
+ChatInput MakeInput(const ordered_json& given) {
+  const ordered_json json = given.is_null() ? ordered_json::object() : given;
+  ChatInput input;
+  input.messages = json.value("messages", ordered_json::array());
+  input.tools = json.value("tools", ordered_json());
+  input.extra = json.value("extra", ordered_json());
+  input.add_generation_prompt = json.value("add_generation_prompt", true);
+  input.now_unix_s = kNowUnixS;
+  return input;
+}
+
+absl::StatusOr<std::string> Render(const std::string& source, const ordered_json& input) {
+  const auto parsed = ChatTemplate::FromSource(source, "<bos>", "<eos>");
+  if (!parsed.ok()) return parsed.status();
+  return parsed->Render(MakeInput(input));
+}
+
+TEST(ChatTemplate, RendersAsJinja2) {
+  const auto text = ReadFile(GoldenDir() / "chat" / "golden.json", 64 << 20);
+  ASSERT_TRUE(text.ok()) << text.status();
+  const ordered_json golden = ordered_json::parse(*text);
+  EXPECT_GT(golden.size(), 100U);
+  for (const ordered_json& test : golden) {
+    const auto source = test["source"].get<std::string>();
+    const auto result = Render(source, test["input"]);
+    const auto name = test["template"].get<std::string>();
+    if (test.contains("expected")) {
+      EXPECT_TRUE(result.ok()) << name << "\n" << source << "\n" << result.status();
+      EXPECT_EQ(result.value_or(""), test["expected"].get<std::string>()) << name << "\n" << source;
+    } else {
+      EXPECT_FALSE(result.ok()) << name << "\n" << source << "\n" << test["error"] << *result;
+      EXPECT_EQ(result.status().code(), absl::StatusCode::kInvalidArgument);
+    }
+  }
+}
+
+TEST(ChatTemplate, ErrorsNameTheLine) {
+  const auto result = Render("a\n{% if true %}\n{{ 1 + 'x' }}\n{% endif %}", {});
+  ASSERT_FALSE(result.ok());
+  EXPECT_NE(result.status().message().find("line 3: "), absl::string_view::npos) << result.status();
+  const auto parsed = ChatTemplate::FromSource("a\nb\n{% frob %}", "", "");
+  EXPECT_NE(parsed.status().message().find("line 3: "), absl::string_view::npos);
+  const auto raised = Render("\n{{ raise_exception('no tools') }}", {});
+  EXPECT_NE(raised.status().message().find("line 2: no tools"), absl::string_view::npos);
+}
+
+// Each of these would run for ever, take all memory or overflow the stack.
+TEST(ChatTemplate, HostileTemplatesAreRefused) {
+  std::string deep = "1";
+  for (int i = 0; i < 5000; ++i) deep = "(" + deep + ")";
+  std::string chain = "1";
+  for (int i = 0; i < 5000; ++i) chain += "+1";
+  std::string ifs;
+  for (int i = 0; i < 5000; ++i) ifs += "{% if 1 %}";
+  const std::string rounds = "{% for i in range(100000) %}{% for j in range(100000) %}";
+  for (const std::string& source : {
+           "{% set ns = namespace(x='ab') %}" + rounds +
+               "{% set ns.x = ns.x ~ ns.x %}{% endfor %}{% endfor %}",
+           rounds + "{% endfor %}{% endfor %}",
+           rounds + "xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx{% endfor %}{% endfor %}",
+           std::string("{{ 'x' * 100000000000 }}"),
+           std::string("{{ [1] * 100000000000 }}"),
+           std::string("{{ 'x' | center(100000000000) }}"),
+           std::string("{{ 'x' | indent(100000000000, true) }}"),
+           std::string("{{ ('a' * 100000) | replace('', 'b' * 1000000) }}"),
+           std::string("{{ range(100000) | join('b' * 1000000) }}"),
+           "{% set ns = namespace(x=[]) %}" + rounds +
+               "{% set ns.x = [ns.x] %}{% endfor %}{% endfor %}",
+           std::string(
+               "{% set ns = namespace(x=[1]) %}{% for i in range(90) %}{% set ns.x = [ns.x, ns.x] "
+               "%}{% endfor %}{{ ns.x == ns.x[:] }}{{ ns.x }}"),
+           std::string("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}"),
+           std::string("{% macro f() %}{{ f() }}{{ f() }}{% endmacro %}{{ f() }}"),
+           "{{ " + deep + " }}",
+           "{{ " + chain + " }}",
+           ifs,
+           "{{ " + std::string(5000, '-') + "1 }}",
+           "{{ " + std::string(5000, '[') + " }}",
+       }) {
+    const auto result = Render(source, {});
+    ASSERT_FALSE(result.ok()) << source.substr(0, 200);
+    EXPECT_EQ(result.status().code(), absl::StatusCode::kInvalidArgument);
+  }
+}
+
+TEST(ChatTemplate, NamespacesInACircleAreFreed) {
+  const auto result = Render(
+      "{% set a = namespace() %}{% set b = namespace(a=a) %}{% set a.b = b %}{{ a.b.a.b is "
+      "defined }}{% set ns = namespace() %}{% for i in range(20000) %}{% set ns = "
+      "namespace(p=ns) %}{% set a.c = [namespace(p=a.c)] %}{% endfor %}",
+      {});
+  ASSERT_TRUE(result.ok()) << result.status();
+  EXPECT_EQ(*result, "True");
+}
+
+TEST(ChatTemplate, DeepJsonIsRefused) {
+  ordered_json deep = 1;
+  for (int i = 0; i < 1000; ++i) deep = ordered_json::array({deep});
+  EXPECT_FALSE(Render("{{ messages }}", {{"messages", deep}}).ok());
+}
+
+TEST(ChatTemplate, ReadsConfigs) {
+  const auto from_string = ChatTemplate::FromConfig(
+      R"({"chat_template": "{{ bos_token }}x{{ eos_token }}", "bos_token": {"content": "<s>"},
+          "eos_token": "</s>"})",
+      "c");
+  ASSERT_TRUE(from_string.ok()) << from_string.status();
+  EXPECT_EQ(*from_string->Render({}), "<s>x</s>");
+  const auto from_list = ChatTemplate::FromConfig(
+      R"({"chat_template": [{"name": "tool_use", "template": "t"},
+                            {"name": "default", "template": "d"}]})",
+      "c");
+  ASSERT_TRUE(from_list.ok());
+  EXPECT_EQ(*from_list->Render({}), "d");
+  EXPECT_EQ(ChatTemplate::FromConfig("{}", "c").status().code(), absl::StatusCode::kNotFound);
+  EXPECT_FALSE(ChatTemplate::FromConfig("[", "c").ok());
+  EXPECT_FALSE(ChatTemplate::FromConfig(R"({"chat_template": "{{"})", "c").ok());
+}
+
+TEST(ChatTemplate, LoadsADirectory) {
+  const std::filesystem::path dir =
+      std::filesystem::path(testing::TempDir()) / "chat_template_test";
+  std::filesystem::create_directories(dir);
+  EXPECT_EQ(ChatTemplate::Load(dir / "none").status().code(), absl::StatusCode::kNotFound);
+  std::ofstream(dir / "tokenizer_config.json")
+      << R"({"chat_template": "config", "bos_token": "<s>"})";
+  EXPECT_EQ(*ChatTemplate::Load(dir)->Render({}), "config");
+  std::ofstream(dir / "chat_template.jinja") << "{{ bos_token }}file";
+  EXPECT_EQ(*ChatTemplate::Load(dir)->Render({}), "<s>file");
+  std::filesystem::remove_all(dir);
+}
+
+}  // namespace
+}  // namespace trireme

@@ -1,0 +1,144 @@
+#include "tests/worker/gang_driver.h"
+
+#include <algorithm>
+#include <cstring>
+#include <thread>
+
+#include "base/status_macros.h"
+#include "kernels/ops.h"
+
+namespace trireme {
+namespace {
+
+// A request on its way.
+struct Progress {
+  int64_t computed = 0;
+  int64_t known = 0;  // tokens: prompt and output
+  int64_t blocks = 0;
+  bool added = false;
+};
+
+class TestPlanner {
+ public:
+  TestPlanner(const std::vector<TestRequest>& requests, int64_t chunk, int64_t block_size)
+      : requests_(requests), progress_(requests.size()), chunk_(chunk), block_size_(block_size) {}
+
+  bool Done(size_t i) const {
+    const Progress& p = progress_[i];
+    return p.added &&
+           p.known - static_cast<int64_t>(requests_[i].prompt.size()) >= requests_[i].steps;
+  }
+  bool AllDone() const {
+    for (size_t i = 0; i < requests_.size(); ++i) {
+      if (!Done(i)) return false;
+    }
+    return true;
+  }
+
+  v1::StepPlan Next() {
+    v1::StepPlan plan;
+    plan.set_epoch(1);
+    plan.set_step(static_cast<uint64_t>(++step_));
+    for (size_t i = 0; i < requests_.size(); ++i) {
+      if (!Done(i) && step_ > requests_[i].start_after) Schedule(i, plan);
+    }
+    return plan;
+  }
+
+ private:
+  void Schedule(size_t i, v1::StepPlan& plan) {
+    const TestRequest& request = requests_[i];
+    Progress& p = progress_[i];
+    v1::ScheduledSequence& scheduled = *plan.add_scheduled();
+    scheduled.set_id(i);
+    if (!p.added) {
+      v1::NewSequence& added = *plan.add_new_sequences();
+      added.set_id(i);
+      added.mutable_token_ids()->Assign(request.prompt.begin(), request.prompt.end());
+      added.set_prompt_tokens(static_cast<uint32_t>(request.prompt.size()));
+      *added.mutable_sampling() = request.sampling;
+      p.added = true;
+      p.known = static_cast<int64_t>(request.prompt.size());
+    }
+    const int64_t count = std::min(chunk_, p.known - p.computed);
+    p.computed += count;
+    scheduled.set_num_tokens(static_cast<uint32_t>(count));
+    scheduled.set_sample(p.computed == p.known);
+    for (; p.blocks * block_size_ < p.computed; ++p.blocks) {
+      scheduled.add_new_block_ids(static_cast<uint32_t>(next_block_++));
+    }
+    if (scheduled.sample()) ++p.known;
+  }
+
+  const std::vector<TestRequest>& requests_;
+  std::vector<Progress> progress_;
+  const int64_t chunk_;
+  const int64_t block_size_;
+  int64_t step_ = 0;
+  int64_t next_block_ = 0;
+};
+
+}  // namespace
+
+bool TestOutput::operator==(const TestOutput& other) const {
+  if (tokens != other.tokens || logits.size() != other.logits.size()) return false;
+  for (size_t i = 0; i < logits.size(); ++i) {
+    if (logits[i].size() != other.logits[i].size() ||
+        std::memcmp(logits[i].data(), other.logits[i].data(), logits[i].size() * sizeof(float)) !=
+            0) {
+      return false;
+    }
+  }
+  return true;
+}
+
+absl::StatusOr<std::vector<TestOutput>> DriveRank(const DriverOptions& options,
+                                                  const std::vector<TestRequest>& requests,
+                                                  Communicator& world) {
+  std::vector<TestOutput> outputs(requests.size());
+  ASSIGN_OR_RETURN(const std::unique_ptr<Ops> ops, MakeCpuOps(options.threads));
+  RunnerOptions runner_options;
+  runner_options.model_dir = options.model_dir;
+  runner_options.layout = options.layout;
+  runner_options.max_num_batched_tokens = 4096;
+  runner_options.kv_bytes_max = int64_t{64} << 20;
+  runner_options.on_logits = [&](uint64_t id, std::span<const float> logits) {
+    outputs[id].logits.emplace_back(logits.begin(), logits.end());
+  };
+  ASSIGN_OR_RETURN(const std::unique_ptr<ModelRunner> runner,
+                   ModelRunner::Load(runner_options, ops.get(), &world));
+  TestPlanner planner(requests, options.chunk, runner->kv_cache().block_size());
+  while (!planner.AllDone()) {
+    ASSIGN_OR_RETURN(const v1::StepResult result, runner->Step(planner.Next()));
+    for (const v1::SampledToken& token : result.tokens()) {
+      outputs[token.sequence_id()].tokens.push_back(token.token_id());
+    }
+  }
+  return outputs;
+}
+
+absl::StatusOr<std::vector<TestOutput>> DriveGang(const DriverOptions& options,
+                                                  const std::vector<TestRequest>& requests,
+                                                  int rank) {
+  const int size = options.layout.world_size();
+  auto world = MakeLoopbackCommunicators(size);
+  std::vector<absl::StatusOr<std::vector<TestOutput>>> results(static_cast<size_t>(size));
+  std::vector<std::thread> threads;
+  for (int i = 0; i < size; ++i) {
+    threads.emplace_back([&, i] {
+      const std::unique_ptr<Communicator> own = std::move(world[static_cast<size_t>(i)]);
+      results[static_cast<size_t>(i)] = DriveRank(options, requests, *own);
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  return std::move(results[static_cast<size_t>(rank < 0 ? size - 1 : rank)]);
+}
+
+v1::StepSampling GreedySampling() {
+  v1::StepSampling sampling;
+  sampling.set_top_p(1.0f);
+  sampling.set_repetition_penalty(1.0f);
+  return sampling;
+}
+
+}  // namespace trireme
