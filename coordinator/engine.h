@@ -1,0 +1,151 @@
+#pragma once
+
+#include <atomic>
+#include <chrono>
+#include <condition_variable>
+#include <functional>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <thread>
+#include <unordered_map>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "coordinator/gangs.h"
+#include "coordinator/scheduler.h"
+
+namespace trireme {
+
+// A client's request, tokenised, with every default resolved.
+struct GenerationRequest {
+  std::vector<int32_t> prompt;  // not empty
+  v1::StepSampling sampling;    // continuation i is sampled with seed + i
+  uint32_t max_tokens = 0;      // at least 1
+  std::vector<int32_t> stop_token_ids;
+  uint32_t n = 1;  // continuations
+};
+
+// Receives what becomes of a request. The engine's thread calls it, so it must not block; it may call
+// the engine.
+class TokenSink {
+ public:
+  enum class Verdict { kContinue, kStopSequence, kStopRequest };
+
+  virtual ~TokenSink() = default;
+  // The next token of continuation `index`, each exactly once and in order. After a finish reason or
+  // a stop nothing more comes for this continuation.
+  virtual Verdict OnToken(uint32_t index, const SequenceOutput& output) = 0;
+  // The request has failed; nothing more comes.
+  virtual void OnError(const absl::Status& status) = 0;
+};
+
+struct EngineOptions {
+  GangRequirements gang;
+  SchedulerOptions scheduler;
+  uint32_t max_waiting = 1024;  // sequences that may wait for a place
+  std::chrono::milliseconds step_timeout{120'000};
+  std::chrono::milliseconds gang_timeout{60'000};
+  std::string worker_hint;  // how to start workers, for the error when there are none
+  std::function<void(bool ready)> on_ready_change = [](bool) {};  // on the engine's thread
+};
+
+// The event loop around the pure scheduler and the gang supervisor: one thread that takes events
+// (requests, cancellations, worker messages, deadlines) and sends out plans and tokens. It is the
+// only place where time and threads meet the scheduler. All public methods are thread safe and
+// return at once, except Stop.
+class Engine {
+ public:
+  explicit Engine(EngineOptions options);
+  ~Engine();  // stops
+
+  void Start();
+
+  // Fails every request with UNAVAILABLE, tells the workers to shut down, and ends the thread.
+  void Stop(const std::string& reason);
+
+  uint64_t NewRequestId() { return next_request_id_++; }
+
+  // The sink hears all about the request, also that it is refused: UNAVAILABLE (no gang),
+  // RESOURCE_EXHAUSTED (queue full), INVALID_ARGUMENT (exceeds the gang's context).
+  void Submit(uint64_t request_id, GenerationRequest request, std::shared_ptr<TokenSink> sink);
+
+  // Frees the request's sequences; the sink hears nothing more. No effect if it is over.
+  void Cancel(uint64_t request_id);
+
+  // The events of one worker's control stream, in order.
+  uint64_t OnWorkerConnect(std::shared_ptr<WorkerStream> stream, std::string peer);
+  void OnWorkerMessage(uint64_t stream_id, v1::WorkerMessage message);
+  void OnWorkerDisconnect(uint64_t stream_id, std::string why);
+
+  bool ready() const { return ready_; }
+  // Of the serving gang, or else what the coordinator wants to serve.
+  uint32_t max_model_len() const { return max_model_len_; }
+  v1::ListRanksResponse Describe() const;
+
+ private:
+  using Clock = std::chrono::steady_clock;
+  using Event = std::function<void()>;
+  struct Request {
+    std::shared_ptr<TokenSink> sink;
+    std::vector<uint64_t> open_sequences;
+  };
+  struct SequenceOwner {
+    uint64_t request_id = 0;
+    uint32_t index = 0;
+  };
+
+  // False if the engine has stopped.
+  bool Post(Event event);
+  void Loop();
+  std::vector<Event> NextEvents();
+  void CheckDeadlines();
+  void SendNextPlan();
+  void ShutDown();
+
+  void HandleSubmit(uint64_t request_id, const GenerationRequest& request,
+                    const std::shared_ptr<TokenSink>& sink);
+  absl::Status CheckAdmission(const GenerationRequest& request) const;
+  void HandleGangEvent(GangEvent event);
+  void HandleGangReady(const GangCapacity& capacity);
+  void HandleGangLost(const std::string& reason);
+  void HandleResult(const v1::StepResult& result);
+  void Deliver(const SequenceOutput& output);
+  void CloseSequence(uint64_t sequence_id);
+  void CloseRequest(uint64_t request_id);
+  void FailRequest(uint64_t request_id, const absl::Status& status);
+  void FailRequestsOf(const std::vector<uint64_t>& sequence_ids, const absl::Status& status);
+  void FailAll(const absl::Status& status);
+  void PublishGang();
+
+  const EngineOptions options_;
+  std::thread thread_;
+  std::atomic<uint64_t> next_request_id_{1};
+  std::atomic<uint64_t> next_stream_id_{1};
+  std::atomic<bool> ready_{false};
+  std::atomic<uint32_t> max_model_len_;
+
+  std::mutex events_mutex_;
+  std::condition_variable events_ready_;
+  std::vector<Event> events_;  // guarded by events_mutex_
+  bool closed_ = false;        // guarded by events_mutex_: takes no more events
+
+  mutable std::mutex description_mutex_;
+  v1::ListRanksResponse description_;  // guarded by description_mutex_
+
+  // The rest belongs to the engine's thread.
+  Scheduler scheduler_;
+  GangSupervisor supervisor_;
+  std::map<uint64_t, Request> requests_;
+  std::unordered_map<uint64_t, SequenceOwner> owners_;  // by sequence id
+  uint64_t next_sequence_id_ = 1;
+  std::optional<Clock::time_point> step_deadline_;
+  std::optional<Clock::time_point> gang_deadline_;
+  std::string gang_lost_reason_;
+  bool stopped_ = false;
+  std::string stop_reason_;
+};
+
+}  // namespace trireme

@@ -1,0 +1,298 @@
+#include "coordinator/gangs.h"
+
+#include <algorithm>
+#include <limits>
+#include <utility>
+
+#include "absl/strings/escaping.h"
+#include "absl/strings/str_cat.h"
+#include "base/check.h"
+#include "base/log.h"
+#include "base/status_macros.h"
+#include "parallel/layout.h"
+
+namespace trireme {
+namespace {
+
+constexpr size_t kStreamsMax = 4096;
+constexpr uint32_t kWorldSizeMax = 1024;
+constexpr size_t kNameBytesMax = 256;
+constexpr size_t kFailureBytesMax = 2000;
+
+v1::CoordinatorMessage ShutdownMessage(const std::string& reason) {
+  v1::CoordinatorMessage message;
+  message.mutable_shutdown()->set_reason(reason);
+  return message;
+}
+
+template <typename T>
+absl::Status CheckSame(const v1::Register& mine, const T& my_value, const std::string& other,
+                       const T& other_value, const char* what) {
+  if (my_value == other_value) return absl::OkStatus();
+  return absl::FailedPreconditionError(absl::StrCat(RankName(mine), " has ", what, " ", my_value,
+                                                    ", but ", other, " has ", other_value));
+}
+
+// Where a rank's registration does not fit into the layout that it names itself.
+absl::Status CheckPlace(const v1::Register& registration) {
+  const uint64_t tp = registration.tensor_parallel_size();
+  const uint64_t pp = registration.pipeline_parallel_size();
+  const v1::RankInfo& info = registration.info();
+  if (registration.world_size() == 0 || registration.world_size() > kWorldSizeMax ||
+      tp * pp != registration.world_size()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(RankName(registration), ": tensor_parallel_size ", tp,
+                     " x pipeline_parallel_size ", pp, " is not world_size ",
+                     registration.world_size(), ", or more than ", kWorldSizeMax));
+  }
+  if (info.rank() >= registration.world_size() || info.tp_rank() != info.rank() % tp ||
+      info.pp_rank() != info.rank() / tp) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        RankName(registration), ": tp_rank ", info.tp_rank(), " and pp_rank ", info.pp_rank(),
+        " are not the place of this rank in tp ", tp, " x pp ", pp));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+std::string RankName(const v1::Register& registration) {
+  return absl::StrCat("rank ", registration.info().rank(), " (",
+                      absl::CHexEscape(registration.info().host()), ")");
+}
+
+void GangSupervisor::OnConnect(uint64_t stream_id, std::shared_ptr<WorkerStream> stream,
+                               std::string peer) {
+  if (streams_.size() >= kStreamsMax) {
+    stream->Close(absl::ResourceExhaustedError("too many control streams"));
+    return;
+  }
+  streams_[stream_id] =
+      Stream{.stream = std::move(stream), .peer = std::move(peer), .registration = {}};
+}
+
+GangEvent GangSupervisor::OnMessage(uint64_t stream_id, const v1::WorkerMessage& message) {
+  const auto found = streams_.find(stream_id);
+  if (found == streams_.end()) return {};  // closed already
+  const v1::Register& registration = found->second.registration;
+  const bool registered = !registration.gang_id().empty();
+  if (message.has_register_() && !registered) return OnRegister(stream_id, message.register_());
+  if (message.has_result() && registered) return OnResult(stream_id, message.result());
+  if (message.has_failure() && registered) {
+    const std::string why = message.failure().message().substr(0, kFailureBytesMax);
+    return OnDisconnect(stream_id, absl::StrCat("failed: ", absl::CHexEscape(why)));
+  }
+  return Reject(stream_id, absl::InvalidArgumentError(
+                               registered ? "a registered rank sends results or a failure"
+                                          : "the first message of a stream is a Register"));
+}
+
+GangEvent GangSupervisor::OnRegister(uint64_t stream_id, const v1::Register& registration) {
+  absl::Status status = CheckAlone(registration);
+  if (status.ok()) status = CheckModel(registration);
+  if (status.ok()) status = CheckAgainstPeers(registration);
+  if (!status.ok()) return Reject(stream_id, status);
+  streams_.at(stream_id).registration = registration;
+  const size_t present = RanksOf(registration.gang_id()).size();
+  LogDebug(absl::StrCat(RankName(registration), " registered, ", present, " of ",
+                        registration.world_size()));
+  if (present < registration.world_size()) return {};
+  if (has_gang()) {
+    const std::string reason =
+        "one gang is served by a coordinator for now, and another gang is serving; stop it first";
+    LogWarning(absl::StrCat("refused a second gang: ", reason));
+    for (const auto& [rank, id] : RanksOf(registration.gang_id())) {
+      streams_.at(id).stream->Close(absl::FailedPreconditionError(reason));
+      streams_.erase(id);
+    }
+    return {};
+  }
+  return StartServing(registration.gang_id());
+}
+
+absl::Status GangSupervisor::CheckAlone(const v1::Register& registration) const {
+  if (registration.gang_id().empty() || registration.gang_id().size() > kNameBytesMax) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("gang_id must have 1 to ", kNameBytesMax, " bytes"));
+  }
+  if (registration.info().host().size() > kNameBytesMax ||
+      registration.info().device().size() > kNameBytesMax ||
+      registration.communicator().size() > kNameBytesMax) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("a name in the registration exceeds ", kNameBytesMax, " bytes"));
+  }
+  RETURN_IF_ERROR(CheckPlace(registration));
+  if (registration.kv_block_size() == 0 || registration.kv_blocks() == 0 ||
+      registration.max_model_len() == 0 || registration.max_num_batched_tokens() == 0) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(RankName(registration),
+                     ": kv_block_size, kv_blocks, max_model_len and max_num_batched_tokens must "
+                     "all be at least 1"));
+  }
+  const uint64_t pool = uint64_t{registration.kv_block_size()} * registration.kv_blocks();
+  const uint64_t context = std::min<uint64_t>(pool, registration.max_model_len());
+  if (requirements_.max_model_len_required && context < requirements_.max_model_len) {
+    return absl::FailedPreconditionError(absl::StrCat(
+        RankName(registration), " serves a context of ", context, " tokens, the coordinator ",
+        requirements_.max_model_len,
+        "; give the workers more --kv-memory or lower the coordinator's --max-model-len"));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status GangSupervisor::CheckModel(const v1::Register& registration) const {
+  const ModelConfig& config = requirements_.config;
+  const v1::ModelIdentity& model = registration.model();
+  const std::string coordinator = "the coordinator's model";
+  const auto same = [&](uint64_t mine, uint64_t other, const char* what) {
+    return CheckSame(registration, mine, coordinator, other, what);
+  };
+  RETURN_IF_ERROR(CheckSame(registration, absl::CHexEscape(model.architecture()), coordinator,
+                            config.architecture, "architecture"));
+  RETURN_IF_ERROR(same(model.vocab_size(), static_cast<uint64_t>(config.vocab_size), "vocab_size"));
+  RETURN_IF_ERROR(
+      same(model.hidden_size(), static_cast<uint64_t>(config.hidden_size), "hidden_size"));
+  RETURN_IF_ERROR(same(model.num_layers(), static_cast<uint64_t>(config.num_layers), "num_layers"));
+  RETURN_IF_ERROR(same(model.parameters(), config.NumParameters(), "parameters"));
+  return CheckLayout(config, {.tp = static_cast<int>(registration.tensor_parallel_size()),
+                              .pp = static_cast<int>(registration.pipeline_parallel_size())});
+}
+
+absl::Status GangSupervisor::CheckAgainstPeers(const v1::Register& registration) const {
+  const std::map<uint32_t, uint64_t> ranks = RanksOf(registration.gang_id());
+  if (ranks.empty()) return absl::OkStatus();
+  const auto same_rank = ranks.find(registration.info().rank());
+  if (same_rank != ranks.end()) {
+    return absl::AlreadyExistsError(absl::StrCat(
+        RankName(registration), " is already there: ",
+        RankName(streams_.at(same_rank->second).registration), " of the same gang registered it"));
+  }
+  const v1::Register& first = streams_.at(ranks.begin()->second).registration;
+  const auto same = [&](const auto& mine, const auto& other, const char* what) {
+    return CheckSame(registration, mine, RankName(first), other, what);
+  };
+  RETURN_IF_ERROR(same(registration.world_size(), first.world_size(), "world_size"));
+  RETURN_IF_ERROR(same(registration.tensor_parallel_size(), first.tensor_parallel_size(),
+                       "tensor_parallel_size"));
+  RETURN_IF_ERROR(same(registration.kv_block_size(), first.kv_block_size(), "kv_block_size"));
+  return same(absl::CHexEscape(registration.communicator()), absl::CHexEscape(first.communicator()),
+              "communicator");
+}
+
+std::map<uint32_t, uint64_t> GangSupervisor::RanksOf(const std::string& gang_id) const {
+  std::map<uint32_t, uint64_t> ranks;
+  for (const auto& [id, stream] : streams_) {
+    if (stream.registration.gang_id() == gang_id) ranks[stream.registration.info().rank()] = id;
+  }
+  return ranks;
+}
+
+GangEvent GangSupervisor::StartServing(const std::string& gang_id) {
+  serving_ = gang_id;
+  ++epoch_;
+  GangCapacity capacity{.epoch = epoch_,
+                        .kv_block_size = 0,
+                        .kv_blocks = std::numeric_limits<uint32_t>::max(),
+                        .max_model_len = requirements_.max_model_len,
+                        .max_num_batched_tokens = std::numeric_limits<uint32_t>::max()};
+  v1::CoordinatorMessage welcome;
+  welcome.mutable_welcome()->set_epoch(epoch_);
+  for (const auto& [rank, id] : RanksOf(gang_id)) {
+    const Stream& stream = streams_.at(id);
+    const v1::Register& registration = stream.registration;
+    capacity.kv_block_size = registration.kv_block_size();
+    capacity.kv_blocks = std::min(capacity.kv_blocks, registration.kv_blocks());
+    capacity.max_model_len = std::min(capacity.max_model_len, registration.max_model_len());
+    capacity.max_num_batched_tokens =
+        std::min(capacity.max_num_batched_tokens, registration.max_num_batched_tokens());
+    stream.stream->Send(welcome);
+  }
+  const uint64_t pool = uint64_t{capacity.kv_blocks} * capacity.kv_block_size;
+  if (pool < capacity.max_model_len) capacity.max_model_len = static_cast<uint32_t>(pool);
+  return GangIsReady{capacity};
+}
+
+GangEvent GangSupervisor::OnResult(uint64_t stream_id, const v1::StepResult& result) {
+  const v1::Register& registration = streams_.at(stream_id).registration;
+  // The plan's answer comes from the first rank of the last pipeline stage alone.
+  const uint32_t responder =
+      (registration.pipeline_parallel_size() - 1) * registration.tensor_parallel_size();
+  if (registration.gang_id() != serving_ || registration.info().rank() != responder) {
+    return Reject(stream_id, absl::InvalidArgumentError("a result was not this rank's to send"));
+  }
+  return result;
+}
+
+GangEvent GangSupervisor::Reject(uint64_t stream_id, const absl::Status& status) {
+  const auto found = streams_.find(stream_id);
+  LogWarning(absl::StrCat("refused worker at ", found->second.peer, ": ", status.message()));
+  found->second.stream->Close(status);
+  return OnDisconnect(stream_id, std::string(status.message()));
+}
+
+GangEvent GangSupervisor::OnDisconnect(uint64_t stream_id, const std::string& why) {
+  const auto found = streams_.find(stream_id);
+  if (found == streams_.end()) return {};
+  const Stream stream = found->second;
+  streams_.erase(found);
+  stream.stream->Close(absl::OkStatus());
+  const v1::Register& registration = stream.registration;
+  if (registration.gang_id().empty()) return {};
+  return EndGang(registration.gang_id(), absl::StrCat(RankName(registration), " ", why));
+}
+
+GangEvent GangSupervisor::LoseGang(const std::string& reason) {
+  if (!has_gang()) return {};
+  return EndGang(serving_, reason);
+}
+
+GangEvent GangSupervisor::EndGang(const std::string& gang_id, const std::string& reason) {
+  for (const auto& [rank, id] : RanksOf(gang_id)) {
+    const Stream& stream = streams_.at(id);
+    stream.stream->Send(ShutdownMessage(absl::StrCat("the gang has ended: ", reason)));
+    stream.stream->Close(absl::OkStatus());
+    streams_.erase(id);
+  }
+  if (gang_id != serving_) {
+    LogWarning(absl::StrCat("a gang ended before it was complete: ", reason));
+    return {};
+  }
+  serving_.clear();
+  LogError(absl::StrCat("gang lost, epoch ", epoch_, ": ", reason));
+  return GangIsLost{reason};
+}
+
+void GangSupervisor::SendPlan(v1::StepPlan plan) {
+  CHECK(has_gang());
+  v1::CoordinatorMessage message;
+  *message.mutable_plan() = std::move(plan);
+  for (const auto& [id, stream] : streams_) {
+    if (stream.registration.gang_id() == serving_) stream.stream->Send(message);
+  }
+}
+
+void GangSupervisor::ShutdownAll(const std::string& reason) {
+  for (const auto& [id, stream] : streams_) {
+    stream.stream->Send(ShutdownMessage(reason));
+    stream.stream->Close(absl::OkStatus());
+  }
+  streams_.clear();
+  serving_.clear();
+}
+
+v1::ListRanksResponse GangSupervisor::Describe() const {
+  v1::ListRanksResponse response;
+  response.set_ready(has_gang());
+  response.set_epoch(epoch_);
+  if (!has_gang()) return response;
+  for (const auto& [rank, id] : RanksOf(serving_)) {
+    const v1::Register& registration = streams_.at(id).registration;
+    response.set_tensor_parallel_size(registration.tensor_parallel_size());
+    response.set_pipeline_parallel_size(registration.pipeline_parallel_size());
+    response.set_communicator(registration.communicator());
+    *response.add_ranks() = registration.info();
+  }
+  return response;
+}
+
+}  // namespace trireme

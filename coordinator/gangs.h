@@ -1,0 +1,100 @@
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "coordinator/scheduler.h"
+#include "parallel/model_config.h"
+#include "trireme/v1/cluster.pb.h"
+#include "trireme/v1/worker.pb.h"
+
+namespace trireme {
+
+// The coordinator's end of one rank's control stream. Both calls return at once and may be made from
+// any thread; after Close nothing more is sent.
+class WorkerStream {
+ public:
+  virtual ~WorkerStream() = default;
+  virtual void Send(const v1::CoordinatorMessage& message) = 0;
+  // Ends the call with this status, after what was sent before. Only the first Close counts.
+  virtual void Close(const absl::Status& status) = 0;
+};
+
+// What the coordinator demands of a gang.
+struct GangRequirements {
+  ModelConfig config;
+  uint32_t max_model_len = 0;           // the context to serve
+  bool max_model_len_required = false;  // refuse a gang with less, instead of serving less
+};
+
+// What a message or the end of a stream means to the engine.
+struct GangIsReady {
+  GangCapacity capacity;
+};
+struct GangIsLost {
+  std::string reason;
+};
+using GangEvent = std::variant<std::monostate, GangIsReady, GangIsLost, v1::StepResult>;
+
+// Forms gangs of ranks and watches the one that serves. Streams register with a gang id; when all
+// ranks of that id are there and agree, the gang gets an epoch and serves until any of its streams
+// ends or misbehaves. Then the rest of it is told to shut down: a gang lives and dies as one.
+// A stream that breaks the protocol is closed; ranks of other gangs do not notice.
+// No threads, no clock; not thread safe.
+class GangSupervisor {
+ public:
+  explicit GangSupervisor(GangRequirements requirements) : requirements_(std::move(requirements)) {}
+
+  // `peer` names the other end in messages.
+  void OnConnect(uint64_t stream_id, std::shared_ptr<WorkerStream> stream, std::string peer);
+  GangEvent OnMessage(uint64_t stream_id, const v1::WorkerMessage& message);
+  // The stream is over, whoever ended it. No effect if it is not known (any more).
+  GangEvent OnDisconnect(uint64_t stream_id, const std::string& why);
+
+  // To every rank of the serving gang; there must be one.
+  void SendPlan(v1::StepPlan plan);
+
+  // Ends the serving gang, if there is one, for a reason found outside of its streams.
+  GangEvent LoseGang(const std::string& reason);
+
+  // Tells every rank of every gang to shut down and closes all streams.
+  void ShutdownAll(const std::string& reason);
+
+  bool has_gang() const { return !serving_.empty(); }
+  // Layout and ranks of the serving gang; `steps` and `tokens_generated` are not set.
+  v1::ListRanksResponse Describe() const;
+
+ private:
+  struct Stream {
+    std::shared_ptr<WorkerStream> stream;
+    std::string peer;
+    v1::Register registration;  // gang_id is empty until the rank registers
+  };
+
+  GangEvent OnRegister(uint64_t stream_id, const v1::Register& registration);
+  GangEvent OnResult(uint64_t stream_id, const v1::StepResult& result);
+  absl::Status CheckAlone(const v1::Register& registration) const;
+  absl::Status CheckModel(const v1::Register& registration) const;
+  absl::Status CheckAgainstPeers(const v1::Register& registration) const;
+  std::map<uint32_t, uint64_t> RanksOf(const std::string& gang_id) const;
+  GangEvent StartServing(const std::string& gang_id);
+  // Closes a stream that broke the rules, and what that means for its gang.
+  GangEvent Reject(uint64_t stream_id, const absl::Status& status);
+  // Ends every rank of a gang; `who` and `why` say what happened to which.
+  GangEvent EndGang(const std::string& gang_id, const std::string& reason);
+
+  const GangRequirements requirements_;
+  std::map<uint64_t, Stream> streams_;
+  std::string serving_;  // gang id, or empty
+  uint64_t epoch_ = 0;   // of the serving gang, or of the last one
+};
+
+// "rank 3 (node7)"
+std::string RankName(const v1::Register& registration);
+
+}  // namespace trireme

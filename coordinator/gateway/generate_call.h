@@ -1,0 +1,86 @@
+#pragma once
+
+#include <grpcpp/grpcpp.h>
+
+#include <chrono>
+#include <deque>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "coordinator/engine.h"
+#include "coordinator/gateway/output_text.h"
+#include "coordinator/gateway/sampling.h"
+#include "coordinator/served_model.h"
+#include "trireme/v1/inference.pb.h"
+
+namespace trireme {
+
+using ResponseWriter = grpc::ServerWriteReactor<grpc::ByteBuffer>;
+
+// A prompt that is ready to be continued.
+struct PreparedRequest {
+  std::string request_id;  // for logs
+  std::vector<int32_t> prompt;
+  ResolvedSampling sampling;
+};
+
+// One Generate or Chat call: takes tokens from the engine, gives a stream of text to the client.
+// The engine never waits for the client: what the client has not read is kept here, merged into few
+// messages, up to a bound. The call owns itself and goes when gRPC and the engine are done with it.
+class GenerateCall : public ResponseWriter, public TokenSink {
+ public:
+  // Submits the request and returns the call's reactor.
+  static ResponseWriter* Start(grpc::CallbackServerContext* context, const ServedModel& model,
+                               Engine& engine, PreparedRequest prepared);
+  // A reactor for a call that ends with this error at once.
+  static ResponseWriter* Fail(const absl::Status& status);
+
+  // TokenSink, on the engine's thread.
+  Verdict OnToken(uint32_t index, const SequenceOutput& output) override;
+  void OnError(const absl::Status& status) override;
+
+  // grpc::ServerWriteReactor, on gRPC's threads.
+  void OnWriteDone(bool ok) override;
+  void OnCancel() override;
+  void OnDone() override;
+
+ private:
+  using Clock = std::chrono::steady_clock;
+
+  GenerateCall(grpc::CallbackServerContext* context, const ServedModel& model, Engine& engine,
+               PreparedRequest prepared);
+  absl::Status Init();
+  v1::GenerateResponse MakeResponse(uint32_t index, const SequenceOutput& output);
+  Verdict Enqueue(v1::GenerateResponse response);
+  // The rest needs mutex_ to be held.
+  void Append(v1::GenerateResponse response);
+  void Pump();
+  void End(const absl::Status& status);
+  v1::Usage MakeUsage() const;
+
+  grpc::CallbackServerContext* const context_;
+  const ServedModel& model_;
+  Engine& engine_;
+  const PreparedRequest prepared_;
+  const uint64_t engine_id_;
+  const Clock::time_point start_;
+  std::vector<OutputText> texts_;  // by index; belongs to the engine's thread
+
+  std::mutex mutex_;
+  std::shared_ptr<GenerateCall> self_;  // until OnDone
+  std::deque<v1::GenerateResponse> pending_;
+  size_t pending_bytes_ = 0;
+  grpc::ByteBuffer writing_bytes_;
+  bool writing_ = false;
+  bool finished_ = false;            // Finish has been called
+  std::optional<absl::Status> end_;  // how the call ends, once pending_ is written
+  uint32_t open_continuations_;
+  uint32_t completion_tokens_ = 0;
+  std::optional<Clock::time_point> first_token_;
+};
+
+}  // namespace trireme

@@ -1,0 +1,60 @@
+#pragma once
+
+#include <grpcpp/grpcpp.h>
+
+#include <atomic>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "coordinator/engine.h"
+#include "coordinator/gateway/generate_call.h"
+#include "coordinator/served_model.h"
+#include "trireme/v1/inference.grpc.pb.h"
+
+namespace trireme {
+
+// The methods that take text are raw (see gateway/wire.h).
+using InferenceBase = v1::Inference::WithRawCallbackMethod_Generate<
+    v1::Inference::WithRawCallbackMethod_Chat<v1::Inference::WithRawCallbackMethod_Tokenize<
+        v1::Inference::WithRawCallbackMethod_Detokenize<
+            v1::Inference::WithCallbackMethod_GetModel<v1::Inference::Service>>>>>;
+
+// The clients' gRPC service: text to tokens, into the engine, and back (GenerateCall).
+// Thread safe: gRPC calls it from its own threads.
+class InferenceService : public InferenceBase {
+ public:
+  InferenceService(const ServedModel& model, Engine& engine) : model_(model), engine_(engine) {}
+
+  ResponseWriter* Generate(grpc::CallbackServerContext* context,
+                           const grpc::ByteBuffer* request) override;
+  ResponseWriter* Chat(grpc::CallbackServerContext* context,
+                       const grpc::ByteBuffer* request) override;
+  grpc::ServerUnaryReactor* Tokenize(grpc::CallbackServerContext* context,
+                                     const grpc::ByteBuffer* request,
+                                     grpc::ByteBuffer* response) override;
+  grpc::ServerUnaryReactor* Detokenize(grpc::CallbackServerContext* context,
+                                       const grpc::ByteBuffer* request,
+                                       grpc::ByteBuffer* response) override;
+  grpc::ServerUnaryReactor* GetModel(grpc::CallbackServerContext* context,
+                                     const v1::GetModelRequest* request,
+                                     v1::GetModelResponse* response) override;
+
+ private:
+  absl::StatusOr<PreparedRequest> PrepareGenerate(const grpc::ByteBuffer& bytes);
+  absl::StatusOr<PreparedRequest> PrepareChat(const grpc::ByteBuffer& bytes);
+  absl::StatusOr<PreparedRequest> Prepare(std::vector<int32_t> prompt,
+                                          const v1::SamplingParams& params,
+                                          const std::string& request_id);
+  absl::StatusOr<std::vector<int32_t>> EncodeChat(
+      const google::protobuf::RepeatedPtrField<v1::ChatMessage>& messages) const;
+  absl::StatusOr<v1::TokenizeResponse> DoTokenize(const grpc::ByteBuffer& bytes) const;
+  absl::StatusOr<v1::DetokenizeResponse> DoDetokenize(const grpc::ByteBuffer& bytes) const;
+  absl::Status CheckTokenIds(const google::protobuf::RepeatedField<int32_t>& ids) const;
+
+  const ServedModel& model_;
+  Engine& engine_;
+  std::atomic<uint64_t> next_request_number_{1};
+};
+
+}  // namespace trireme

@@ -1,0 +1,123 @@
+// trireme-coordinator: takes requests, plans the workers' steps, streams the answers.
+
+#include <google/protobuf/stubs/logging.h>
+#include <signal.h>
+
+#include <CLI/CLI.hpp>
+#include <cstdio>
+#include <cstdlib>
+#include <memory>
+#include <string>
+
+#include "absl/strings/str_cat.h"
+#include "base/log.h"
+#include "coordinator/server.h"
+
+namespace trireme {
+namespace {
+
+struct Flags {
+  ServerOptions server;
+  std::string model;
+  uint32_t max_model_len = 0;
+  double step_timeout_s = 120;
+  double gang_timeout_s = 60;
+  std::string log_level = "info";
+};
+
+void AddFlags(CLI::App& app, Flags& flags) {
+  const auto add = [&app](const char* name, auto& value, const char* env, const char* help) {
+    return app.add_option(name, value, help)->envname(env)->capture_default_str();
+  };
+  add("--model", flags.model, "TRIREME_MODEL", "Hugging Face model directory")
+      ->required()
+      ->check(CLI::ExistingDirectory);
+  add("--grpc", flags.server.address, "TRIREME_GRPC", "Address to listen on, HOST:PORT");
+  app.add_flag("--insecure", flags.server.insecure,
+               "Allow an address that other machines reach: there is no encryption or password")
+      ->envname("TRIREME_INSECURE");
+  add("--served-model-name", flags.server.served_model_name, "TRIREME_SERVED_MODEL_NAME",
+      "The model's name for clients (default: the directory's name)");
+  add("--max-model-len", flags.max_model_len, "TRIREME_MAX_MODEL_LEN",
+      "Context: prompt and output tokens of a request; 0 takes the model's own, or less if the "
+      "workers' KV cache is smaller");
+  add("--max-num-seqs", flags.server.max_num_seqs, "TRIREME_MAX_NUM_SEQS",
+      "Sequences computed at the same time");
+  add("--max-num-batched-tokens", flags.server.max_num_batched_tokens,
+      "TRIREME_MAX_NUM_BATCHED_TOKENS", "Tokens computed in one step");
+  add("--max-waiting", flags.server.max_waiting, "TRIREME_MAX_WAITING",
+      "Sequences that may wait; more are refused with RESOURCE_EXHAUSTED");
+  add("--step-timeout-s", flags.step_timeout_s, "TRIREME_STEP_TIMEOUT_S",
+      "Workers that need longer for a step are given up")
+      ->check(CLI::Range(0.001, 1e6));
+  add("--gang-timeout-s", flags.gang_timeout_s, "TRIREME_GANG_TIMEOUT_S",
+      "How long requests wait for new workers when the old ones are lost")
+      ->check(CLI::Range(0.0, 1e6));
+  add("--log-level", flags.log_level, "TRIREME_LOG_LEVEL", "What is logged to standard error")
+      ->check(CLI::IsMember({"debug", "info", "warning", "error", "off"}));
+}
+
+ServerOptions ToOptions(const Flags& flags) {
+  const auto milliseconds = [](double seconds) {
+    return std::chrono::milliseconds(static_cast<int64_t>(seconds * 1000));
+  };
+  ServerOptions options = flags.server;
+  options.model_dir = flags.model;
+  if (flags.max_model_len > 0) options.max_model_len = flags.max_model_len;
+  options.step_timeout = milliseconds(flags.step_timeout_s);
+  options.gang_timeout = milliseconds(flags.gang_timeout_s);
+  return options;
+}
+
+// Our own messages say what is wrong; the libraries' would only repeat it, in many lines.
+void QuietLibraries() {
+  setenv("GRPC_VERBOSITY", "NONE", /*overwrite=*/0);
+  google::protobuf::SetLogHandler(nullptr);
+}
+
+// SIGINT and SIGTERM, blocked in every thread, so that main can wait for them.
+sigset_t BlockStopSignals() {
+  sigset_t signals;
+  sigemptyset(&signals);
+  sigaddset(&signals, SIGINT);
+  sigaddset(&signals, SIGTERM);
+  pthread_sigmask(SIG_BLOCK, &signals, nullptr);
+  return signals;
+}
+
+int Run(const Flags& flags) {
+  const sigset_t signals = BlockStopSignals();
+  InitLog("coordinator", ParseLogLevel(flags.log_level));
+  const ServerOptions options = ToOptions(flags);
+  absl::StatusOr<std::unique_ptr<Server>> server = Server::Start(options);
+  if (!server.ok()) {
+    LogError(server.status().message());
+    return 1;
+  }
+  const ServedModel& model = (*server)->model();
+  LogInfo(absl::StrCat("model ", model.name, " (", model.config.architecture, ", ",
+                       model.config.NumParameters(), " parameters), context ",
+                       (*server)->engine().max_model_len(), ", listening on ",
+                       options.address.substr(0, options.address.rfind(':')), ":",
+                       (*server)->port(), "; waiting for workers"));
+  if (!model.chat_template.has_value()) {
+    LogWarning(absl::StrCat("no chat: ", model.no_chat_template_reason));
+  }
+  int signal = 0;
+  sigwait(&signals, &signal);
+  LogInfo(absl::StrCat("stopping: ", signal == SIGINT ? "SIGINT" : "SIGTERM"));
+  (*server)->Shutdown("the coordinator is shutting down");
+  return 0;
+}
+
+}  // namespace
+}  // namespace trireme
+
+int main(int argc, char** argv) {
+  trireme::QuietLibraries();
+  CLI::App app("Trireme's coordinator: takes requests, plans the workers' steps, streams answers.");
+  trireme::Flags flags;
+  trireme::AddFlags(app, flags);
+  CLI11_PARSE(app, argc, argv);
+  return trireme::Run(flags);
+}

@@ -1,0 +1,48 @@
+#include "coordinator/served_model.h"
+
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "base/status_macros.h"
+
+namespace trireme {
+namespace {
+
+// A model may have rows for tokens that no one uses, but not fewer rows than tokens; and a tokenizer
+// of less than half the rows belongs to another model.
+absl::Status CheckVocabulary(const std::filesystem::path& dir, int64_t tokenizer, int64_t model) {
+  if (tokenizer <= model && 2 * tokenizer >= model) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat(
+      (dir / "tokenizer.json").string(), " has ", tokenizer, " tokens, but ",
+      (dir / "config.json").string(), " says vocab_size ", model, ": they are not of one model"));
+}
+
+std::string DirectoryName(const std::filesystem::path& dir) {
+  const std::filesystem::path path = std::filesystem::absolute(dir).lexically_normal();
+  return path.has_filename() ? path.filename().string() : path.parent_path().filename().string();
+}
+
+}  // namespace
+
+absl::StatusOr<ServedModel> ServedModel::Load(const std::filesystem::path& dir, std::string name) {
+  ASSIGN_OR_RETURN(ModelConfig config, ModelConfig::Load(dir));
+  ASSIGN_OR_RETURN(Tokenizer tokenizer, Tokenizer::Load(dir));
+  RETURN_IF_ERROR(CheckVocabulary(dir, tokenizer.vocab_size(), config.vocab_size));
+  ASSIGN_OR_RETURN(SamplingDefaults sampling,
+                   SamplingDefaults::Load(dir, static_cast<uint32_t>(config.vocab_size)));
+  ServedModel model{.name = name.empty() ? DirectoryName(dir) : std::move(name),
+                    .config = std::move(config),
+                    .tokenizer = std::move(tokenizer),
+                    .chat_template = std::nullopt,
+                    .no_chat_template_reason = "",
+                    .sampling = std::move(sampling)};
+  absl::StatusOr<ChatTemplate> chat_template = ChatTemplate::Load(dir);
+  if (chat_template.ok()) {
+    model.chat_template = *std::move(chat_template);
+  } else {
+    model.no_chat_template_reason = std::string(chat_template.status().message());
+  }
+  return model;
+}
+
+}  // namespace trireme

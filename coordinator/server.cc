@@ -1,0 +1,142 @@
+#include "coordinator/server.h"
+
+#include <grpcpp/ext/proto_server_reflection_plugin.h>
+#include <grpcpp/health_check_service_interface.h>
+
+#include <utility>
+
+#include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "base/log.h"
+#include "base/status_macros.h"
+
+namespace trireme {
+namespace {
+
+constexpr int kReceiveBytesMax = 16 << 20;
+constexpr std::chrono::milliseconds kShutdownTimeout{1500};
+
+absl::Status CheckAddress(const ServerOptions& options) {
+  const std::string& address = options.address;
+  const size_t colon = address.rfind(':');
+  uint32_t port = 0;
+  if (colon == std::string::npos || colon == 0 ||
+      !absl::SimpleAtoi(address.substr(colon + 1), &port) || port > 65535) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "--grpc ", address, " is not HOST:PORT, for example 127.0.0.1:8001 or [::1]:8001"));
+  }
+  const std::string host = address.substr(0, colon);
+  const bool loopback =
+      host == "localhost" || host == "[::1]" || absl::StartsWith(host, "127.");
+  if (loopback || options.insecure) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat(
+      "--grpc ", address, " can be reached from other machines, without encryption or password; ",
+      "add --insecure if the network is trusted"));
+}
+
+absl::Status CheckOptions(const ServerOptions& options, const ModelConfig& config) {
+  RETURN_IF_ERROR(CheckAddress(options));
+  const auto at_least_one = [](uint64_t value, const char* flag) {
+    return value > 0 ? absl::OkStatus()
+                     : absl::InvalidArgumentError(absl::StrCat(flag, " must be at least 1"));
+  };
+  RETURN_IF_ERROR(at_least_one(options.max_num_seqs, "--max-num-seqs"));
+  RETURN_IF_ERROR(at_least_one(options.max_waiting, "--max-waiting"));
+  if (options.max_num_batched_tokens < options.max_num_seqs) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "--max-num-batched-tokens ", options.max_num_batched_tokens,
+        " must be at least --max-num-seqs ", options.max_num_seqs,
+        ": every running sequence decodes a token in each step"));
+  }
+  const uint32_t max_model_len = options.max_model_len.value_or(2);
+  if (max_model_len < 2 || max_model_len > config.max_position_embeddings) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--max-model-len ", max_model_len, " must be from 2 to the model's ",
+                     config.max_position_embeddings, " positions"));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServerOptions& options) {
+  ASSIGN_OR_RETURN(ServedModel model,
+                   ServedModel::Load(options.model_dir, options.served_model_name));
+  RETURN_IF_ERROR(CheckOptions(options, model.config));
+  const uint32_t max_model_len = options.max_model_len.value_or(
+      static_cast<uint32_t>(model.config.max_position_embeddings));
+  EngineOptions engine_options{
+      .gang = {.config = model.config,
+               .max_model_len = max_model_len,
+               .max_model_len_required = options.max_model_len.has_value()},
+      .scheduler = {.max_num_seqs = options.max_num_seqs,
+                    .max_num_batched_tokens = options.max_num_batched_tokens,
+                    .vocab_size = model.vocab_size()},
+      .max_waiting = options.max_waiting,
+      .step_timeout = options.step_timeout,
+      .gang_timeout = options.gang_timeout,
+      .worker_hint = absl::StrCat("start them with: mpirun -np N trireme-worker --coordinator ",
+                                  options.address, " --model ", options.model_dir.string())};
+  std::unique_ptr<Server> server(new Server(std::move(model), std::move(engine_options)));
+  RETURN_IF_ERROR(server->Listen(options.address));
+  return server;
+}
+
+Server::Server(ServedModel model, EngineOptions engine_options)
+    : model_(std::move(model)),
+      engine_([&] {
+        engine_options.on_ready_change = [this](bool ready) { PublishHealth(ready); };
+        return std::move(engine_options);
+      }()),
+      inference_(model_, engine_),
+      cluster_(engine_),
+      worker_control_(engine_) {}
+
+Server::~Server() { Shutdown("the coordinator has stopped"); }
+
+absl::Status Server::Listen(const std::string& address) {
+  grpc::EnableDefaultHealthCheckService(true);
+  grpc::reflection::InitProtoReflectionServerBuilderPlugin();
+  grpc::ServerBuilder builder;
+  builder.AddListeningPort(address, grpc::InsecureServerCredentials(), &port_);
+  builder.RegisterService(&inference_);
+  builder.RegisterService(&cluster_);
+  builder.RegisterService(&worker_control_);
+  builder.SetMaxReceiveMessageSize(kReceiveBytesMax);
+  builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);  // a port in use is an error
+  // Finds peers whose host has vanished, also while nothing is sent.
+  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS, 10'000);
+  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 10'000);
+  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
+  builder.AddChannelArgument(GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0);
+  // Peers may ping as often as we do.
+  builder.AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, 5'000);
+  grpc_ = builder.BuildAndStart();
+  if (grpc_ == nullptr || port_ == 0) {
+    return absl::UnavailableError(absl::StrCat(
+        "cannot listen on ", address, ": the port is in use or the address is not of this machine"));
+  }
+  PublishHealth(false);
+  engine_.Start();
+  return absl::OkStatus();
+}
+
+void Server::Shutdown(const std::string& reason) {
+  if (grpc_ == nullptr) return;
+  engine_.Stop(reason);
+  grpc_->Shutdown(std::chrono::system_clock::now() + kShutdownTimeout);
+  grpc_->Wait();
+  grpc_ = nullptr;
+}
+
+void Server::PublishHealth(bool ready) {
+  grpc::HealthCheckServiceInterface* health = grpc_->GetHealthCheckService();
+  for (const char* service : {"", v1::Inference::service_full_name(),
+                              v1::Cluster::service_full_name(),
+                              v1::WorkerControl::service_full_name()}) {
+    health->SetServingStatus(service, ready);
+  }
+}
+
+}  // namespace trireme

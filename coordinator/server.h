@@ -1,0 +1,64 @@
+#pragma once
+
+#include <grpcpp/grpcpp.h>
+
+#include <chrono>
+#include <cstdint>
+#include <filesystem>
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "coordinator/engine.h"
+#include "coordinator/gateway/cluster_service.h"
+#include "coordinator/gateway/inference_service.h"
+#include "coordinator/gateway/worker_control_service.h"
+#include "coordinator/served_model.h"
+
+namespace trireme {
+
+struct ServerOptions {
+  std::filesystem::path model_dir;
+  std::string address = "127.0.0.1:8001";  // HOST:PORT; port 0 takes a free one
+  bool insecure = false;                   // allow an address that other machines reach
+  std::string served_model_name;           // empty: the directory's name
+  std::optional<uint32_t> max_model_len;   // unset: the model's own, or what the workers can hold
+  uint32_t max_num_seqs = 64;
+  uint32_t max_num_batched_tokens = 512;
+  uint32_t max_waiting = 1024;
+  std::chrono::milliseconds step_timeout{120'000};
+  std::chrono::milliseconds gang_timeout{60'000};
+};
+
+// The whole coordinator in one object: model, engine, gRPC services. Thread safe.
+class Server {
+ public:
+  // Loads the model's files and listens. InvalidArgument names the file or option; UNAVAILABLE if
+  // the port is in use.
+  static absl::StatusOr<std::unique_ptr<Server>> Start(const ServerOptions& options);
+  ~Server();  // shuts down
+
+  // Ends every stream with UNAVAILABLE and this reason, tells the workers to stop, and returns when
+  // all is over, within about two seconds.
+  void Shutdown(const std::string& reason);
+
+  int port() const { return port_; }
+  const ServedModel& model() const { return model_; }
+  Engine& engine() { return engine_; }
+
+ private:
+  Server(ServedModel model, EngineOptions engine_options);
+  absl::Status Listen(const std::string& address);
+  void PublishHealth(bool ready);
+
+  const ServedModel model_;
+  Engine engine_;
+  InferenceService inference_;
+  ClusterService cluster_;
+  WorkerControlService worker_control_;
+  std::unique_ptr<grpc::Server> grpc_;
+  int port_ = 0;
+};
+
+}  // namespace trireme
