@@ -91,7 +91,7 @@ int Run(const Flags& flags) {
   const ServerOptions options = ToOptions(flags);
   absl::StatusOr<std::unique_ptr<Server>> server = Server::Start(options);
   if (!server.ok()) {
-    LogError(server.status().message());
+    LogError(std::string(server.status().message()));
     return 1;
   }
   const ServedModel& model = (*server)->model();

@@ -17,7 +17,7 @@ StopStrings::Result OutputText::Append(int32_t token_id) {
   if (skip_special_ || !tokenizer_.IsSpecial(token_id)) {
     return stops_.Append(detokenizer_.Append(token_id));
   }
-  return stops_.Append(absl::StrCat(detokenizer_.Flush(), tokenizer_.TokenBytes(token_id)));
+  return stops_.Append(detokenizer_.Flush() + std::string(tokenizer_.TokenBytes(token_id)));
 }
 
 StopStrings::Result OutputText::Finish() {
