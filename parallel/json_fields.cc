@@ -70,7 +70,8 @@ absl::Status JsonFields::Invalid(const char* key, std::string_view hint) const {
   const auto it = object_.find(key);
   const std::string found =
       it == object_.end() ? "is missing" : absl::StrCat("is ", JsonExcerpt(*it));
-  return absl::InvalidArgumentError(absl::StrCat(origin_, ": ", key, " ", found, "; ", std::string(hint)));
+  return absl::InvalidArgumentError(
+      absl::StrCat(origin_, ": ", key, " ", found, "; ", std::string(hint)));
 }
 
 }  // namespace trireme

@@ -35,16 +35,16 @@ struct RankCoord {
 RankCoord CoordOf(const ParallelLayout& layout, int rank);
 int RankOf(const ParallelLayout& layout, const RankCoord& coord);
 
-// A sum over a dimension that tensor parallelism splits is always computed as this many partial sums,
-// combined in one binary tree, so that its bits do not depend on tp (docs/decisions/0001). `blocks` is
-// the number of units that cannot be split: heads for attention, columns for the MLP. Returns the
-// largest power of two, at most kReductionGroupsMax, that divides `blocks`.
+// A sum over a dimension that tensor parallelism splits is always computed as this many partial
+// sums, combined in one binary tree, so that its bits do not depend on tp (docs/decisions/0001).
+// `blocks` is the number of units that cannot be split: heads for attention, columns for the MLP.
+// Returns the largest power of two, at most kReductionGroupsMax, that divides `blocks`.
 inline constexpr int kReductionGroupsMax = 8;
 int ReductionGroups(int64_t blocks);
 
-// Refuses a layout that the model's shape does not allow, with the reason and the nearest legal ones.
-// Legal: tp a power of two that divides both reduction group counts, and divides the KV heads or is a
-// multiple of them (then they are replicated); pp from 1 to num_layers.
+// Refuses a layout that the model's shape does not allow, with the reason and the nearest legal
+// ones. Legal: tp a power of two that divides both reduction group counts, and divides the KV heads
+// or is a multiple of them (then they are replicated); pp from 1 to num_layers.
 absl::Status CheckLayout(const ModelConfig& config, const ParallelLayout& layout);
 
 // Every legal layout with exactly `world_size` ranks, smallest tp first.

@@ -83,13 +83,14 @@ constexpr int64_t kSlidingWindowDefault = 4096;
 constexpr int64_t kMaxWindowLayersDefault = 28;
 
 absl::Status Unsupported(const JsonFields& fields, std::string_view what) {
-  return absl::UnimplementedError(absl::StrCat(fields.origin(), ": unsupported: ", std::string(what)));
+  return absl::UnimplementedError(
+      absl::StrCat(fields.origin(), ": unsupported: ", std::string(what)));
 }
 
 absl::StatusOr<const Architecture*> FindArchitecture(const JsonFields& fields) {
-  const std::string supported = absl::StrJoin(
-      kArchitectures, ", ",
-      [](std::string* out, const Architecture& known) { out->append(known.name); });
+  const std::string supported =
+      absl::StrJoin(kArchitectures, ", ",
+                    [](std::string* out, const Architecture& known) { out->append(known.name); });
   const json* names = fields.Find("architectures");
   if (names == nullptr || !names->is_array() || names->size() != 1 || !names->at(0).is_string()) {
     return fields.Invalid("architectures",
@@ -109,8 +110,8 @@ absl::Status RefuseUnsupported(const JsonFields& fields) {
   }
   ASSIGN_OR_RETURN(const std::string activation, fields.String("hidden_act", "silu"));
   if (activation != "silu") {
-    return Unsupported(
-        fields, absl::StrCat("hidden_act ", JsonExcerpt(json(activation)), "; it must be \"silu\""));
+    return Unsupported(fields, absl::StrCat("hidden_act ", JsonExcerpt(json(activation)),
+                                            "; it must be \"silu\""));
   }
   return absl::OkStatus();
 }
@@ -124,24 +125,24 @@ absl::Status ParseDimensions(const JsonFields& fields, const Architecture& archi
   ASSIGN_OR_RETURN(config.vocab_size, fields.Whole("vocab_size", 1, kDimensionMax));
   ASSIGN_OR_RETURN(config.max_position_embeddings,
                    fields.Whole("max_position_embeddings", 1, kPositionsMax,
-                                   architecture.max_position_embeddings));
+                                architecture.max_position_embeddings));
   ASSIGN_OR_RETURN(config.rms_norm_eps, fields.PositiveReal("rms_norm_eps", 1, kRmsNormEpsDefault));
   // transformers tells an absent key (the class's default) from null (no grouping).
   const bool grouped = architecture.num_kv_heads > 0 && !fields.IsNull("num_key_value_heads");
   ASSIGN_OR_RETURN(config.num_kv_heads,
                    fields.Whole("num_key_value_heads", 1, kDimensionMax,
-                                   grouped ? architecture.num_kv_heads : config.num_heads));
+                                grouped ? architecture.num_kv_heads : config.num_heads));
   if (architecture.head_dim == 0 && !fields.Has("head_dim") &&
       config.hidden_size % config.num_heads != 0) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        fields.origin(), ": hidden_size ", config.hidden_size,
-        " is not a multiple of num_attention_heads ", config.num_heads, ", and head_dim is missing"));
+    return absl::InvalidArgumentError(absl::StrCat(fields.origin(), ": hidden_size ",
+                                                   config.hidden_size,
+                                                   " is not a multiple of num_attention_heads ",
+                                                   config.num_heads, ", and head_dim is missing"));
   }
   ASSIGN_OR_RETURN(config.head_dim,
                    fields.Whole("head_dim", 1, kDimensionMax,
-                                   architecture.head_dim > 0
-                                       ? architecture.head_dim
-                                       : config.hidden_size / config.num_heads));
+                                architecture.head_dim > 0 ? architecture.head_dim
+                                                          : config.hidden_size / config.num_heads));
   return absl::OkStatus();
 }
 
@@ -186,7 +187,7 @@ absl::Status ParseLlama3Rope(const JsonFields& rope, ModelConfig& config) {
   ASSIGN_OR_RETURN(config.rope_high_freq_factor, rope.PositiveReal("high_freq_factor", kRealMax));
   ASSIGN_OR_RETURN(config.rope_original_max_position,
                    rope.Whole("original_max_position_embeddings", 1, kPositionsMax,
-                                 config.max_position_embeddings));
+                              config.max_position_embeddings));
   if (config.rope_high_freq_factor <= config.rope_low_freq_factor) {
     return rope.Invalid("high_freq_factor", "it must be above low_freq_factor");
   }
@@ -228,8 +229,8 @@ absl::Status ParseRope(const JsonFields& fields, ModelConfig& config) {
                                           "; supported are: default, linear, llama3"));
 }
 
-// The first layer with a window according to layer_types, which must be full layers and then windowed
-// ones; num_layers if none has a window.
+// The first layer with a window according to layer_types, which must be full layers and then
+// windowed ones; num_layers if none has a window.
 absl::StatusOr<int64_t> FirstWindowLayer(const JsonFields& fields, const json& types,
                                          const ModelConfig& config) {
   constexpr const char* kKey = "layer_types";
@@ -243,8 +244,9 @@ absl::StatusOr<int64_t> FirstWindowLayer(const JsonFields& fields, const json& t
     if (type == "sliding_attention") {
       if (first == config.num_layers) first = layer;
     } else if (type != "full_attention") {
-      return Unsupported(fields, absl::StrCat("layer_types with ", JsonExcerpt(type),
-                                              "; supported are: full_attention, sliding_attention"));
+      return Unsupported(fields,
+                         absl::StrCat("layer_types with ", JsonExcerpt(type),
+                                      "; supported are: full_attention, sliding_attention"));
     } else if (first != config.num_layers) {
       return Unsupported(fields, "layer_types with full_attention after sliding_attention");
     }
@@ -260,8 +262,8 @@ absl::Status ParseSlidingWindow(const JsonFields& fields, const Architecture& ar
   if (architecture.window == Window::kFromLayer) {
     ASSIGN_OR_RETURN(const bool enabled, fields.Bool("use_sliding_window", false));
     used = used && enabled;
-    ASSIGN_OR_RETURN(first, fields.Whole("max_window_layers", 0, kDimensionMax,
-                                         kMaxWindowLayersDefault));
+    ASSIGN_OR_RETURN(first,
+                     fields.Whole("max_window_layers", 0, kDimensionMax, kMaxWindowLayersDefault));
     if (const json* types = fields.Find("layer_types"); types != nullptr) {
       ASSIGN_OR_RETURN(first, FirstWindowLayer(fields, *types, config));
       if (!used && first < config.num_layers) {
@@ -307,9 +309,9 @@ absl::StatusOr<ModelConfig> ModelConfig::Parse(std::string_view text, std::strin
 uint64_t ModelConfig::NumParameters() const {
   const int64_t q_size = num_heads * head_dim;
   const int64_t kv_size = num_kv_heads * head_dim;
-  int64_t layer = 2 * hidden_size;                                    // the two norms
-  layer += 2 * hidden_size * q_size + 2 * hidden_size * kv_size;      // q and o, k and v
-  layer += 3 * hidden_size * intermediate_size;                       // gate, up, down
+  int64_t layer = 2 * hidden_size;                                // the two norms
+  layer += 2 * hidden_size * q_size + 2 * hidden_size * kv_size;  // q and o, k and v
+  layer += 3 * hidden_size * intermediate_size;                   // gate, up, down
   if (qkv_bias) layer += q_size + 2 * kv_size;
   if (o_bias) layer += hidden_size;
   if (mlp_bias) layer += 2 * intermediate_size + hidden_size;

@@ -37,8 +37,8 @@ struct ModelConfig {
   bool qkv_bias = false;
   bool o_bias = false;
   bool mlp_bias = false;
-  bool qk_norm = false;           // RMSNorm over head_dim on queries and keys (Qwen3)
-  int64_t sliding_window = 0;     // tokens a query sees, itself included; 0 sees all
+  bool qk_norm = false;                    // RMSNorm over head_dim on queries and keys (Qwen3)
+  int64_t sliding_window = 0;              // tokens a query sees, itself included; 0 sees all
   int64_t sliding_window_first_layer = 0;  // layers before it see all (Qwen2's max_window_layers)
 
   // Reads DIR/config.json. The error names the file, the key, and what would be accepted.

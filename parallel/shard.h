@@ -24,8 +24,8 @@ struct ModelShard {
 ModelShard ComputeShard(const ModelConfig& config, const ParallelLayout& layout,
                         const RankCoord& coord);
 
-// The part of one checkpoint tensor that a rank reads: rows x cols of a [full_rows, full_cols] matrix.
-// A vector has full_rows == 1 and is sliced along cols.
+// The part of one checkpoint tensor that a rank reads: rows x cols of a [full_rows, full_cols]
+// matrix. A vector has full_rows == 1 and is sliced along cols.
 struct TensorSlice {
   std::string name;  // Hugging Face name, for example "model.layers.3.mlp.down_proj.weight"
   int64_t full_rows = 0;
@@ -36,8 +36,8 @@ struct TensorSlice {
   int64_t elements() const { return rows.size() * cols.size(); }
 };
 
-// Every slice that a rank reads, each once, in file-independent order (embedding, layers, norm, head).
-// With tied embeddings the head's slice carries the embedding's name.
+// Every slice that a rank reads, each once, in file-independent order (embedding, layers, norm,
+// head). With tied embeddings the head's slice carries the embedding's name.
 std::vector<TensorSlice> ShardTensors(const ModelConfig& config, const ModelShard& shard);
 
 }  // namespace trireme

@@ -171,6 +171,9 @@ absl::StatusOr<SamplingDefaults> SamplingDefaults::Load(const std::filesystem::p
     constexpr double kFloatMax = std::numeric_limits<float>::max();
     uint32_t max_new_tokens = 0;
     RETURN_IF_ERROR(TakeNumber(*json, "temperature", path, 0, 100, defaults.temperature));
+    if (const auto found = json->find("do_sample"); found != json->end() && *found == false) {
+      defaults.temperature = 0.0f;
+    }
     RETURN_IF_ERROR(TakeNumber(*json, "top_p", path, 1e-9, 1, defaults.top_p));
     RETURN_IF_ERROR(TakeNumber(*json, "top_k", path, -1, INT32_MAX, defaults.top_k));
     RETURN_IF_ERROR(TakeNumber(*json, "min_p", path, 0, 1, defaults.min_p));

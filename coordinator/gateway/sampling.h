@@ -13,7 +13,7 @@
 namespace trireme {
 
 // What a model's directory says about sampling: generation_config.json, or defaults if there is none.
-// As in vLLM, "do_sample" is not looked at: temperature alone decides.
+// "do_sample": false means greedy (temperature 0) unless the request has a temperature.
 struct SamplingDefaults {
   float temperature = 1.0f;
   float top_p = 1.0f;

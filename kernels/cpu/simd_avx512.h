@@ -2,8 +2,8 @@
 
 #include <cstdint>
 
-// The tests define this and bring emulated intrinsics, so that the variant's arithmetic is checked on
-// machines without AVX-512 as well (tests/kernels/emulated_avx512.h).
+// The tests define this and bring emulated intrinsics, so that the variant's arithmetic is checked
+// on machines without AVX-512 as well (tests/kernels/emulated_avx512.h).
 #ifndef TRIREME_EMULATE_AVX512
 #include <immintrin.h>
 #endif

@@ -1,6 +1,6 @@
 // Ranks as threads of one process. Each ordered pair of ranks has one channel, through which the
-// receiver copies straight out of the sender's buffer: a send returns once it was received. The state
-// of a channel is one atomic that both sides wait on, so an idle rank sleeps in the kernel.
+// receiver copies straight out of the sender's buffer: a send returns once it was received. The
+// state of a channel is one atomic that both sides wait on, so an idle rank sleeps in the kernel.
 
 #include <atomic>
 #include <cstring>
@@ -18,8 +18,8 @@
 namespace trireme {
 namespace {
 
-// kEmpty -> kFull by the sender, -> kCopying -> kEmpty by the receiver. Either side closes it for good;
-// never while the receiver copies, since the sender's buffer must live until then.
+// kEmpty -> kFull by the sender, -> kCopying -> kEmpty by the receiver. Either side closes it for
+// good; never while the receiver copies, since the sender's buffer must live until then.
 enum class ChannelState : uint32_t { kEmpty, kFull, kCopying, kClosed };
 
 class Channel {
@@ -31,8 +31,8 @@ class Channel {
     return Move(ChannelState::kEmpty, ChannelState::kFull);
   }
 
-  // Waits until the receiver has copied what was posted. False if it never will. A receiver may have
-  // left since it took the data, which is no failure.
+  // Waits until the receiver has copied what was posted. False if it never will. A receiver may
+  // have left since it took the data, which is no failure.
   bool WaitTaken() {
     ChannelState state = state_.load();
     while (state == ChannelState::kFull || state == ChannelState::kCopying) {
@@ -44,7 +44,8 @@ class Channel {
 
   enum class Taken { kOk, kClosed, kWrongSize };
 
-  // Waits for a post and copies it. On kWrongSize, `sent` is the sender's size and nothing is copied.
+  // Waits for a post and copies it. On kWrongSize, `sent` is the sender's size and nothing is
+  // copied.
   Taken Take(std::span<std::byte> into, size_t& sent) {
     state_.wait(ChannelState::kEmpty);
     if (!Move(ChannelState::kFull, ChannelState::kCopying)) return Taken::kClosed;
@@ -91,8 +92,8 @@ class Group {
   int size() const { return size_; }
   Channel& channel(int from, int to) { return channels_[static_cast<size_t>(from) * size_ + to]; }
 
-  // The group that the ranks of color `color` form in the `sequence`th split. Each of its `size` ranks
-  // asks once, the last one takes it out.
+  // The group that the ranks of color `color` form in the `sequence`th split. Each of its `size`
+  // ranks asks once, the last one takes it out.
   std::shared_ptr<Group> Child(int sequence, int color, int size) {
     const std::lock_guard lock(mutex_);
     auto [it, inserted] = children_.try_emplace({sequence, color});
@@ -215,8 +216,9 @@ class LoopbackCommunicator final : public Communicator {
       case Channel::Taken::kWrongSize:
         break;
     }
-    return Fail(absl::InternalError(absl::StrCat("rank ", rank_, " expected ", data.size(),
-                                                 " bytes from rank ", peer, ", which sent ", sent)));
+    return Fail(
+        absl::InternalError(absl::StrCat("rank ", rank_, " expected ", data.size(),
+                                         " bytes from rank ", peer, ", which sent ", sent)));
   }
 
   absl::Status Gone(int peer) const {
@@ -258,10 +260,10 @@ absl::StatusOr<std::unique_ptr<Communicator>> LoopbackCommunicator::Split(int co
     ++members;
     if (std::pair(all[other].key, other) < std::pair(key, rank_)) ++before;
   }
-  auto child = std::make_unique<LoopbackCommunicator>(
-      group_->Child(splits_++, color, members), before);
-  // Nobody may use the new group before all have joined it: a rank that fails here would never close
-  // its channels, and its peers would wait for ever.
+  auto child =
+      std::make_unique<LoopbackCommunicator>(group_->Child(splits_++, color, members), before);
+  // Nobody may use the new group before all have joined it: a rank that fails here would never
+  // close its channels, and its peers would wait for ever.
   RETURN_IF_ERROR(Barrier());
   return child;
 }

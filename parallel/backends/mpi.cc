@@ -34,8 +34,8 @@ absl::Status MpiStatus(int code, std::string_view what) {
   char text[MPI_MAX_ERROR_STRING] = "";
   int length = 0;
   MPI_Error_string(code, text, &length);
-  return absl::InternalError(
-      absl::StrCat("mpi: ", std::string(what), ": ", std::string(text, static_cast<size_t>(length))));
+  return absl::InternalError(absl::StrCat("mpi: ", std::string(what), ": ",
+                                          std::string(text, static_cast<size_t>(length))));
 }
 
 // MPI between MPI_Init and MPI_Finalize; shared by all communicators.
@@ -48,8 +48,8 @@ class MpiSession {
       return absl::FailedPreconditionError("mpi: already initialised in this process");
     }
     int provided = MPI_THREAD_SINGLE;
-    RETURN_IF_ERROR(MpiStatus(MPI_Init_thread(argc, argv, MPI_THREAD_MULTIPLE, &provided),
-                              "MPI_Init_thread"));
+    RETURN_IF_ERROR(
+        MpiStatus(MPI_Init_thread(argc, argv, MPI_THREAD_MULTIPLE, &provided), "MPI_Init_thread"));
     auto session = std::make_shared<MpiSession>();
     if (provided < MPI_THREAD_MULTIPLE) {
       return absl::FailedPreconditionError(
@@ -105,9 +105,9 @@ class MpiCommunicator final : public Communicator {
     if (root < 0 || root >= size_) return BadRank(root);
     for (size_t i = 0; i < PieceCount(data.size()); ++i) {
       const std::span<std::byte> piece = Piece(data, i);
-      RETURN_IF_ERROR(Check(
-          MPI_Bcast(piece.data(), static_cast<int>(piece.size()), MPI_BYTE, root, comm_),
-          "MPI_Bcast"));
+      RETURN_IF_ERROR(
+          Check(MPI_Bcast(piece.data(), static_cast<int>(piece.size()), MPI_BYTE, root, comm_),
+                "MPI_Bcast"));
     }
     return absl::OkStatus();
   }
@@ -176,9 +176,9 @@ class MpiCommunicator final : public Communicator {
     int received = 0;
     RETURN_IF_ERROR(Check(MPI_Get_count(&status, MPI_BYTE, &received), "MPI_Get_count"));
     if (static_cast<size_t>(received) == expected) return absl::OkStatus();
-    return Fail(absl::InternalError(absl::StrCat("rank ", rank_, " expected ", expected,
-                                                 " bytes from rank ", peer, ", which sent ",
-                                                 received)));
+    return Fail(
+        absl::InternalError(absl::StrCat("rank ", rank_, " expected ", expected,
+                                         " bytes from rank ", peer, ", which sent ", received)));
   }
 
   absl::Status BadRank(int peer) {

@@ -1,7 +1,7 @@
 #pragma once
 
-// AVX-512 intrinsics in portable code: SIMDe, and the few that its Debian 12 version lacks, written from
-// Intel's description of each.
+// AVX-512 intrinsics in portable code: SIMDe, and the few that its Debian 12 version lacks, written
+// from Intel's description of each.
 
 #define SIMDE_ENABLE_NATIVE_ALIASES
 #include <simde/x86/avx512.h>
