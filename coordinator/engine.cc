@@ -44,9 +44,8 @@ void Engine::Cancel(uint64_t request_id) {
 
 uint64_t Engine::OnWorkerConnect(std::shared_ptr<WorkerStream> stream, std::string peer) {
   const uint64_t id = next_stream_id_++;
-  const bool posted = Post([this, id, stream, peer = std::move(peer)] {
-    supervisor_.OnConnect(id, stream, peer);
-  });
+  const bool posted =
+      Post([this, id, stream, peer = std::move(peer)] { supervisor_.OnConnect(id, stream, peer); });
   if (!posted) stream->Close(absl::UnavailableError("the coordinator has stopped"));
   return id;
 }
@@ -159,10 +158,10 @@ absl::Status Engine::CheckAdmission(const GenerationRequest& request) const {
   const size_t places = options_.scheduler.max_num_seqs + options_.max_waiting;
   const size_t taken = scheduler_.num_running() + scheduler_.num_waiting();
   if (taken + request.n > places) {
-    return absl::ResourceExhaustedError(absl::StrCat(
-        "the queue is full: ", scheduler_.num_waiting(), " sequences wait and ",
-        scheduler_.num_running(), " run; try again later, or raise --max-waiting (",
-        options_.max_waiting, ")"));
+    return absl::ResourceExhaustedError(
+        absl::StrCat("the queue is full: ", scheduler_.num_waiting(), " sequences wait and ",
+                     scheduler_.num_running(), " run; try again later, or raise --max-waiting (",
+                     options_.max_waiting, ")"));
   }
   return absl::OkStatus();
 }
@@ -186,11 +185,10 @@ void Engine::HandleGangReady(const GangCapacity& capacity) {
                      capacity.max_model_len, " tokens")));
   PublishGang();
   const v1::ListRanksResponse gang = Describe();
-  LogInfo(absl::StrCat("gang ready, epoch ", capacity.epoch, ": ", gang.ranks_size(),
-                       " ranks (tp ", gang.tensor_parallel_size(), ", pp ",
-                       gang.pipeline_parallel_size(), ", ", gang.communicator(), "), ",
-                       capacity.kv_blocks, " KV blocks of ", capacity.kv_block_size,
-                       " tokens, context ", capacity.max_model_len));
+  LogInfo(absl::StrCat("gang ready, epoch ", capacity.epoch, ": ", gang.ranks_size(), " ranks (tp ",
+                       gang.tensor_parallel_size(), ", pp ", gang.pipeline_parallel_size(), ", ",
+                       gang.communicator(), "), ", capacity.kv_blocks, " KV blocks of ",
+                       capacity.kv_block_size, " tokens, context ", capacity.max_model_len));
 }
 
 void Engine::HandleGangLost(const std::string& reason) {

@@ -28,15 +28,15 @@ struct GenerationRequest {
   uint32_t n = 1;  // continuations
 };
 
-// Receives what becomes of a request. The engine's thread calls it, so it must not block; it may call
-// the engine.
+// Receives what becomes of a request. The engine's thread calls it, so it must not block; it may
+// call the engine.
 class TokenSink {
  public:
   enum class Verdict { kContinue, kStopSequence, kStopRequest };
 
   virtual ~TokenSink() = default;
-  // The next token of continuation `index`, each exactly once and in order. After a finish reason or
-  // a stop nothing more comes for this continuation.
+  // The next token of continuation `index`, each exactly once and in order. After a finish reason
+  // or a stop nothing more comes for this continuation.
   virtual Verdict OnToken(uint32_t index, const SequenceOutput& output) = 0;
   // The request has failed; nothing more comes.
   virtual void OnError(const absl::Status& status) = 0;

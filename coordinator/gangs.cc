@@ -40,16 +40,15 @@ absl::Status CheckPlace(const v1::Register& registration) {
   const v1::RankInfo& info = registration.info();
   if (registration.world_size() == 0 || registration.world_size() > kWorldSizeMax ||
       tp * pp != registration.world_size()) {
-    return absl::InvalidArgumentError(
-        absl::StrCat(RankName(registration), ": tensor_parallel_size ", tp,
-                     " x pipeline_parallel_size ", pp, " is not world_size ",
-                     registration.world_size(), ", or more than ", kWorldSizeMax));
+    return absl::InvalidArgumentError(absl::StrCat(
+        RankName(registration), ": tensor_parallel_size ", tp, " x pipeline_parallel_size ", pp,
+        " is not world_size ", registration.world_size(), ", or more than ", kWorldSizeMax));
   }
   if (info.rank() >= registration.world_size() || info.tp_rank() != info.rank() % tp ||
       info.pp_rank() != info.rank() / tp) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        RankName(registration), ": tp_rank ", info.tp_rank(), " and pp_rank ", info.pp_rank(),
-        " are not the place of this rank in tp ", tp, " x pp ", pp));
+    return absl::InvalidArgumentError(
+        absl::StrCat(RankName(registration), ": tp_rank ", info.tp_rank(), " and pp_rank ",
+                     info.pp_rank(), " are not the place of this rank in tp ", tp, " x pp ", pp));
   }
   return absl::OkStatus();
 }

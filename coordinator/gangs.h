@@ -15,8 +15,8 @@
 
 namespace trireme {
 
-// The coordinator's end of one rank's control stream. Both calls return at once and may be made from
-// any thread; after Close nothing more is sent.
+// The coordinator's end of one rank's control stream. Both calls return at once and may be made
+// from any thread; after Close nothing more is sent.
 class WorkerStream {
  public:
   virtual ~WorkerStream() = default;

@@ -8,8 +8,8 @@
 namespace trireme {
 namespace {
 
-// A model may have rows for tokens that no one uses, but not fewer rows than tokens; and a tokenizer
-// of less than half the rows belongs to another model.
+// A model may have rows for tokens that no one uses, but not fewer rows than tokens; and a
+// tokenizer of less than half the rows belongs to another model.
 absl::Status CheckVocabulary(const std::filesystem::path& dir, int64_t tokenizer, int64_t model) {
   if (tokenizer <= model && 2 * tokenizer >= model) return absl::OkStatus();
   return absl::InvalidArgumentError(absl::StrCat(

@@ -27,8 +27,7 @@ absl::Status CheckAddress(const ServerOptions& options) {
         "--grpc ", address, " is not HOST:PORT, for example 127.0.0.1:8001 or [::1]:8001"));
   }
   const std::string host = address.substr(0, colon);
-  const bool loopback =
-      host == "localhost" || host == "[::1]" || absl::StartsWith(host, "127.");
+  const bool loopback = host == "localhost" || host == "[::1]" || absl::StartsWith(host, "127.");
   if (loopback || options.insecure) return absl::OkStatus();
   return absl::InvalidArgumentError(absl::StrCat(
       "--grpc ", address, " can be reached from other machines, without encryption or password; ",
@@ -44,16 +43,16 @@ absl::Status CheckOptions(const ServerOptions& options, const ModelConfig& confi
   RETURN_IF_ERROR(at_least_one(options.max_num_seqs, "--max-num-seqs"));
   RETURN_IF_ERROR(at_least_one(options.max_waiting, "--max-waiting"));
   if (options.max_num_batched_tokens < options.max_num_seqs) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "--max-num-batched-tokens ", options.max_num_batched_tokens,
-        " must be at least --max-num-seqs ", options.max_num_seqs,
-        ": every running sequence decodes a token in each step"));
+    return absl::InvalidArgumentError(
+        absl::StrCat("--max-num-batched-tokens ", options.max_num_batched_tokens,
+                     " must be at least --max-num-seqs ", options.max_num_seqs,
+                     ": every running sequence decodes a token in each step"));
   }
   const uint32_t max_model_len = options.max_model_len.value_or(2);
   if (max_model_len < 2 || max_model_len > config.max_position_embeddings) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("--max-model-len ", max_model_len, " must be from 2 to the model's ",
-                     config.max_position_embeddings, " positions"));
+    return absl::InvalidArgumentError(absl::StrCat("--max-model-len ", max_model_len,
+                                                   " must be from 2 to the model's ",
+                                                   config.max_position_embeddings, " positions"));
   }
   return absl::OkStatus();
 }
@@ -64,8 +63,8 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServerOptions& optio
   ASSIGN_OR_RETURN(ServedModel model,
                    ServedModel::Load(options.model_dir, options.served_model_name));
   RETURN_IF_ERROR(CheckOptions(options, model.config));
-  const uint32_t max_model_len = options.max_model_len.value_or(
-      static_cast<uint32_t>(model.config.max_position_embeddings));
+  const uint32_t max_model_len =
+      options.max_model_len.value_or(static_cast<uint32_t>(model.config.max_position_embeddings));
   EngineOptions engine_options{
       .gang = {.config = model.config,
                .max_model_len = max_model_len,
@@ -114,8 +113,9 @@ absl::Status Server::Listen(const std::string& address) {
   builder.AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, 5'000);
   grpc_ = builder.BuildAndStart();
   if (grpc_ == nullptr || port_ == 0) {
-    return absl::UnavailableError(absl::StrCat(
-        "cannot listen on ", address, ": the port is in use or the address is not of this machine"));
+    return absl::UnavailableError(
+        absl::StrCat("cannot listen on ", address,
+                     ": the port is in use or the address is not of this machine"));
   }
   PublishHealth(false);
   engine_.Start();
@@ -132,9 +132,9 @@ void Server::Shutdown(const std::string& reason) {
 
 void Server::PublishHealth(bool ready) {
   grpc::HealthCheckServiceInterface* health = grpc_->GetHealthCheckService();
-  for (const char* service : {"", v1::Inference::service_full_name(),
-                              v1::Cluster::service_full_name(),
-                              v1::WorkerControl::service_full_name()}) {
+  for (const char* service :
+       {"", v1::Inference::service_full_name(), v1::Cluster::service_full_name(),
+        v1::WorkerControl::service_full_name()}) {
     health->SetServingStatus(service, ready);
   }
 }

@@ -112,8 +112,8 @@ TokenSink::Verdict GenerateCall::Enqueue(v1::GenerateResponse response) {
   Append(std::move(response));
   if (pending_bytes_ > kPendingBytesMax) {
     pending_.clear();
-    End(absl::ResourceExhaustedError(absl::StrCat(
-        "the client reads too slowly: more than ", kPendingBytesMax, " bytes wait for it")));
+    End(absl::ResourceExhaustedError(absl::StrCat("the client reads too slowly: more than ",
+                                                  kPendingBytesMax, " bytes wait for it")));
     Pump();
     return Verdict::kStopRequest;
   }

@@ -103,8 +103,8 @@ absl::StatusOr<PreparedRequest> InferenceService::Prepare(std::vector<int32_t> p
                                                           const v1::SamplingParams& params,
                                                           const std::string& request_id) {
   if (request_id.size() > kRequestIdBytesMax) {
-    return absl::InvalidArgumentError(absl::StrCat("request_id has ", request_id.size(),
-                                                   " bytes; at most ", kRequestIdBytesMax));
+    return absl::InvalidArgumentError(
+        absl::StrCat("request_id has ", request_id.size(), " bytes; at most ", kRequestIdBytesMax));
   }
   PreparedRequest prepared;
   prepared.request_id = request_id.empty() ? absl::StrCat("request-", next_request_number_++)
@@ -122,9 +122,8 @@ absl::StatusOr<PreparedRequest> InferenceService::Prepare(std::vector<int32_t> p
 absl::StatusOr<std::vector<int32_t>> InferenceService::EncodeChat(
     const google::protobuf::RepeatedPtrField<v1::ChatMessage>& messages) const {
   if (!model_.chat_template.has_value()) {
-    return absl::FailedPreconditionError(
-        absl::StrCat("model ", model_.name, " cannot chat, use Generate: ",
-                     model_.no_chat_template_reason));
+    return absl::FailedPreconditionError(absl::StrCat(
+        "model ", model_.name, " cannot chat, use Generate: ", model_.no_chat_template_reason));
   }
   if (messages.empty()) return absl::InvalidArgumentError("the conversation has no message");
   ChatInput input;
@@ -151,8 +150,8 @@ absl::StatusOr<v1::TokenizeResponse> InferenceService::DoTokenize(
     ASSIGN_OR_RETURN(ids, EncodeChat(request.chat().messages()));
   } else {
     const bool add_special = !request.has_add_special_tokens() || request.add_special_tokens();
-    ASSIGN_OR_RETURN(
-        ids, model_.tokenizer.Encode(request.text(), {.add_special_tokens = add_special}));
+    ASSIGN_OR_RETURN(ids,
+                     model_.tokenizer.Encode(request.text(), {.add_special_tokens = add_special}));
   }
   v1::TokenizeResponse response;
   response.mutable_token_ids()->Add(ids.begin(), ids.end());
@@ -175,8 +174,8 @@ absl::Status InferenceService::CheckTokenIds(
     const google::protobuf::RepeatedField<int32_t>& ids) const {
   for (const int32_t id : ids) {
     if (id < 0 || static_cast<uint32_t>(id) >= model_.vocab_size()) {
-      return absl::InvalidArgumentError(absl::StrCat(
-          "token id ", id, " is outside of the vocabulary of ", model_.vocab_size()));
+      return absl::InvalidArgumentError(
+          absl::StrCat("token id ", id, " is outside of the vocabulary of ", model_.vocab_size()));
     }
   }
   return absl::OkStatus();

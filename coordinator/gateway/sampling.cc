@@ -38,8 +38,8 @@ absl::Status TakeNumber(const Json& json, const char* key, const std::filesystem
   if (found == json.end() || found->is_null()) return absl::OkStatus();
   const double number = found->is_number() ? found->get<double>() : std::nan("");
   if (!(number >= low && number <= high)) {
-    return absl::InvalidArgumentError(absl::StrCat(path.string(), ": \"", key,
-                                                   "\" must be a number from ", low, " to ", high));
+    return absl::InvalidArgumentError(
+        absl::StrCat(path.string(), ": \"", key, "\" must be a number from ", low, " to ", high));
   }
   value = static_cast<T>(number);
   return absl::OkStatus();
@@ -53,9 +53,8 @@ absl::Status TakeEosIds(const Json& json, const std::filesystem::path& path, uin
   const Json list = found->is_array() ? *found : Json::array({*found});
   for (const Json& id : list) {
     if (!id.is_number_unsigned() || id.get<uint64_t>() >= vocab_size) {
-      return absl::InvalidArgumentError(
-          absl::StrCat(path.string(), ": \"eos_token_id\" must be one or more token ids below ",
-                       vocab_size));
+      return absl::InvalidArgumentError(absl::StrCat(
+          path.string(), ": \"eos_token_id\" must be one or more token ids below ", vocab_size));
     }
     ids.push_back(id.get<int32_t>());
   }
@@ -151,10 +150,10 @@ absl::Status ResolveLength(const v1::SamplingParams& params, const SamplingConte
   }
   if (params.max_tokens() == 0) return OutOfRange("max_tokens", 0, "at least 1");
   if (params.max_tokens() > room) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "max_tokens ", params.max_tokens(), " and a prompt of ", context.prompt_tokens,
-        " tokens exceed the context of ", context.max_model_len, " tokens; at most ", room,
-        " can be asked for"));
+    return absl::InvalidArgumentError(
+        absl::StrCat("max_tokens ", params.max_tokens(), " and a prompt of ", context.prompt_tokens,
+                     " tokens exceed the context of ", context.max_model_len, " tokens; at most ",
+                     room, " can be asked for"));
   }
   resolved.max_tokens = params.max_tokens();
   return absl::OkStatus();

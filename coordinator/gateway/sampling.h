@@ -12,8 +12,8 @@
 
 namespace trireme {
 
-// What a model's directory says about sampling: generation_config.json, or defaults if there is none.
-// "do_sample": false means greedy (temperature 0) unless the request has a temperature.
+// What a model's directory says about sampling: generation_config.json, or defaults if there is
+// none. "do_sample": false means greedy (temperature 0) unless the request has a temperature.
 struct SamplingDefaults {
   float temperature = 1.0f;
   float top_p = 1.0f;

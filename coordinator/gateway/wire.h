@@ -24,9 +24,8 @@ absl::Status ParseMessage(const grpc::ByteBuffer& bytes, Message& message) {
   if (grpc::SerializationTraits<Message>::Deserialize(&copy, &message).ok()) {
     return absl::OkStatus();
   }
-  return absl::InvalidArgumentError(
-      absl::StrCat("not a valid ", Message::descriptor()->full_name(),
-                   " message; strings must be UTF-8"));
+  return absl::InvalidArgumentError(absl::StrCat("not a valid ", Message::descriptor()->full_name(),
+                                                 " message; strings must be UTF-8"));
 }
 
 template <typename Message>
