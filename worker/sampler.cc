@@ -10,6 +10,9 @@
 namespace trireme {
 namespace {
 
+// Below it, logits divided by the temperature overflow before they differ from greedy.
+constexpr float kGreedyTemperature = 1e-5f;
+
 struct Candidate {
   int32_t id;
   float logit;
@@ -23,7 +26,7 @@ bool Better(const Candidate& a, const Candidate& b) {
 int32_t ArgMax(std::span<const float> logits) {
   size_t best = 0;
   for (size_t i = 1; i < logits.size(); ++i) {
-    if (logits[i] > logits[best]) best = i;
+    if (logits[i] > logits[best] || std::isnan(logits[best])) best = i;
   }
   return static_cast<int32_t>(best);
 }
@@ -66,7 +69,9 @@ std::vector<Candidate> TopK(std::span<const float> logits, const v1::StepSamplin
   }
   if (cut || params.top_p() < 1.0f) std::sort(candidates.begin(), candidates.end(), Better);
   for (Candidate& candidate : candidates) {
-    candidate.weight = std::exp(static_cast<double>(candidate.logit) - best);
+    // Extreme penalties make infinities: the largest count as one, what is no number as nothing.
+    const double weight = std::exp(static_cast<double>(candidate.logit) - best);
+    candidate.weight = candidate.logit == best ? 1.0 : std::isnan(weight) ? 0.0 : weight;
   }
   return candidates;
 }
@@ -119,7 +124,7 @@ void FillLogprobs(std::span<const float> logits, uint32_t count, v1::SampledToke
 
 int32_t Choose(const SamplingInput& input, std::span<const float> logits) {
   const v1::StepSampling& params = *input.params;
-  if (params.temperature() == 0.0f) return ArgMax(logits);
+  if (params.temperature() < kGreedyTemperature) return ArgMax(logits);
   std::vector<Candidate> candidates = TopK(logits, params);
   TopP(params.top_p(), candidates);
   // The best candidate's weight is 1.

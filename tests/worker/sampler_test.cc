@@ -112,12 +112,13 @@ TEST(Sampler, LogprobsAreOfTheRawLogits) {
 }
 
 TEST(Sampler, SurvivesNotANumberAndInfinity) {
-  const std::vector<float> logits = {NAN, -INFINITY, 1.0f, NAN};
-  for (const float temperature : {0.0f, 1.0f}) {
-    const int32_t id = Greedy(logits, Sampling(temperature), {0}, 1);
-    EXPECT_GE(id, 0);
-    EXPECT_LT(id, 4);
+  for (const float temperature : {0.0f, 1e-30f, 0.5f, 1.0f, 100.0f}) {
+    EXPECT_EQ(Greedy({NAN, -INFINITY, 1.0f, NAN}, Sampling(temperature), {0}, 1), 2);
+    EXPECT_EQ(Greedy({1.0f, INFINITY, 2.0f}, Sampling(temperature), {0}, 1), 1);
   }
+  v1::StepSampling extreme = Sampling(1.0f);
+  extreme.set_repetition_penalty(1e-38f);
+  EXPECT_EQ(Greedy({1.0f, 5.0f, 2.0f}, extreme, {2}, 1), 2);
 }
 
 // Philox4x32-10's published test vectors (Random123 kat_vectors): counter and key all zero, first

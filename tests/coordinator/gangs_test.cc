@@ -1,0 +1,164 @@
+// How gangs form, what is refused, and how they end, with streams that only record.
+
+#include "coordinator/gangs.h"
+
+#include <gtest/gtest.h>
+
+namespace trireme {
+namespace {
+
+struct RecordingStream : WorkerStream {
+  void Send(const v1::CoordinatorMessage& message) override { sent.push_back(message); }
+  void Close(const absl::Status& status) override { closed.push_back(status); }
+  std::vector<v1::CoordinatorMessage> sent;
+  std::vector<absl::Status> closed;
+};
+
+class GangsTest : public testing::Test {
+ protected:
+  GangsTest() {
+    config_.architecture = "LlamaForCausalLM";
+    config_.hidden_size = 64;
+    config_.intermediate_size = 96;
+    config_.num_layers = 4;
+    config_.num_heads = 8;
+    config_.num_kv_heads = 4;
+    config_.head_dim = 8;
+    config_.vocab_size = 100;
+    config_.max_position_embeddings = 512;
+    supervisor_ =
+        std::make_unique<GangSupervisor>(GangRequirements{.config = config_, .max_model_len = 512});
+  }
+
+  v1::WorkerMessage Register(const std::string& gang, uint32_t rank) const {
+    v1::WorkerMessage message;
+    v1::Register& registration = *message.mutable_register_();
+    registration.set_gang_id(gang);
+    registration.set_world_size(2);
+    registration.set_tensor_parallel_size(2);
+    registration.set_pipeline_parallel_size(1);
+    registration.set_kv_block_size(32);
+    registration.set_kv_blocks(100 + rank);
+    registration.set_max_model_len(512);
+    registration.set_max_num_batched_tokens(256);
+    registration.mutable_model()->set_architecture(config_.architecture);
+    registration.mutable_model()->set_vocab_size(100);
+    registration.mutable_model()->set_hidden_size(64);
+    registration.mutable_model()->set_num_layers(4);
+    registration.mutable_model()->set_parameters(config_.NumParameters());
+    registration.mutable_info()->set_rank(rank);
+    registration.mutable_info()->set_tp_rank(rank);
+    registration.mutable_info()->set_host("node" + std::to_string(rank));
+    return message;
+  }
+
+  std::shared_ptr<RecordingStream> Connect(uint64_t id) {
+    auto stream = std::make_shared<RecordingStream>();
+    supervisor_->OnConnect(id, stream, "peer" + std::to_string(id));
+    return stream;
+  }
+
+  // Connects and registers both ranks of a gang; returns the last event.
+  GangEvent StartGang(const std::string& gang, uint64_t first_id) {
+    streams_ = {Connect(first_id), Connect(first_id + 1)};
+    EXPECT_TRUE(std::holds_alternative<std::monostate>(
+        supervisor_->OnMessage(first_id, Register(gang, 0))));
+    return supervisor_->OnMessage(first_id + 1, Register(gang, 1));
+  }
+
+  ModelConfig config_;
+  std::unique_ptr<GangSupervisor> supervisor_;
+  std::vector<std::shared_ptr<RecordingStream>> streams_;
+};
+
+TEST_F(GangsTest, ServesWhenEveryRankHasRegistered) {
+  const GangEvent event = StartGang("a", 1);
+  ASSERT_TRUE(std::holds_alternative<GangIsReady>(event));
+  const GangCapacity& capacity = std::get<GangIsReady>(event).capacity;
+  EXPECT_EQ(capacity.epoch, 1u);
+  EXPECT_EQ(capacity.kv_blocks, 100u);  // the smallest pool
+  for (const auto& stream : streams_) {
+    ASSERT_EQ(stream->sent.size(), 1u);
+    EXPECT_EQ(stream->sent[0].welcome().epoch(), 1u);
+  }
+  v1::StepPlan plan;
+  plan.set_step(1);
+  supervisor_->SendPlan(plan);
+  for (const auto& stream : streams_) EXPECT_TRUE(stream->sent[1].has_plan());
+}
+
+TEST_F(GangsTest, OneLostRankEndsTheGangAndTheNextHasAnotherEpoch) {
+  StartGang("a", 1);
+  const auto old = streams_;
+  const GangEvent lost = supervisor_->OnDisconnect(2, "connection reset");
+  ASSERT_TRUE(std::holds_alternative<GangIsLost>(lost));
+  EXPECT_NE(std::get<GangIsLost>(lost).reason.find("rank 1 (node1)"), std::string::npos);
+  EXPECT_TRUE(old[0]->sent.back().has_shutdown());
+  EXPECT_FALSE(supervisor_->has_gang());
+  const GangEvent ready = StartGang("b", 3);
+  ASSERT_TRUE(std::holds_alternative<GangIsReady>(ready));
+  EXPECT_EQ(std::get<GangIsReady>(ready).capacity.epoch, 2u);
+}
+
+TEST_F(GangsTest, AFailureMessageIsPassedOn) {
+  StartGang("a", 1);
+  v1::WorkerMessage message;
+  message.mutable_failure()->set_message("out of memory");
+  const GangEvent lost = supervisor_->OnMessage(1, message);
+  ASSERT_TRUE(std::holds_alternative<GangIsLost>(lost));
+  EXPECT_NE(std::get<GangIsLost>(lost).reason.find("out of memory"), std::string::npos);
+}
+
+TEST_F(GangsTest, ASecondGangIsRefusedAndTheFirstGoesOn) {
+  StartGang("a", 1);
+  const auto first = streams_;
+  StartGang("b", 9);
+  for (const auto& other : streams_) {
+    ASSERT_FALSE(other->closed.empty());
+    EXPECT_FALSE(other->closed[0].ok());
+  }
+  EXPECT_TRUE(supervisor_->has_gang());
+  EXPECT_TRUE(first[0]->closed.empty());
+}
+
+TEST_F(GangsTest, RefusesRanksThatDoNotFit) {
+  uint64_t id = 100;
+  const auto refused = [&](auto change, const std::string& word) {
+    const auto stream = Connect(++id);
+    v1::WorkerMessage message = Register("x" + std::to_string(id), 0);
+    change(*message.mutable_register_());
+    supervisor_->OnMessage(id, message);
+    ASSERT_FALSE(stream->closed.empty()) << word;
+    EXPECT_NE(std::string(stream->closed[0].message()).find(word), std::string::npos)
+        << stream->closed[0];
+  };
+  using R = v1::Register;
+  refused([](R& r) { r.mutable_model()->set_architecture("Qwen3ForCausalLM"); }, "Qwen3");
+  refused([](R& r) { r.mutable_model()->set_vocab_size(7); }, "7");
+  refused([](R& r) { r.mutable_model()->set_parameters(7); }, "7");
+  refused([](R& r) { r.set_world_size(3); }, "");
+  refused([](R& r) { r.set_gang_id(""); }, "");
+  refused([](R& r) { r.mutable_info()->set_rank(9); }, "");
+  refused([](R& r) { r.set_kv_blocks(0); }, "");
+  refused([](R& r) { r.set_kv_block_size(0); }, "");
+  refused([](R& r) { r.set_tensor_parallel_size(4000000000u); }, "");
+}
+
+TEST_F(GangsTest, RefusesTheSameRankTwiceAndMessagesOutOfTurn) {
+  Connect(1);
+  supervisor_->OnMessage(1, Register("a", 0));
+  const auto twin = Connect(2);
+  supervisor_->OnMessage(2, Register("a", 0));
+  EXPECT_FALSE(twin->closed.empty());
+  const auto early = Connect(3);
+  v1::WorkerMessage result;
+  result.mutable_result()->set_step(1);
+  supervisor_->OnMessage(3, result);
+  EXPECT_FALSE(early->closed.empty());
+  const auto empty = Connect(4);
+  supervisor_->OnMessage(4, v1::WorkerMessage());
+  EXPECT_FALSE(empty->closed.empty());
+}
+
+}  // namespace
+}  // namespace trireme
