@@ -71,10 +71,11 @@ int ReductionGroups(int64_t blocks) {
 absl::Status CheckLayout(const ModelConfig& config, const ParallelLayout& layout) {
   std::string reason;
   if (const std::optional<std::string> why = WhyNotTp(config, layout.tp); why.has_value()) {
-    reason = absl::StrCat("tensor parallel size ", layout.tp, ": ", *why);
+    reason =
+        absl::StrCat("--tp ", layout.tp, " does not fit this ", config.architecture, ": ", *why);
   } else if (layout.pp < 1 || layout.pp > config.num_layers) {
-    reason = absl::StrCat("pipeline parallel size ", layout.pp, ": it must be from 1 to the ",
-                          config.num_layers, " layers");
+    reason = absl::StrCat("--pp ", layout.pp, " does not fit this ", config.architecture,
+                          ": it must be from 1 to its ", config.num_layers, " layers");
   } else {
     return absl::OkStatus();
   }
@@ -82,8 +83,7 @@ absl::Status CheckLayout(const ModelConfig& config, const ParallelLayout& layout
       NearestLegal(config, layout), " or ", [](std::string* out, const ParallelLayout& legal) {
         absl::StrAppend(out, "--tp ", legal.tp, " --pp ", legal.pp);
       });
-  return absl::InvalidArgumentError(
-      absl::StrCat(reason, " of ", config.architecture, "; nearest legal: ", nearest));
+  return absl::InvalidArgumentError(absl::StrCat(reason, "; nearest legal: ", nearest));
 }
 
 std::vector<ParallelLayout> LegalLayouts(const ModelConfig& config, int world_size) {
