@@ -22,8 +22,7 @@ std::vector<const KernelTable*> Variants() {
   return {&kEmulated};
 #else
   std::vector<const KernelTable*> tables;
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-      __builtin_cpu_supports("f16c")) {
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
     tables.push_back(&Avx2Kernels());
   }
   if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
