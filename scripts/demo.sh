@@ -10,7 +10,7 @@ model=models/pilot
 bin=build/release/bin
 
 scripts/setup.sh
-scripts/build.sh release
+scripts/build.sh release trireme trireme-coordinator trireme-worker
 
 logs=$(mktemp -d)
 pids=()
