@@ -1,0 +1,514 @@
+// The coordinator as a whole, over real gRPC on loopback, with a gang that has no model.
+
+#include "coordinator/server.h"
+
+#include <grpcpp/support/byte_buffer.h>
+
+#include <atomic>
+#include <chrono>
+#include <filesystem>
+#include <fstream>
+#include <memory>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "base/log.h"
+#include "coordinator/text/byte_alphabet.h"
+#include "coordinator/text/utf8.h"
+#include "gtest/gtest.h"
+#include "nlohmann/json.hpp"
+#include "tests/coordinator/fake_gang.h"
+#include "trireme/v1/cluster.grpc.pb.h"
+#include "trireme/v1/inference.grpc.pb.h"
+
+namespace trireme {
+namespace {
+
+using std::chrono::milliseconds;
+constexpr uint32_t kContext = 256;
+
+// A model's directory without weights: a tokenizer of bytes, one end token.
+class ModelDir {
+ public:
+  ModelDir() {
+    std::string name = (std::filesystem::temp_directory_path() / "server_test_XXXXXX").string();
+    path_ = mkdtemp(name.data());
+    Write("config.json", nlohmann::json::parse(R"({
+      "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 64,
+      "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4,
+      "num_key_value_heads": 4, "vocab_size": 260, "max_position_embeddings": 256,
+      "rms_norm_eps": 1e-5, "hidden_act": "silu", "eos_token_id": 122})"));  // 'z'
+    nlohmann::json tokenizer = nlohmann::json::parse(R"({
+      "normalizer": null, "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": false},
+      "post_processor": null, "decoder": {"type": "ByteLevel"},
+      "added_tokens": [{"id": 256, "content": "<s>", "special": true}],
+      "model": {"type": "BPE", "vocab": {}, "merges": []}})");
+    for (int byte = 0; byte < 256; ++byte) {
+      std::string symbol;
+      AppendUtf8(ByteToSymbol(static_cast<uint8_t>(byte)), symbol);
+      tokenizer["model"]["vocab"][symbol] = byte;
+    }
+    Write("tokenizer.json", tokenizer);
+  }
+  ~ModelDir() { std::filesystem::remove_all(path_); }
+
+  void Write(const std::string& name, const nlohmann::json& json) const {
+    std::ofstream(path_ / name) << json.dump();
+  }
+  const std::filesystem::path& path() const { return path_; }
+
+ private:
+  std::filesystem::path path_;
+};
+
+struct Answer {
+  grpc::Status status;
+  std::vector<std::string> texts;
+  std::vector<std::vector<int32_t>> ids;
+  std::vector<v1::FinishReason> reasons;
+  v1::Usage usage;
+  size_t messages = 0;
+};
+
+// What the fake gang makes of a prompt, up to `count` tokens.
+std::string FakeText(const std::string& prompt, uint64_t seed, size_t count) {
+  std::vector<int32_t> tokens(prompt.begin(), prompt.end());
+  std::string text;
+  while (text.size() < count) {
+    tokens.push_back(NextFakeToken(tokens, seed));
+    text.push_back(static_cast<char>(tokens.back()));
+  }
+  return text;
+}
+
+v1::GenerateRequest Request(const std::string& prompt, uint32_t max_tokens, uint64_t seed = 0) {
+  v1::GenerateRequest request;
+  request.set_prompt(prompt);
+  request.mutable_sampling()->set_max_tokens(max_tokens);
+  request.mutable_sampling()->set_seed(seed);
+  request.mutable_sampling()->set_ignore_eos(true);
+  return request;
+}
+
+class ServerTest : public testing::Test {
+ protected:
+  ServerTest() {
+    InitLog("server_test", LogLevel::kOff);
+    options_.model_dir = model_.path();
+    options_.address = "127.0.0.1:0";
+    options_.max_num_seqs = 8;
+    options_.max_num_batched_tokens = 64;
+  }
+
+  void StartServer() {
+    absl::StatusOr<std::unique_ptr<Server>> server = Server::Start(options_);
+    ASSERT_TRUE(server.ok()) << server.status();
+    server_ = *std::move(server);
+    address_ = absl::StrCat("127.0.0.1:", server_->port());
+    channel_ = grpc::CreateChannel(address_, grpc::InsecureChannelCredentials());
+    stub_ = v1::Inference::NewStub(channel_);
+  }
+
+  FakeGangOptions Gang() const {
+    return {.server = address_, .config = server_->model().config, .max_model_len = kContext};
+  }
+
+  std::unique_ptr<FakeGang> StartGang(const FakeGangOptions& options) {
+    auto gang = std::make_unique<FakeGang>(options);
+    EXPECT_TRUE(gang->WaitReady());
+    return gang;
+  }
+
+  Answer Ask(const v1::GenerateRequest& request, grpc::ClientContext& context,
+             const std::function<void(const Answer&)>& on_message = [](const Answer&) {}) {
+    const uint32_t n = request.sampling().has_n() ? request.sampling().n() : 1;
+    Answer answer;
+    answer.texts.resize(n);
+    answer.ids.resize(n);
+    answer.reasons.resize(n);
+    const auto stream = stub_->Generate(&context, request);
+    v1::GenerateResponse response;
+    while (stream->Read(&response)) {
+      ++answer.messages;
+      answer.texts[response.index()] += response.text();
+      auto& ids = answer.ids[response.index()];
+      ids.insert(ids.end(), response.token_ids().begin(), response.token_ids().end());
+      answer.reasons[response.index()] = response.finish_reason();
+      if (response.has_usage()) answer.usage = response.usage();
+      on_message(answer);
+    }
+    answer.status = stream->Finish();
+    return answer;
+  }
+
+  Answer Ask(const v1::GenerateRequest& request) {
+    grpc::ClientContext context;
+    context.set_deadline(std::chrono::system_clock::now() + std::chrono::seconds(60));
+    return Ask(request, context);
+  }
+
+  void ExpectRefused(const v1::GenerateRequest& request, grpc::StatusCode code,
+                     const std::string& words) {
+    const Answer answer = Ask(request);
+    EXPECT_EQ(answer.status.error_code(), code) << answer.status.error_message();
+    EXPECT_NE(answer.status.error_message().find(words), std::string::npos)
+        << answer.status.error_message();
+  }
+
+  // Whether the gang comes to rest: nothing is scheduled any more.
+  bool GoesIdle(const FakeGang& gang) {
+    for (int i = 0; i < 200; ++i) {
+      const uint64_t before = gang.steps();
+      std::this_thread::sleep_for(milliseconds(60));
+      if (gang.steps() == before) return true;
+    }
+    return false;
+  }
+
+  ModelDir model_;
+  ServerOptions options_;
+  std::unique_ptr<Server> server_;
+  std::string address_;
+  std::shared_ptr<grpc::Channel> channel_;
+  std::unique_ptr<v1::Inference::Stub> stub_;
+};
+
+TEST_F(ServerTest, StreamsTokensWithUsage) {
+  StartServer();
+  FakeGangOptions options = Gang();
+  options.tp = 2;
+  options.pp = 2;
+  const auto gang = StartGang(options);
+  const std::string prompt(100, 'p');  // two chunks of prefill
+  const Answer answer = Ask(Request(prompt, 50, 7));
+  ASSERT_TRUE(answer.status.ok()) << answer.status.error_message();
+  EXPECT_EQ(answer.texts[0], FakeText(prompt, 7, 50));
+  EXPECT_EQ(answer.reasons[0], v1::FINISH_REASON_LENGTH);
+  EXPECT_EQ(answer.usage.prompt_tokens(), 100u);
+  EXPECT_EQ(answer.usage.completion_tokens(), 50u);
+  EXPECT_GT(answer.usage.total_ms(), 0);
+
+  const auto cluster = v1::Cluster::NewStub(channel_);
+  grpc::ClientContext context;
+  v1::ListRanksResponse ranks;
+  ASSERT_TRUE(cluster->ListRanks(&context, {}, &ranks).ok());
+  EXPECT_TRUE(ranks.ready());
+  EXPECT_EQ(ranks.ranks_size(), 4);
+  EXPECT_EQ(ranks.steps(), 51u);
+  EXPECT_EQ(ranks.tokens_generated(), 50u);
+}
+
+TEST_F(ServerTest, ContinuationsHaveSeedsInARow) {
+  StartServer();
+  const auto gang = StartGang(Gang());
+  v1::GenerateRequest request = Request("hello", 20, 40);
+  request.mutable_sampling()->set_n(3);
+  const Answer answer = Ask(request);
+  ASSERT_TRUE(answer.status.ok()) << answer.status.error_message();
+  for (uint64_t i = 0; i < 3; ++i) EXPECT_EQ(answer.texts[i], FakeText("hello", 40 + i, 20));
+  EXPECT_EQ(answer.usage.completion_tokens(), 60u);
+}
+
+TEST_F(ServerTest, StopStringsAndEndTokensEndTheText) {
+  StartServer();
+  const auto gang = StartGang(Gang());
+  const std::string full = FakeText("stop", 3, 200);
+  v1::GenerateRequest request = Request("stop", 200, 3);
+  request.mutable_sampling()->add_stop(full.substr(10, 4));
+  const Answer stopped = Ask(request);
+  ASSERT_TRUE(stopped.status.ok()) << stopped.status.error_message();
+  EXPECT_EQ(stopped.texts[0], full.substr(0, full.find(full.substr(10, 4))));
+  EXPECT_EQ(stopped.reasons[0], v1::FINISH_REASON_STOP);
+  EXPECT_EQ(stopped.usage.completion_tokens(), full.find(full.substr(10, 4)) + 4);
+
+  request = Request("stop", 200, 3);
+  request.mutable_sampling()->set_ignore_eos(false);
+  ASSERT_NE(full.find('z'), std::string::npos);
+  const Answer ended = Ask(request);
+  EXPECT_EQ(ended.texts[0], full.substr(0, full.find('z')));
+  EXPECT_EQ(ended.ids[0].back(), 'z');
+  EXPECT_EQ(ended.reasons[0], v1::FINISH_REASON_STOP);
+  EXPECT_TRUE(GoesIdle(*gang));
+}
+
+TEST_F(ServerTest, ManyClientsTogetherGetWhatEachGetsAlone) {
+  StartServer();
+  const auto gang = StartGang(Gang());
+  std::vector<std::thread> clients;
+  std::atomic<int> right = 0;
+  for (int i = 0; i < 24; ++i) {
+    clients.emplace_back([this, i, &right] {
+      const std::string prompt(1 + i * 7, static_cast<char>('A' + i));
+      const Answer answer = Ask(Request(prompt, 40, i));
+      right += answer.status.ok() && answer.texts[0] == FakeText(prompt, i, 40);
+    });
+  }
+  for (std::thread& client : clients) client.join();
+  EXPECT_EQ(right, 24);
+}
+
+TEST_F(ServerTest, RefusesBadRequestsWithAReason) {
+  StartServer();
+  const auto gang = StartGang(Gang());
+  const auto kInvalid = grpc::StatusCode::INVALID_ARGUMENT;
+  ExpectRefused(Request("", 5), kInvalid, "the prompt is empty");
+  ExpectRefused(Request("a", 0), kInvalid, "max_tokens is 0");
+  ExpectRefused(Request(std::string(300, 'x'), 1), kInvalid, "has 300 tokens; the context of 256");
+  ExpectRefused(Request(std::string(200, 'x'), 57), kInvalid, "at most 56");
+  ExpectRefused({}, kInvalid, "neither prompt nor prompt_token_ids");
+  v1::GenerateRequest request = Request("a", 5);
+  request.mutable_prompt_token_ids()->add_ids(260);
+  ExpectRefused(request, kInvalid, "token id 260");
+  request = Request("a", 5);
+  request.mutable_sampling()->set_temperature(-1);
+  ExpectRefused(request, kInvalid, "temperature is -1");
+  request = Request("a", 5);
+  request.set_request_id(std::string(129, 'i'));
+  ExpectRefused(request, kInvalid, "request_id");
+
+  grpc::ClientContext context;
+  v1::ChatRequest chat;
+  chat.add_messages()->set_role("user");
+  const auto stream = stub_->Chat(&context, chat);
+  v1::GenerateResponse response;
+  EXPECT_FALSE(stream->Read(&response));
+  EXPECT_EQ(stream->Finish().error_code(), grpc::StatusCode::FAILED_PRECONDITION);
+}
+
+TEST_F(ServerTest, TextThatIsNotUtf8IsAnInvalidArgument) {
+  StartServer();
+  const auto gang = StartGang(Gang());
+  // Field 1 (prompt), two bytes that are no UTF-8: written by hand, as protobuf would warn.
+  const grpc::Slice slice(std::string("\x0A\x02\xC3\x28"));
+  const grpc::ByteBuffer bytes(&slice, 1);
+  grpc::ClientContext context;
+  const grpc::internal::RpcMethod method("/trireme.v1.Inference/Generate",
+                                         grpc::internal::RpcMethod::SERVER_STREAMING, channel_);
+  const std::unique_ptr<grpc::ClientReader<grpc::ByteBuffer>> reader(
+      grpc::internal::ClientReaderFactory<grpc::ByteBuffer>::Create(channel_.get(), method,
+                                                                    &context, bytes));
+  grpc::ByteBuffer answer;
+  EXPECT_FALSE(reader->Read(&answer));
+  const grpc::Status status = reader->Finish();
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+  EXPECT_NE(status.error_message().find("UTF-8"), std::string::npos) << status.error_message();
+}
+
+TEST_F(ServerTest, TokenizesAndDetokenizes) {
+  StartServer();
+  v1::TokenizeRequest text;
+  text.set_text("h\xC3\xA9<s>");
+  v1::TokenizeResponse ids;
+  grpc::ClientContext first;
+  ASSERT_TRUE(stub_->Tokenize(&first, text, &ids).ok());
+  EXPECT_EQ(std::vector<int32_t>(ids.token_ids().begin(), ids.token_ids().end()),
+            (std::vector<int32_t>{'h', 0xC3, 0xA9, 256}));
+  EXPECT_EQ(ids.max_model_len(), kContext);
+  v1::DetokenizeRequest back;
+  *back.mutable_token_ids() = ids.token_ids();
+  v1::DetokenizeResponse decoded;
+  grpc::ClientContext second;
+  ASSERT_TRUE(stub_->Detokenize(&second, back, &decoded).ok());
+  EXPECT_EQ(decoded.text(), text.text());
+  back.add_token_ids(-1);
+  grpc::ClientContext third;
+  EXPECT_EQ(stub_->Detokenize(&third, back, &decoded).error_code(),
+            grpc::StatusCode::INVALID_ARGUMENT);
+}
+
+TEST_F(ServerTest, CancelAndDeadlineFreeTheSequence) {
+  StartServer();
+  FakeGangOptions options = Gang();
+  options.step_delay = milliseconds(20);
+  const auto gang = StartGang(options);
+  grpc::ClientContext cancelled;
+  const Answer answer = Ask(Request("cancel", 250), cancelled, [&](const Answer& so_far) {
+    if (so_far.messages == 3) cancelled.TryCancel();
+  });
+  EXPECT_EQ(answer.status.error_code(), grpc::StatusCode::CANCELLED);
+  EXPECT_TRUE(GoesIdle(*gang));
+  EXPECT_LT(gang->steps(), 30u);
+
+  grpc::ClientContext late;
+  late.set_deadline(std::chrono::system_clock::now() + milliseconds(150));
+  EXPECT_EQ(Ask(Request("late", 250), late).status.error_code(),
+            grpc::StatusCode::DEADLINE_EXCEEDED);
+  EXPECT_TRUE(GoesIdle(*gang));
+  EXPECT_LT(gang->steps(), 60u);
+  EXPECT_TRUE(Ask(Request("next", 5)).status.ok());
+}
+
+TEST_F(ServerTest, ALostGangCostsAPauseNotTheRequest) {
+  StartServer();
+  FakeGangOptions options = Gang();
+  options.tp = 2;
+  options.step_delay = milliseconds(5);
+  std::unique_ptr<FakeGang> gang = StartGang(options);
+  EXPECT_EQ(gang->epoch(), 1u);
+  grpc::ClientContext context;
+  v1::GenerateRequest request = Request("replay", 100, 11);
+  request.mutable_sampling()->set_n(2);
+  const Answer answer = Ask(request, context, [&](const Answer& so_far) {
+    if (so_far.messages != 20) return;
+    gang->Kill();
+    options.gang_id = "second";
+    gang = StartGang(options);
+    EXPECT_EQ(gang->epoch(), 2u);
+  });
+  ASSERT_TRUE(answer.status.ok()) << answer.status.error_message();
+  EXPECT_EQ(answer.texts[0], FakeText("replay", 11, 100));
+  EXPECT_EQ(answer.texts[1], FakeText("replay", 12, 100));
+  EXPECT_EQ(answer.usage.completion_tokens(), 200u);
+}
+
+TEST_F(ServerTest, WithoutWorkersRequestsAreRefusedOrGivenUp) {
+  options_.gang_timeout = milliseconds(100);
+  StartServer();
+  ExpectRefused(Request("a", 5), grpc::StatusCode::UNAVAILABLE, "trireme-worker --coordinator");
+  FakeGangOptions options = Gang();
+  options.step_delay = milliseconds(20);
+  const auto gang = StartGang(options);
+  grpc::ClientContext context;
+  const Answer answer = Ask(Request("given up", 200), context, [&](const Answer& so_far) {
+    if (so_far.messages == 2) gang->Kill();
+  });
+  EXPECT_EQ(answer.status.error_code(), grpc::StatusCode::UNAVAILABLE);
+  EXPECT_NE(answer.status.error_message().find("none came back"), std::string::npos);
+}
+
+TEST_F(ServerTest, AGangThatIsStuckOrLiesIsLost) {
+  options_.step_timeout = milliseconds(100);
+  options_.gang_timeout = milliseconds(50);
+  StartServer();
+  FakeGangOptions stuck = Gang();
+  stuck.step_delay = milliseconds(400);
+  {
+    const auto gang = StartGang(stuck);
+    ExpectRefused(Request("stuck", 5), grpc::StatusCode::UNAVAILABLE, "it is stuck");
+    EXPECT_TRUE(gang->Join(0).ok());
+    EXPECT_NE(gang->shutdown_reason(0).find("stuck"), std::string::npos);
+  }
+  FakeGangOptions liar = Gang();
+  liar.spoil = [](v1::StepResult& result) { result.mutable_tokens(0)->set_token_id(260); };
+  const auto gang = StartGang(liar);
+  ExpectRefused(Request("liar", 5), grpc::StatusCode::UNAVAILABLE, "outside of the vocabulary");
+}
+
+TEST_F(ServerTest, ARequestThatKillsItsWorkersIsGivenUp) {
+  StartServer();
+  std::atomic<bool> over = false;
+  std::thread launcher([&] {  // starts a new gang whenever the last one has died
+    for (int i = 0; !over; ++i) {
+      FakeGangOptions options = Gang();
+      options.gang_id = absl::StrCat("gang", i);
+      options.spoil = [](v1::StepResult& result) { result.set_step(99); };
+      FakeGang gang(options);
+      while (!over && gang.steps() == 0) std::this_thread::sleep_for(milliseconds(1));
+      if (!over) gang.Join(0);
+    }
+  });
+  while (!server_->engine().ready()) std::this_thread::sleep_for(milliseconds(1));
+  ExpectRefused(Request("poison", 5), grpc::StatusCode::INTERNAL, "failed 3 times");
+  over = true;
+  launcher.join();
+}
+
+TEST_F(ServerTest, RanksThatDoNotFitHearWhyAndNobodyElseNotices) {
+  options_.max_model_len = 200;
+  StartServer();
+  FakeGangOptions other = Gang();
+  other.change = [](v1::Register& registration) {
+    registration.mutable_model()->set_hidden_size(65);
+  };
+  FakeGang wrong_model(other);
+  EXPECT_EQ(wrong_model.Join(0).error_code(), grpc::StatusCode::FAILED_PRECONDITION);
+  EXPECT_NE(wrong_model.Join(0).error_message().find("hidden_size 65"), std::string::npos);
+  FakeGangOptions small = Gang();
+  small.kv_blocks = 5;
+  FakeGang too_small(small);
+  EXPECT_NE(too_small.Join(0).error_message().find("context of 80"), std::string::npos);
+
+  const auto gang = StartGang(Gang());
+  FakeGangOptions second = Gang();
+  second.gang_id = "second";
+  FakeGang refused(second);
+  EXPECT_NE(refused.Join(0).error_message().find("one gang"), std::string::npos);
+
+  const grpc::Slice slice(std::string("\xFF\xFF\xFF not a message"));
+  const grpc::ByteBuffer garbage(&slice, 1);
+  grpc::ClientContext context;
+  const grpc::internal::RpcMethod method("/trireme.v1.WorkerControl/Connect",
+                                         grpc::internal::RpcMethod::BIDI_STREAMING, channel_);
+  using Stream = grpc::ClientReaderWriter<grpc::ByteBuffer, grpc::ByteBuffer>;
+  const std::unique_ptr<Stream> stream(
+      grpc::internal::ClientReaderWriterFactory<grpc::ByteBuffer, grpc::ByteBuffer>::Create(
+          channel_.get(), method, &context));
+  stream->Write(garbage);
+  EXPECT_EQ(stream->Finish().error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+  EXPECT_TRUE(Ask(Request("still there", 20)).status.ok());
+}
+
+TEST_F(ServerTest, AFullQueueRefusesTheNext) {
+  options_.max_num_seqs = 2;
+  options_.max_waiting = 1;
+  StartServer();
+  FakeGangOptions options = Gang();
+  options.step_delay = milliseconds(20);
+  const auto gang = StartGang(options);
+  v1::GenerateRequest three = Request("three", 200);
+  three.mutable_sampling()->set_n(3);
+  grpc::ClientContext context;
+  const Answer answer = Ask(three, context, [&](const Answer& so_far) {
+    if (so_far.messages != 1) return;
+    ExpectRefused(Request("a", 5), grpc::StatusCode::RESOURCE_EXHAUSTED, "the queue is full");
+    context.TryCancel();
+  });
+  EXPECT_EQ(answer.status.error_code(), grpc::StatusCode::CANCELLED);
+}
+
+TEST_F(ServerTest, ShutdownIsOrderly) {
+  StartServer();
+  FakeGangOptions options = Gang();
+  options.tp = 2;
+  options.step_delay = milliseconds(20);
+  const auto gang = StartGang(options);
+  std::thread stopper;
+  grpc::ClientContext context;
+  const auto start = std::chrono::steady_clock::now();
+  const Answer answer = Ask(Request("a", 200), context, [&](const Answer& so_far) {
+    if (so_far.messages == 2) stopper = std::thread([this] { server_->Shutdown("maintenance"); });
+  });
+  stopper.join();
+  EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(4));
+  EXPECT_EQ(answer.status.error_code(), grpc::StatusCode::UNAVAILABLE);
+  EXPECT_EQ(answer.status.error_message(), "maintenance");
+  EXPECT_TRUE(gang->Join(0).ok());
+  EXPECT_EQ(gang->shutdown_reason(1), "maintenance");
+}
+
+TEST_F(ServerTest, BadStartsSayWhatIsWrong) {
+  StartServer();
+  const auto error = [this] { return std::string(Server::Start(options_).status().message()); };
+  options_.address = address_;
+  EXPECT_NE(error().find("port is in use"), std::string::npos) << error();
+  options_.address = "0.0.0.0:0";
+  EXPECT_NE(error().find("--insecure"), std::string::npos) << error();
+  options_.address = "nonsense";
+  EXPECT_NE(error().find("HOST:PORT"), std::string::npos) << error();
+  options_.address = "127.0.0.1:0";
+  options_.max_model_len = 257;
+  EXPECT_NE(error().find("--max-model-len 257"), std::string::npos) << error();
+  options_.max_model_len.reset();
+  options_.max_num_batched_tokens = 7;
+  EXPECT_NE(error().find("--max-num-batched-tokens"), std::string::npos) << error();
+  nlohmann::json config = nlohmann::json::parse(std::ifstream(model_.path() / "config.json"));
+  config["vocab_size"] = 200;
+  config["eos_token_id"] = 1;
+  model_.Write("config.json", config);
+  EXPECT_NE(error().find("tokenizer.json has 257 tokens"), std::string::npos) << error();
+}
+
+}  // namespace
+}  // namespace trireme
