@@ -20,13 +20,14 @@ bool Step(const v1::StepPlan& plan, uint32_t block_size, std::map<uint64_t, Fake
     if (state.erase(id) == 0) return false;
   }
   for (const v1::NewSequence& added : plan.new_sequences()) {
-    const bool is_new = state
-                            .insert({added.id(),
-                                     {.tokens = {added.token_ids().begin(), added.token_ids().end()},
-                                      .computed = 0,
-                                      .blocks = 0,
-                                      .seed = added.sampling().seed()}})
-                            .second;
+    const bool is_new =
+        state
+            .insert({added.id(),
+                     {.tokens = {added.token_ids().begin(), added.token_ids().end()},
+                      .computed = 0,
+                      .blocks = 0,
+                      .seed = added.sampling().seed()}})
+            .second;
     if (!is_new) return false;
   }
   result.set_epoch(plan.epoch());

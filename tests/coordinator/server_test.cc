@@ -121,8 +121,9 @@ class ServerTest : public testing::Test {
     return gang;
   }
 
-  Answer Ask(const v1::GenerateRequest& request, grpc::ClientContext& context,
-             const std::function<void(const Answer&)>& on_message = [](const Answer&) {}) {
+  Answer Ask(
+      const v1::GenerateRequest& request, grpc::ClientContext& context,
+      const std::function<void(const Answer&)>& on_message = [](const Answer&) {}) {
     const uint32_t n = request.sampling().has_n() ? request.sampling().n() : 1;
     Answer answer;
     answer.texts.resize(n);
