@@ -42,12 +42,13 @@ class CheckpointTest : public testing::Test {
     std::ofstream(dir_ / name, std::ios::binary) << content;
   }
 
-  // Opening fails, and the message names the file (or the directory).
+  // Opening fails with one line that names the file (or the directory).
   void ExpectRefused(const std::string& what, const std::string& named) {
     const absl::Status status = Checkpoint::Open(dir_).status();
     EXPECT_FALSE(status.ok()) << what;
-    EXPECT_NE(std::string(status.message()).find(named), std::string::npos)
-        << what << ": " << status;
+    const std::string message(status.message());
+    EXPECT_NE(message.find(named), std::string::npos) << what << ": " << status;
+    EXPECT_EQ(message.find('\n'), std::string::npos) << what << ": " << status;
   }
 
   fs::path dir_;
@@ -111,6 +112,63 @@ TEST_F(CheckpointTest, RefusesASliceThatDoesNotFitTheTensor) {
   EXPECT_NE(std::string(status.message()).find("model.safetensors"), std::string::npos) << status;
 }
 
+TEST_F(CheckpointTest, CopiesHalfPrecisionAsStored) {
+  Write("model.safetensors",
+        File(R"({"h":{"dtype":"BF16","shape":[2,2],"data_offsets":[0,8]}})", "abcdefgh"));
+  const auto checkpoint = *Checkpoint::Open(dir_);
+  EXPECT_EQ(checkpoint->Find("h")->dtype, DType::kBF16);
+  EXPECT_EQ(checkpoint->Find("h")->shape, (std::vector<int64_t>{2, 2}));
+  const TensorSlice slice{
+      .name = "h", .full_rows = 2, .full_cols = 2, .rows = {0, 2}, .cols = {1, 2}};
+  std::string packed(4, '\0');
+  ASSERT_TRUE(checkpoint->Read(slice, std::as_writable_bytes(std::span(packed))).ok());
+  EXPECT_EQ(packed, "cdgh");
+  EXPECT_EQ(checkpoint->bytes_read(), 4u);
+}
+
+TEST_F(CheckpointTest, RefusesToReadATypeThatIsNotComputedWith) {
+  Write("model.safetensors",
+        File(R"({"i":{"dtype":"I64","shape":[1],"data_offsets":[0,8]}})", "abcdefgh"));
+  const auto checkpoint = *Checkpoint::Open(dir_);
+  const TensorSlice slice{.name = "i",
+                          .full_rows = 1,
+                          .full_cols = 1,
+                          .rows = {0, 1},
+                          .cols = {0, 1},
+                          .is_vector = true};
+  std::vector<std::byte> bytes(8);
+  const std::string message(checkpoint->Read(slice, bytes).message());
+  for (const char* part : {"model.safetensors", "\"i\"", "I64", "F32, F16 or BF16"}) {
+    EXPECT_NE(message.find(part), std::string::npos) << message;
+  }
+}
+
+TEST_F(CheckpointTest, EmptySlicesReadNothingAndOthersStayInside) {
+  Write("model.safetensors", File(kHeader, Floats(0, 29)));
+  const auto checkpoint = *Checkpoint::Open(dir_);
+  TensorSlice slice{.name = "m", .full_rows = 4, .full_cols = 6, .rows = {4, 4}, .cols = {0, 6}};
+  EXPECT_TRUE(checkpoint->Read(slice, {}).ok());
+  slice.rows = {0, 4};
+  slice.cols = {6, 6};
+  EXPECT_TRUE(checkpoint->Read(slice, {}).ok());
+  EXPECT_EQ(checkpoint->bytes_read(), 0u);
+  std::vector<std::byte> bytes(48);
+  for (const IndexRange rows : {IndexRange{3, 5}, IndexRange{-1, 1}, IndexRange{0, 1}}) {
+    slice.rows = rows;
+    slice.cols = {0, 6};
+    EXPECT_FALSE(checkpoint->Read(slice, bytes).ok());
+  }
+}
+
+TEST_F(CheckpointTest, RefusesEveryTruncationOfAFile) {
+  const std::string whole = File(kHeader, Floats(0, 29));
+  for (size_t size = 0; size < whole.size(); ++size) {
+    const auto bytes = std::as_bytes(std::span(whole)).first(size);
+    EXPECT_FALSE(ParseSafetensors(bytes, "f").ok()) << size;
+  }
+  EXPECT_TRUE(ParseSafetensors(std::as_bytes(std::span(whole)), "f").ok());
+}
+
 TEST_F(CheckpointTest, RefusesDamagedFiles) {
   const std::string data = Floats(0, 29);
   const auto entry = [](const std::string& fields) { return "{\"m\":{" + fields + "}}"; };
@@ -141,7 +199,14 @@ TEST_F(CheckpointTest, RefusesDamagedFiles) {
                        data)},
       {"named twice", File(R"({"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},)"
                            R"("a":{"dtype":"F32","shape":[1],"data_offsets":[4,8]}})",
-                           data)}};
+                           data)},
+      {"key twice in an entry",
+       File(entry(R"("dtype":"F32","shape":[1],"shape":[29],"data_offsets":[0,116])"), data)},
+      {"hole", File(R"({"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},)"
+                    R"("b":{"dtype":"F32","shape":[1],"data_offsets":[8,12]}})",
+                    Floats(0, 3))},
+      {"rest", File(entry(R"("dtype":"F32","shape":[1],"data_offsets":[0,4])"), data)},
+      {"name of two lines", File(R"({"a\nb":{"dtype":"F32"}})", data)}};
   for (const auto& [what, content] : bad) {
     Write("model.safetensors", content);
     ExpectRefused(what, "model.safetensors");
@@ -161,12 +226,24 @@ TEST_F(CheckpointTest, RefusesDamagedIndexes) {
       {"no weight_map", "{}"},
       {"missing shard", R"({"weight_map":{"m":"gone.safetensors"}})"},
       {"traversal", R"({"weight_map":{"m":"../a.safetensors"}})"},
+      {"parent", R"({"weight_map":{"m":".."}})"},
       {"absolute", R"({"weight_map":{"m":"/etc/passwd"}})"},
+      {"two lines", R"({"weight_map":{"m":"a\nb/c"}})"},
+      {"tensor elsewhere", R"({"weight_map":{"m":"a.safetensors","n":"a.safetensors"}})"},
       {"no text", R"({"weight_map":{"m":7}})"},
       {"tensor in two files", R"({"weight_map":{"m":"a.safetensors","n":"b.safetensors"}})"}};
   for (const auto& [what, content] : bad) {
     Write("model.safetensors.index.json", content);
     ExpectRefused(what, dir_.string());
+  }
+}
+
+TEST_F(CheckpointTest, AMissingShardIsNamedWithTheWayOut) {
+  Write("model.safetensors.index.json", R"({"weight_map":{"m":"gone.safetensors"}})");
+  const absl::Status status = Checkpoint::Open(dir_).status();
+  EXPECT_TRUE(absl::IsNotFound(status));
+  for (const char* part : {"gone.safetensors", "index.json", "fetch"}) {
+    EXPECT_NE(std::string(status.message()).find(part), std::string::npos) << status;
   }
 }
 

@@ -1,5 +1,6 @@
 #include <gtest/gtest.h>
 
+#include <functional>
 #include <thread>
 
 #include "tests/parallel/communicator_cases.h"
@@ -7,36 +8,94 @@
 namespace trireme {
 namespace {
 
-class LoopbackTest : public testing::TestWithParam<int> {};
+using Communicators = std::vector<std::unique_ptr<Communicator>>;
 
-TEST_P(LoopbackTest, Conforms) {
-  auto world = MakeLoopbackCommunicators(GetParam());
+// Runs `body` on a thread for each rank; the thread destroys its communicator.
+void RunRanks(Communicators world, const std::function<void(Communicator&)>& body) {
   std::vector<std::thread> threads;
   for (auto& communicator : world) {
-    threads.emplace_back([own = std::move(communicator)] { CheckCommunicator(*own); });
+    threads.emplace_back([own = std::move(communicator), &body] { body(*own); });
   }
   for (std::thread& thread : threads) thread.join();
 }
 
+class LoopbackTest : public testing::TestWithParam<int> {};
+
+TEST_P(LoopbackTest, Conforms) {
+  RunRanks(MakeLoopbackCommunicators(GetParam()), CheckCommunicator);
+}
+
+// The last ranks out must not take the leave of the first for a failure of what has arrived.
+TEST_P(LoopbackTest, LeavingAfterTheLastCollectiveIsNoError) {
+  for (int round = 0; round < 300; ++round) {
+    RunRanks(MakeLoopbackCommunicators(GetParam()), [](Communicator& world) {
+      const std::byte mine{1};
+      std::vector<std::byte> all(static_cast<size_t>(world.size()));
+      EXPECT_TRUE(world.AllGather({&mine, 1}, all).ok());
+      EXPECT_TRUE(world.Barrier().ok());
+      EXPECT_TRUE(world.Broadcast(all, world.size() - 1).ok());
+    });
+  }
+}
+
 INSTANTIATE_TEST_SUITE_P(Ranks, LoopbackTest, testing::Values(1, 2, 3, 4, 8));
 
+// One rank leaves at any moment; every other must come out of whatever it waits in.
 TEST(Loopback, APeerThatLeavesWakesTheOthers) {
-  auto world = MakeLoopbackCommunicators(3);
-  absl::Status received, gathered;
-  std::thread receiver([own = std::move(world[0]), &received] {
+  for (int round = 0; round < 200; ++round) {
+    const int leaver = round % 4;
+    RunRanks(MakeLoopbackCommunicators(4), [&](Communicator& world) {
+      std::vector<float> data(static_cast<size_t>(round) * 7);
+      absl::Status status;
+      for (int step = 0; status.ok() && !(world.rank() == leaver && step == round / 4); ++step) {
+        status = step % 3 == 2 ? world.Barrier() : world.AllReduceSum(data);
+      }
+      EXPECT_EQ(status.ok(), world.rank() == leaver) << status;
+      EXPECT_TRUE(status.ok() || absl::IsUnavailable(status)) << status;
+    });
+  }
+}
+
+TEST(Loopback, APeerThatLeavesEndsASplit) {
+  RunRanks(MakeLoopbackCommunicators(4), [](Communicator& world) {
+    if (world.rank() == 2) return;
+    const auto group = world.Split(0, world.rank());
+    EXPECT_TRUE(absl::IsUnavailable(group.status())) << group.status();
+  });
+}
+
+TEST(Loopback, AGroupOutlivesTheWorldItWasSplitFrom) {
+  auto world = MakeLoopbackCommunicators(4);
+  std::vector<std::thread> threads;
+  for (auto& communicator : world) {
+    threads.emplace_back([own = std::move(communicator)]() mutable {
+      auto group = own->Split(own->rank() / 2, 0);
+      ASSERT_TRUE(group.ok()) << group.status();
+      own.reset();
+      CheckCommunicator(**group);
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+}
+
+TEST(Loopback, SizesThatDisagreeAreAnErrorOnBothSides) {
+  RunRanks(MakeLoopbackCommunicators(2), [](Communicator& world) {
+    std::vector<std::byte> bytes(4 + static_cast<size_t>(world.rank()));
+    const absl::Status status = world.rank() == 0 ? world.Send(bytes, 1) : world.Recv(bytes, 0);
+    EXPECT_EQ(status.code(),
+              world.rank() == 0 ? absl::StatusCode::kUnavailable : absl::StatusCode::kInternal)
+        << status;
+  });
+}
+
+TEST(Loopback, RefusesRanksThatAreNoPeers) {
+  for (const int peer : {-1, 0, 2}) {
+    const auto world = MakeLoopbackCommunicators(2);
     std::byte byte{};
-    received = own->Recv({&byte, 1}, 2);
-  });
-  std::thread gatherer([own = std::move(world[1]), &gathered] {
-    std::vector<std::byte> all(3);
-    gathered = own->AllGather(std::span(all).first(1), all);
-  });
-  std::this_thread::sleep_for(std::chrono::milliseconds(20));
-  world[2].reset();
-  receiver.join();
-  gatherer.join();
-  EXPECT_TRUE(absl::IsUnavailable(received)) << received;
-  EXPECT_TRUE(absl::IsUnavailable(gathered)) << gathered;
+    EXPECT_TRUE(absl::IsInvalidArgument(world[0]->Send({&byte, 1}, peer)));
+    EXPECT_TRUE(absl::IsInvalidArgument(world[0]->Recv({&byte, 1}, peer)));
+    EXPECT_TRUE(absl::IsInvalidArgument(world[0]->SendRecv({}, {}, peer)));
+  }
 }
 
 }  // namespace

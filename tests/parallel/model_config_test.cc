@@ -95,6 +95,80 @@ TEST(ModelConfig, FamiliesDifferInTheirFlags) {
             0);
 }
 
+// The first layer with the window, and the window: what transformers 5 makes of the same keys.
+TEST(ModelConfig, SlidingWindowsAreThoseOfTheFamily) {
+  const auto window = [](const json& config) {
+    const auto parsed = Parse(config);
+    EXPECT_TRUE(parsed.ok()) << parsed.status();
+    return std::pair(parsed->sliding_window_first_layer, parsed->sliding_window);
+  };
+  using Window = std::pair<int64_t, int64_t>;
+  const json base = Llama(64, 96, 4, 4, 2, 100, true);
+  EXPECT_EQ(window(With(base, "sliding_window", 12)), (Window{0, 0}));  // Llama has none
+  EXPECT_EQ(window(As("MistralForCausalLM", base)), (Window{0, 4096}));
+  for (const char* family : {"Qwen2ForCausalLM", "Qwen3ForCausalLM"}) {
+    json qwen = With(As(family, base), "sliding_window", 12);
+    EXPECT_EQ(window(qwen), (Window{0, 0}));
+    qwen["use_sliding_window"] = true;
+    EXPECT_EQ(window(qwen), (Window{0, 0}));  // from layer 28 of 4
+    EXPECT_EQ(window(With(qwen, "max_window_layers", 3)), (Window{3, 12}));
+    EXPECT_EQ(window(With(qwen, "max_window_layers", 0)), (Window{0, 12}));
+    const json full = "full_attention";
+    const json sliding = "sliding_attention";
+    EXPECT_EQ(window(With(qwen, "layer_types", {full, full, sliding, sliding})), (Window{2, 12}));
+    EXPECT_EQ(window(With(qwen, "layer_types", {full, full, full, full})), (Window{0, 0}));
+    EXPECT_FALSE(Parse(With(qwen, "layer_types", {sliding, full, sliding, full})).ok());
+    EXPECT_FALSE(Parse(With(qwen, "layer_types", {full, full})).ok());
+    qwen["use_sliding_window"] = false;
+    EXPECT_FALSE(Parse(With(qwen, "layer_types", {full, full, full, sliding})).ok());
+  }
+}
+
+TEST(ModelConfig, AbsentKeysTakeTheDefaultsOfTheFamily) {
+  json base = Llama(64, 96, 2, 8, 2, 100, true);
+  base.erase("num_key_value_heads");
+  base.erase("rms_norm_eps");
+  base.erase("max_position_embeddings");
+  base.erase("tie_word_embeddings");
+  const auto llama = Parse(base);
+  ASSERT_TRUE(llama.ok()) << llama.status();
+  EXPECT_EQ(llama->num_kv_heads, 8);
+  EXPECT_EQ(llama->head_dim, 8);
+  EXPECT_EQ(llama->rms_norm_eps, 1e-6);
+  EXPECT_EQ(llama->rope_theta, 10000.0);
+  EXPECT_EQ(llama->max_position_embeddings, 2048);
+  EXPECT_FALSE(llama->tie_word_embeddings);
+  const json mistral = As("MistralForCausalLM", base);
+  EXPECT_EQ(Parse(mistral)->num_kv_heads, 8);
+  EXPECT_EQ(Parse(mistral)->max_position_embeddings, 131072);
+  EXPECT_EQ(Parse(With(mistral, "num_attention_heads", 16))->num_kv_heads, 8);
+  const json qwen = As("Qwen2ForCausalLM", base);
+  EXPECT_FALSE(Parse(qwen).ok());  // 32 KV heads for 8 heads, as transformers has it
+  EXPECT_EQ(Parse(With(qwen, "num_key_value_heads", nullptr))->num_kv_heads, 8);
+  EXPECT_EQ(Parse(With(qwen, "num_key_value_heads", nullptr))->max_position_embeddings, 32768);
+}
+
+TEST(ModelConfig, ReadsTheOtherRopes) {
+  const json base = Llama(64, 96, 2, 4, 2, 100, true);
+  const json linear = {{"type", "linear"}, {"factor", 2}};
+  EXPECT_EQ(Parse(With(base, "rope_scaling", linear))->rope_scaling, RopeScaling::kLinear);
+  EXPECT_EQ(Parse(With(base, "rope_scaling", linear))->rope_factor, 2.0);
+  const json plain = {{"rope_type", "default"}, {"rope_theta", 1e6}};
+  EXPECT_EQ(Parse(With(base, "rope_parameters", plain))->rope_scaling, RopeScaling::kNone);
+  EXPECT_EQ(Parse(With(base, "rope_parameters", plain))->rope_theta, 1e6);
+  for (const char* type : {"yarn", "dynamic", "longrope", "mrope"}) {
+    for (const char* key : {"rope_scaling", "rope_parameters"}) {
+      const absl::Status status =
+          Parse(With(base, key, {{"rope_type", type}, {"factor", 2.0}})).status();
+      EXPECT_NE(std::string(status.message()).find("unsupported: "), std::string::npos) << status;
+      EXPECT_NE(std::string(status.message()).find(type), std::string::npos) << status;
+    }
+  }
+  const json by_layer = {{"full_attention", plain}};
+  EXPECT_FALSE(Parse(With(base, "rope_parameters", by_layer)).ok());
+  EXPECT_FALSE(Parse(With(base, "partial_rotary_factor", 0.5)).ok());
+}
+
 TEST(ModelConfig, RefusesEachBadValueAndNamesFileAndKey) {
   const json good = Llama(64, 96, 2, 4, 2, 100, true);
   ASSERT_TRUE(Parse(good).ok());

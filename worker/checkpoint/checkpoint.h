@@ -17,7 +17,8 @@
 namespace trireme {
 
 struct TensorInfo {
-  DType dtype = DType::kF32;
+  DType dtype = DType::kF32;  // meaningless if stored_type is none of ours; Read then refuses
+  std::string stored_type;    // as the file names it, for example "BF16" or "I64"
   std::vector<int64_t> shape;
 };
 
@@ -36,8 +37,10 @@ class Checkpoint {
   virtual const std::string& origin() const = 0;
   // The tensor of this name, or nullptr.
   virtual const TensorInfo* Find(std::string_view name) const = 0;
-  // Copies a slice, packed row by row, in the tensor's own data type. The tensor must exist with
-  // the slice's full shape, and `destination` have the slice's size.
+  // Copies a slice, packed row by row, in the tensor's own data type. Refuses a tensor that is
+  // missing, has another shape than the slice's full one, or is not stored as F32, F16 or BF16: the
+  // error names file, tensor, what was expected and what was found. `destination` has the slice's
+  // size.
   virtual absl::Status Read(const TensorSlice& slice, std::span<std::byte> destination) const = 0;
   // Bytes copied by Read so far.
   virtual uint64_t bytes_read() const = 0;

@@ -1,6 +1,10 @@
 #include "worker/checkpoint/safetensors.h"
 
+#include <sys/mman.h>
+#include <unistd.h>
+
 #include <algorithm>
+#include <array>
 #include <atomic>
 #include <cstring>
 #include <nlohmann/json.hpp>
@@ -8,6 +12,7 @@
 #include <set>
 #include <utility>
 
+#include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "base/file.h"
@@ -29,13 +34,20 @@ absl::Status Broken(const std::string& origin, const std::string& what) {
       absl::StrCat(origin, ": ", what, "; the file is damaged or incomplete, fetch it again"));
 }
 
+// A name out of a file, for a message of one line.
+std::string Quoted(std::string_view name) {
+  constexpr size_t kBytesMax = 120;
+  const std::string text(name.substr(0, kBytesMax));
+  return absl::StrCat("\"", absl::Utf8SafeCEscape(text), name.size() > kBytesMax ? "...\"" : "\"");
+}
+
 // Bytes of one element of a data type of the format, or nullopt if the format has no such type.
 std::optional<uint64_t> ElementBytes(const std::string& dtype) {
-  if (dtype == "F64" || dtype == "I64" || dtype == "U64") return 8;
+  if (dtype == "F64" || dtype == "I64" || dtype == "U64" || dtype == "C64") return 8;
   if (dtype == "F32" || dtype == "I32" || dtype == "U32") return 4;
   if (dtype == "F16" || dtype == "BF16" || dtype == "I16" || dtype == "U16") return 2;
   if (dtype == "I8" || dtype == "U8" || dtype == "BOOL") return 1;
-  if (dtype == "F8_E4M3" || dtype == "F8_E5M2") return 1;
+  if (dtype == "F8_E4M3" || dtype == "F8_E5M2" || dtype == "F8_E8M0") return 1;
   return std::nullopt;
 }
 
@@ -52,22 +64,29 @@ bool IsUnsignedArray(const nlohmann::json& value) {
          });
 }
 
-// The header's JSON, refusing duplicate names, which the parser would silently merge.
+// The header's JSON, refusing duplicate keys, of which the parser would silently keep the last.
 absl::StatusOr<nlohmann::json> ParseHeader(std::string_view text, const std::string& origin) {
-  std::set<std::string> names;
-  bool duplicate = false;
+  constexpr int kDepthMax = 8;  // a header has three levels; what lies deeper is dropped
+  std::array<std::set<std::string>, kDepthMax + 2> keys;  // of the object now open at each depth
+  std::string duplicate;
   const auto track = [&](int depth, nlohmann::json::parse_event_t event, nlohmann::json& parsed) {
-    if (event == nlohmann::json::parse_event_t::key && depth == 1) {
-      duplicate |= !names.insert(parsed.get<std::string>()).second;
+    if (depth > kDepthMax) return false;
+    if (event == nlohmann::json::parse_event_t::object_start) {
+      keys[static_cast<size_t>(depth) + 1].clear();
+    } else if (event == nlohmann::json::parse_event_t::key) {
+      const std::string& key = parsed.get_ref<const std::string&>();
+      if (!keys[static_cast<size_t>(depth)].insert(key).second) duplicate = Quoted(key);
     }
-    return depth <= 8;
+    return true;
   };
   nlohmann::json header = nlohmann::json::parse(text.begin(), text.end(), track,
                                                 /*allow_exceptions=*/false);
   if (header.is_discarded() || !header.is_object()) {
     return Broken(origin, "the header is not a JSON object");
   }
-  if (duplicate) return Broken(origin, "the header names a tensor twice");
+  if (!duplicate.empty()) {
+    return Broken(origin, absl::StrCat("the header has the key ", duplicate, " twice"));
+  }
   return header;
 }
 
@@ -78,7 +97,7 @@ absl::StatusOr<uint64_t> SizeOf(const nlohmann::json& shape, uint64_t element_by
     const uint64_t size = dimension.get<uint64_t>();
     if (__builtin_mul_overflow(bytes, size, &bytes) || bytes > kTensorBytesMax ||
         size > kTensorBytesMax) {
-      return Broken(origin, absl::StrCat("tensor \"", name, "\" has an impossible shape"));
+      return Broken(origin, absl::StrCat("tensor ", Quoted(name), " has an impossible shape"));
     }
   }
   return bytes;
@@ -92,24 +111,24 @@ absl::StatusOr<SafetensorsEntry> ParseEntry(const std::string& name, const nlohm
       !value.contains("shape") || !IsUnsignedArray(value["shape"]) ||
       !value.contains("data_offsets") || !IsUnsignedArray(value["data_offsets"]) ||
       value["data_offsets"].size() != 2 || value["shape"].size() > 8) {
-    return Broken(origin,
-                  absl::StrCat("tensor \"", name, "\" lacks a valid dtype, shape or data_offsets"));
+    return Broken(origin, absl::StrCat("tensor ", Quoted(name),
+                                       " lacks a valid dtype, shape or data_offsets"));
   }
   const std::string dtype = value["dtype"].get<std::string>();
   const std::optional<uint64_t> element_bytes = ElementBytes(dtype);
   if (!element_bytes) {
-    return absl::InvalidArgumentError(absl::StrCat("unsupported: ", origin, ": tensor \"", name,
-                                                   "\" has data type ", dtype.substr(0, 32)));
+    return absl::InvalidArgumentError(absl::StrCat(origin, ": unsupported: tensor ", Quoted(name),
+                                                   " has data type ", Quoted(dtype)));
   }
   const uint64_t begin = value["data_offsets"][0].get<uint64_t>();
   const uint64_t end = value["data_offsets"][1].get<uint64_t>();
   if (begin > end || end > data_bytes) {
-    return Broken(origin, absl::StrCat("tensor \"", name, "\" ends at byte ", end, " of ",
-                                       data_bytes, " bytes of data"));
+    return Broken(origin, absl::StrCat("tensor ", Quoted(name), " is at bytes ", begin, " to ", end,
+                                       " of ", data_bytes, " bytes of data"));
   }
   ASSIGN_OR_RETURN(const uint64_t bytes, SizeOf(value["shape"], *element_bytes, origin, name));
   if (bytes != end - begin) {
-    return Broken(origin, absl::StrCat("tensor \"", name, "\" has ", end - begin,
+    return Broken(origin, absl::StrCat("tensor ", Quoted(name), " has ", end - begin,
                                        " bytes, but its shape needs ", bytes));
   }
   SafetensorsEntry entry;
@@ -117,21 +136,85 @@ absl::StatusOr<SafetensorsEntry> ParseEntry(const std::string& name, const nlohm
     entry.info.shape.push_back(dimension.get<int64_t>());
   }
   entry.info.dtype = ComputeType(dtype).value_or(DType::kF32);
+  entry.info.stored_type = dtype;
   entry.offset = data_start + begin;
   entry.bytes = bytes;
   return entry;
 }
 
-absl::Status CheckOverlap(std::vector<std::pair<uint64_t, uint64_t>> ranges,
-                          const std::string& origin) {
+// The specification: the tensors fill the data without overlap, hole or rest.
+absl::Status CheckFilled(std::vector<std::pair<uint64_t, uint64_t>> ranges, uint64_t data_bytes,
+                         const std::string& origin) {
   std::sort(ranges.begin(), ranges.end());
-  for (size_t i = 1; i < ranges.size(); ++i) {
-    if (ranges[i].first < ranges[i - 1].second) {
-      return Broken(origin, "two tensors overlap");
-    }
+  uint64_t end = 0;
+  for (const auto& range : ranges) {
+    if (range.first < end) return Broken(origin, "two tensors overlap");
+    if (range.first > end) break;
+    end = range.second;
+  }
+  if (end == data_bytes) return absl::OkStatus();
+  return Broken(origin, absl::StrCat("no tensor has the data from byte ", end, " of ", data_bytes));
+}
+
+// Asks the kernel to read ahead what will be copied. A hint: nothing depends on its success.
+void WillNeed(std::span<const std::byte> bytes) {
+  const uintptr_t page = static_cast<uintptr_t>(sysconf(_SC_PAGESIZE));
+  const uintptr_t begin = reinterpret_cast<uintptr_t>(bytes.data());
+  const uintptr_t start = begin - begin % page;
+  posix_madvise(reinterpret_cast<void*>(start), begin - start + bytes.size(), POSIX_MADV_WILLNEED);
+}
+
+// Copies the slice out of its tensor's bytes; both fit (CheckSlice).
+void CopySlice(const TensorSlice& slice, size_t element_bytes, const std::byte* tensor,
+               std::span<std::byte> destination) {
+  if (destination.empty()) return;
+  const size_t rows = static_cast<size_t>(slice.rows.size());
+  const size_t row_bytes = static_cast<size_t>(slice.cols.size()) * element_bytes;
+  const size_t stride = static_cast<size_t>(slice.full_cols) * element_bytes;
+  const std::byte* from = tensor + static_cast<size_t>(slice.rows.begin) * stride +
+                          static_cast<size_t>(slice.cols.begin) * element_bytes;
+  WillNeed({from, (rows - 1) * stride + row_bytes});
+  if (row_bytes == stride) {
+    std::memcpy(destination.data(), from, destination.size());
+    return;
+  }
+  for (size_t row = 0; row < rows; ++row) {
+    std::memcpy(destination.data() + row * row_bytes, from + row * stride, row_bytes);
+  }
+}
+
+bool Inside(const IndexRange& range, int64_t size) {
+  return range.begin >= 0 && range.begin <= range.end && range.end <= size;
+}
+
+// Refuses a slice that does not fit the tensor of its name: files that do not belong together.
+absl::Status CheckSlice(const TensorSlice& slice, const TensorInfo& info, size_t destination_bytes,
+                        const std::string& file) {
+  const std::vector<int64_t> expected =
+      slice.is_vector ? std::vector<int64_t>{slice.full_cols}
+                      : std::vector<int64_t>{slice.full_rows, slice.full_cols};
+  if (info.shape != expected) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(file, ": tensor ", Quoted(slice.name), " has shape [",
+                     absl::StrJoin(info.shape, ", "), "], but config.json makes it [",
+                     absl::StrJoin(expected, ", "), "]; they do not belong together"));
+  }
+  if (!ComputeType(info.stored_type)) {
+    return absl::UnimplementedError(absl::StrCat(
+        file, ": unsupported: tensor ", Quoted(slice.name), " has data type ", info.stored_type,
+        ", expected F32, F16 or BF16; use an unquantised checkpoint"));
+  }
+  const size_t bytes = static_cast<size_t>(slice.elements()) * DTypeBytes(info.dtype);
+  if (!Inside(slice.rows, slice.full_rows) || !Inside(slice.cols, slice.full_cols) ||
+      destination_bytes != bytes) {
+    return absl::InternalError(
+        absl::StrCat("slice of ", Quoted(slice.name), " leaves its tensor or its destination"));
   }
   return absl::OkStatus();
 }
+
+// The files of a checkpoint, and the tensors that each should hold.
+using WeightMap = std::map<std::string, std::vector<std::string>>;
 
 // Where one tensor of a checkpoint is.
 struct Located {
@@ -149,11 +232,30 @@ class Safetensors final : public Checkpoint {
     ASSIGN_OR_RETURN(Entries entries, ParseSafetensors(file.bytes(), path.string()));
     for (auto& [name, entry] : entries) {
       if (!tensors_.try_emplace(name, Located{std::move(entry), files_.size()}).second) {
-        return Broken(path.string(), absl::StrCat("tensor \"", name,
-                                                  "\" is in another file of the checkpoint too"));
+        return Broken(path.string(), absl::StrCat("tensor ", Quoted(name),
+                                                  " is in another file of the checkpoint too"));
       }
     }
     files_.push_back(std::move(file));
+    return absl::OkStatus();
+  }
+
+  // Adds the files of an index, and checks that each tensor is where the index says.
+  absl::Status AddIndexed(const std::filesystem::path& dir, const WeightMap& weight_map) {
+    for (const auto& [file, tensors] : weight_map) {
+      const absl::Status added = AddFile(dir / file);
+      if (absl::IsNotFound(added)) {
+        return absl::NotFoundError(absl::StrCat(added.message(), "; ", kIndexFile,
+                                                " names it, fetch the whole checkpoint"));
+      }
+      RETURN_IF_ERROR(added);
+      for (const std::string& tensor : tensors) {
+        const auto found = tensors_.find(tensor);
+        if (found != tensors_.end() && found->second.file == files_.size() - 1) continue;
+        return Broken((dir / file).string(), absl::StrCat("no tensor ", Quoted(tensor), ", which ",
+                                                          kIndexFile, " says is here"));
+      }
+    }
     return absl::OkStatus();
   }
 
@@ -168,37 +270,12 @@ class Safetensors final : public Checkpoint {
     const auto found = tensors_.find(slice.name);
     if (found == tensors_.end()) {
       return absl::InvalidArgumentError(
-          absl::StrCat(origin_, ": tensor \"", slice.name, "\" is missing"));
+          absl::StrCat(origin_, ": tensor ", Quoted(slice.name), " is missing"));
     }
     const auto& [entry, file_index] = found->second;
     const MappedFile& file = files_[file_index];
-    const std::vector<int64_t> expected =
-        slice.is_vector ? std::vector<int64_t>{slice.full_cols}
-                        : std::vector<int64_t>{slice.full_rows, slice.full_cols};
-    if (entry.info.shape != expected) {
-      return absl::InvalidArgumentError(
-          absl::StrCat(file.path().string(), ": tensor \"", slice.name, "\" has shape [",
-                       absl::StrJoin(entry.info.shape, ", "), "], but config.json makes it [",
-                       absl::StrJoin(expected, ", "), "]; they do not belong together"));
-    }
-    const size_t element = DTypeBytes(entry.info.dtype);
-    const size_t row_bytes = static_cast<size_t>(slice.cols.size()) * element;
-    if (destination.size() != row_bytes * static_cast<size_t>(slice.rows.size())) {
-      return absl::InternalError("destination does not have the slice's size");
-    }
-    const std::byte* base = file.bytes().data() + entry.offset;
-    if (slice.cols.size() == slice.full_cols) {
-      const size_t offset = static_cast<size_t>(slice.rows.begin) * row_bytes;
-      std::memcpy(destination.data(), base + offset, destination.size());
-    } else {
-      const size_t stride = static_cast<size_t>(slice.full_cols) * element;
-      const std::byte* from = base + static_cast<size_t>(slice.rows.begin) * stride +
-                              static_cast<size_t>(slice.cols.begin) * element;
-      for (std::byte* to = destination.data(); to < destination.data() + destination.size();
-           to += row_bytes, from += stride) {
-        std::memcpy(to, from, row_bytes);
-      }
-    }
+    RETURN_IF_ERROR(CheckSlice(slice, entry.info, destination.size(), file.path().string()));
+    CopySlice(slice, DTypeBytes(entry.info.dtype), file.bytes().data() + entry.offset, destination);
     bytes_read_ += destination.size();
     return absl::OkStatus();
   }
@@ -212,25 +289,29 @@ class Safetensors final : public Checkpoint {
   mutable std::atomic<uint64_t> bytes_read_{0};
 };
 
-// The file names of an index, each once.
-absl::StatusOr<std::set<std::string>> ReadIndex(const std::filesystem::path& path) {
+bool IsPlainFileName(const std::string& name) {
+  return !name.empty() && name.front() != '.' && name.find('/') == std::string::npos &&
+         name.find('\0') == std::string::npos;
+}
+
+absl::StatusOr<WeightMap> ReadIndex(const std::filesystem::path& path) {
   ASSIGN_OR_RETURN(const std::string text, ReadFile(path, kIndexBytesMax));
   const nlohmann::json index = nlohmann::json::parse(text, nullptr, /*allow_exceptions=*/false);
   if (!index.is_object() || !index.contains("weight_map") || !index["weight_map"].is_object()) {
     return Broken(path.string(), "no \"weight_map\" object");
   }
-  std::set<std::string> files;
-  for (const auto& [tensor, file] : index["weight_map"].items()) {
-    if (!file.is_string())
-      return Broken(path.string(), "\"weight_map\" has a value that is no text");
-    const std::string name = file.get<std::string>();
-    if (name.empty() || name.front() == '.' || name.find('/') != std::string::npos ||
-        name.find('\0') != std::string::npos) {
-      return absl::InvalidArgumentError(
-          absl::StrCat(path.string(), ": \"", name,
-                       "\" is not a plain file name in the checkpoint's directory"));
+  WeightMap files;
+  for (const auto& [tensor, value] : index["weight_map"].items()) {
+    if (!value.is_string()) {
+      return Broken(path.string(), absl::StrCat("no file name for tensor ", Quoted(tensor)));
     }
-    files.insert(name);
+    const std::string& file = value.get_ref<const std::string&>();
+    if (!IsPlainFileName(file)) {
+      return absl::InvalidArgumentError(
+          absl::StrCat(path.string(), ": ", Quoted(file),
+                       " is not a plain file name in the checkpoint's directory"));
+    }
+    files[file].push_back(tensor);
   }
   return files;
 }
@@ -258,10 +339,11 @@ absl::StatusOr<Entries> ParseSafetensors(std::span<const std::byte> file,
     if (name == "__metadata__") continue;
     ASSIGN_OR_RETURN(SafetensorsEntry entry,
                      ParseEntry(name, value, data_start, file.size() - data_start, origin));
-    if (entry.bytes > 0) ranges.emplace_back(entry.offset, entry.offset + entry.bytes);
-    if (ComputeType(value["dtype"].get<std::string>())) entries.emplace(name, std::move(entry));
+    const uint64_t begin = entry.offset - data_start;
+    ranges.emplace_back(begin, begin + entry.bytes);
+    entries.emplace(name, std::move(entry));
   }
-  RETURN_IF_ERROR(CheckOverlap(std::move(ranges), origin));
+  RETURN_IF_ERROR(CheckFilled(std::move(ranges), file.size() - data_start, origin));
   return entries;
 }
 
@@ -278,8 +360,8 @@ absl::StatusOr<std::unique_ptr<Checkpoint>> OpenSafetensors(const std::filesyste
     RETURN_IF_ERROR(checkpoint->AddFile(dir / kSingleFile));
     return checkpoint;
   }
-  ASSIGN_OR_RETURN(const std::set<std::string> files, ReadIndex(dir / kIndexFile));
-  for (const std::string& file : files) RETURN_IF_ERROR(checkpoint->AddFile(dir / file));
+  ASSIGN_OR_RETURN(const WeightMap weight_map, ReadIndex(dir / kIndexFile));
+  RETURN_IF_ERROR(checkpoint->AddIndexed(dir, weight_map));
   return checkpoint;
 }
 

@@ -22,9 +22,9 @@ struct SafetensorsEntry {
 
 // The table of contents of one file: 8 bytes little-endian header length, a JSON header
 // {"name": {"dtype", "shape", "data_offsets": [begin, end]}, "__metadata__": {...}}, then the data.
-// Specification: https://huggingface.co/docs/safetensors. Checks every bound, that tensors neither
-// overlap nor leave the file, and that sizes agree with shapes. Tensors of a type we do not compute
-// with (integers, booleans, ...) are left out. `origin` names the file in errors.
+// Specification: https://huggingface.co/docs/safetensors. Checks every bound, that the tensors fill
+// the data without overlap or hole, that no key comes twice, and that sizes agree with shapes.
+// Tensors of any type of the format may be in the file. `origin` names the file in errors.
 absl::StatusOr<std::map<std::string, SafetensorsEntry, std::less<>>> ParseSafetensors(
     std::span<const std::byte> file, const std::string& origin);
 
