@@ -11,6 +11,7 @@ struct FakeSequence {
   size_t computed = 0;
   size_t blocks = 0;
   uint64_t seed = 0;
+  uint32_t logprobs = 0;
 };
 
 // Computes one plan; false if it contradicts the state.
@@ -26,7 +27,8 @@ bool Step(const v1::StepPlan& plan, uint32_t block_size, std::map<uint64_t, Fake
                      {.tokens = {added.token_ids().begin(), added.token_ids().end()},
                       .computed = 0,
                       .blocks = 0,
-                      .seed = added.sampling().seed()}})
+                      .seed = added.sampling().seed(),
+                      .logprobs = added.sampling().logprobs()}})
             .second;
     if (!is_new) return false;
   }
@@ -49,8 +51,10 @@ bool Step(const v1::StepPlan& plan, uint32_t block_size, std::map<uint64_t, Fake
     token.set_sequence_id(scheduled.id());
     token.set_token_id(sequence.tokens.back());
     token.set_logprob(-0.5f);
-    token.add_top_ids(sequence.tokens.back());
-    token.add_top_logprobs(-0.5f);
+    for (uint32_t i = 0; i < sequence.logprobs; ++i) {
+      token.add_top_ids(sequence.tokens.back());
+      token.add_top_logprobs(-0.5f);
+    }
   }
   return true;
 }

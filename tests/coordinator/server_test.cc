@@ -2,12 +2,14 @@
 
 #include "coordinator/server.h"
 
+#include <google/protobuf/stubs/logging.h>
 #include <grpcpp/support/byte_buffer.h>
 
 #include <atomic>
 #include <chrono>
 #include <filesystem>
 #include <fstream>
+#include <functional>
 #include <memory>
 #include <string>
 #include <thread>
@@ -96,6 +98,7 @@ class ServerTest : public testing::Test {
  protected:
   ServerTest() {
     InitLog("server_test", LogLevel::kOff);
+    google::protobuf::SetLogHandler(nullptr);  // a test sends text that is not UTF-8
     options_.model_dir = model_.path();
     options_.address = "127.0.0.1:0";
     options_.max_num_seqs = 8;
@@ -158,11 +161,28 @@ class ServerTest : public testing::Test {
         << answer.status.error_message();
   }
 
+  // Calls a method with hand-written bytes; one answer at most.
+  grpc::Status CallRaw(const char* path, const std::string& request, std::string* answer) {
+    const grpc::Slice slice(request);
+    grpc::ClientContext context;
+    const grpc::internal::RpcMethod method(path, grpc::internal::RpcMethod::SERVER_STREAMING,
+                                           channel_);
+    const std::unique_ptr<grpc::ClientReader<grpc::ByteBuffer>> reader(
+        grpc::internal::ClientReaderFactory<grpc::ByteBuffer>::Create(
+            channel_.get(), method, &context, grpc::ByteBuffer(&slice, 1)));
+    grpc::ByteBuffer bytes;
+    std::vector<grpc::Slice> slices;
+    if (reader->Read(&bytes) && bytes.Dump(&slices).ok()) {
+      for (const grpc::Slice& part : slices) answer->append(part.begin(), part.end());
+    }
+    return reader->Finish();
+  }
+
   // Whether the gang comes to rest: nothing is scheduled any more.
   bool GoesIdle(const FakeGang& gang) {
-    for (int i = 0; i < 200; ++i) {
+    for (int i = 0; i < 50; ++i) {
       const uint64_t before = gang.steps();
-      std::this_thread::sleep_for(milliseconds(60));
+      std::this_thread::sleep_for(milliseconds(400));
       if (gang.steps() == before) return true;
     }
     return false;
@@ -282,17 +302,10 @@ TEST_F(ServerTest, TextThatIsNotUtf8IsAnInvalidArgument) {
   StartServer();
   const auto gang = StartGang(Gang());
   // Field 1 (prompt), two bytes that are no UTF-8: written by hand, as protobuf would warn.
-  const grpc::Slice slice(std::string("\x0A\x02\xC3\x28"));
-  const grpc::ByteBuffer bytes(&slice, 1);
-  grpc::ClientContext context;
-  const grpc::internal::RpcMethod method("/trireme.v1.Inference/Generate",
-                                         grpc::internal::RpcMethod::SERVER_STREAMING, channel_);
-  const std::unique_ptr<grpc::ClientReader<grpc::ByteBuffer>> reader(
-      grpc::internal::ClientReaderFactory<grpc::ByteBuffer>::Create(channel_.get(), method,
-                                                                    &context, bytes));
-  grpc::ByteBuffer answer;
-  EXPECT_FALSE(reader->Read(&answer));
-  const grpc::Status status = reader->Finish();
+  std::string answer;
+  const grpc::Status status =
+      CallRaw("/trireme.v1.Inference/Generate", "\x0A\x02\xC3\x28", &answer);
+  EXPECT_EQ(answer, "");
   EXPECT_EQ(status.error_code(), grpc::StatusCode::INVALID_ARGUMENT);
   EXPECT_NE(status.error_message().find("UTF-8"), std::string::npos) << status.error_message();
 }
@@ -467,6 +480,74 @@ TEST_F(ServerTest, AFullQueueRefusesTheNext) {
     context.TryCancel();
   });
   EXPECT_EQ(answer.status.error_code(), grpc::StatusCode::CANCELLED);
+}
+
+TEST_F(ServerTest, AClientThatDoesNotReadIsGivenUp) {
+  nlohmann::json config = nlohmann::json::parse(std::ifstream(model_.path() / "config.json"));
+  config["max_position_embeddings"] = 4096;
+  model_.Write("config.json", config);
+  options_.max_num_seqs = 16;
+  StartServer();
+  FakeGangOptions options = Gang();
+  options.max_model_len = 4096;
+  options.kv_blocks = 16 * 4096 / 16;
+  const auto gang = StartGang(options);
+  v1::GenerateRequest request = Request("slow", 4000);
+  request.mutable_sampling()->set_n(16);
+  request.mutable_sampling()->set_logprobs(20);
+  grpc::ClientContext context;
+  const auto stream = stub_->Generate(&context, request);
+  while (gang->steps() == 0) std::this_thread::sleep_for(milliseconds(1));
+  EXPECT_TRUE(GoesIdle(*gang));
+  EXPECT_LT(gang->steps(), 4000u);
+  v1::GenerateResponse response;
+  while (stream->Read(&response)) EXPECT_FALSE(response.has_usage());
+  const grpc::Status status = stream->Finish();
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::RESOURCE_EXHAUSTED);
+  EXPECT_NE(status.error_message().find("reads too slowly"), std::string::npos);
+}
+
+TEST_F(ServerTest, HealthFollowsTheGang) {
+  StartServer();
+  // The second byte of a HealthCheckResponse: 1 is SERVING, 2 is NOT_SERVING.
+  const auto health = [this](const std::string& service) {
+    std::string answer;
+    const std::string size(1, static_cast<char>(service.size()));
+    const grpc::Status status =
+        CallRaw("/grpc.health.v1.Health/Check", "\x0A" + size + service, &answer);
+    return status.ok() && answer.size() == 2 ? int{answer[1]} : -1;
+  };
+  for (const char* service : {"", "trireme.v1.Inference"}) EXPECT_EQ(health(service), 2);
+  {
+    const auto gang = StartGang(Gang());
+    for (const char* service : {"", "trireme.v1.Inference"}) EXPECT_EQ(health(service), 1);
+  }
+  while (server_->engine().ready()) std::this_thread::sleep_for(milliseconds(1));
+  std::this_thread::sleep_for(milliseconds(20));
+  EXPECT_EQ(health(""), 2);
+  EXPECT_EQ(health("nothing"), -1);
+}
+
+TEST_F(ServerTest, LogprobsComeWithEveryToken) {
+  StartServer();
+  const auto gang = StartGang(Gang());
+  v1::GenerateRequest request = Request("logprobs", 30);
+  request.mutable_sampling()->set_logprobs(2);
+  grpc::ClientContext context;
+  const auto stream = stub_->Generate(&context, request);
+  v1::GenerateResponse response;
+  int tokens = 0;
+  while (stream->Read(&response)) {
+    ASSERT_EQ(response.token_ids_size(), response.logprobs_size());
+    for (int i = 0; i < response.logprobs_size(); ++i) {
+      EXPECT_EQ(response.logprobs(i).chosen().token_id(), response.token_ids(i));
+      EXPECT_EQ(response.logprobs(i).chosen().token()[0], response.token_ids(i));
+      EXPECT_EQ(response.logprobs(i).top_size(), 2);
+    }
+    tokens += response.token_ids_size();
+  }
+  EXPECT_TRUE(stream->Finish().ok());
+  EXPECT_EQ(tokens, 30);
 }
 
 TEST_F(ServerTest, ShutdownIsOrderly) {
