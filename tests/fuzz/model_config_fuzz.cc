@@ -12,6 +12,12 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   const auto config = trireme::ModelConfig::Parse(text, "fuzz");
   if (!config.ok()) return 0;
   if (config->NumParameters() == 0) std::abort();
+  for (const int tp : {-1, 0, 1, 3, 4, 1 << 30}) {
+    for (const int pp : {-1, 0, 1, 3, 1 << 30}) {
+      if (!trireme::CheckLayout(*config, {.tp = tp, .pp = pp}).ok()) continue;
+      if (tp < 1 || pp < 1 || pp > config->num_layers) std::abort();
+    }
+  }
   if (config->num_layers > 64) return 0;  // slices are listed one by one
   for (const trireme::ParallelLayout& layout : trireme::LegalLayouts(*config, 4)) {
     for (int rank = 0; rank < layout.world_size(); ++rank) {
