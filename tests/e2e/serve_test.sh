@@ -17,10 +17,11 @@ gang=
 
 # Starts a coordinator on a free port; sets $coordinator and $server.
 start_coordinator() {
+  rm -f "$work/coordinator.log"  # the last one's address must not be read before the new one opens it
   "$bin/trireme-coordinator" --model "$model" --grpc 127.0.0.1:0 "$@" >"$work/coordinator.log" 2>&1 &
   coordinator=$!
   for _ in {1..100}; do
-    server=$(sed -nE 's/.*listening on ([0-9.]+:[0-9]+).*/\1/p' "$work/coordinator.log")
+    server=$(sed -nE 's/.*listening on ([0-9.]+:[0-9]+).*/\1/p' "$work/coordinator.log" 2>/dev/null)
     [[ -n $server ]] && return
     sleep 0.1
   done
