@@ -45,11 +45,11 @@ stop_all() {
   coordinator= gang=
 }
 
-ask() { "$bin/trireme" generate --server "$server" --timeout 60 "$@"; }
+ask() { "$bin/trireme" generate --server "$server" --timeout 300 "$@"; }
 ask_fails() {
   local want=$1
   shift
-  expect_failure "$want" "$bin/trireme" generate --server "$server" --timeout 60 "$@"
+  expect_failure "$want" "$bin/trireme" generate --server "$server" --timeout 300 "$@"
 }
 
 expect() {
