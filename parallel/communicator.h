@@ -32,6 +32,13 @@ class Communicator {
   virtual absl::Status SendRecv(std::span<const std::byte> send, std::span<std::byte> receive,
                                 int peer) = 0;
 
+  // Messages on a channel of their own, apart from Send and Recv; of one pair of ranks in order.
+  // Post returns at once: it keeps a copy of `data` until that is delivered. Take waits for the
+  // next message of `source`; sizes must agree. Every message must be taken before the
+  // communicators are destroyed in an orderly end.
+  virtual absl::Status Post(std::span<const std::byte> data, int destination) = 0;
+  virtual absl::Status Take(std::span<std::byte> data, int source) = 0;
+
   virtual absl::Status Barrier() = 0;
   virtual absl::Status Broadcast(std::span<std::byte> data, int root) = 0;
   // `all` holds size() blocks of mine.size() bytes, in rank order.

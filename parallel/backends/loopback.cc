@@ -1,9 +1,12 @@
 // Ranks as threads of one process. Each ordered pair of ranks has one channel, through which the
 // receiver copies straight out of the sender's buffer: a send returns once it was received. The
 // state of a channel is one atomic that both sides wait on, so an idle rank sleeps in the kernel.
+// Posted messages wait in a mailbox of the pair.
 
 #include <atomic>
+#include <condition_variable>
 #include <cstring>
+#include <deque>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -22,16 +25,18 @@ namespace {
 // good; never while the receiver copies, since the sender's buffer must live until then.
 enum class ChannelState : uint32_t { kEmpty, kFull, kCopying, kClosed };
 
+enum class Taken { kOk, kClosed, kWrongSize };
+
 class Channel {
  public:
   // Offers `data` to the receiver. False if the channel is closed.
-  bool Post(std::span<const std::byte> data) {
+  bool Offer(std::span<const std::byte> data) {
     data_ = data;
     taken_ = false;
     return Move(ChannelState::kEmpty, ChannelState::kFull);
   }
 
-  // Waits until the receiver has copied what was posted. False if it never will. A receiver may
+  // Waits until the receiver has copied what was offered. False if it never will. A receiver may
   // have left since it took the data, which is no failure.
   bool WaitTaken() {
     ChannelState state = state_.load();
@@ -42,11 +47,9 @@ class Channel {
     return taken_;
   }
 
-  enum class Taken { kOk, kClosed, kWrongSize };
-
-  // Waits for a post and copies it. On kWrongSize, `sent` is the sender's size and nothing is
+  // Waits for an offer and copies it. On kWrongSize, `sent` is the sender's size and nothing is
   // copied.
-  Taken Take(std::span<std::byte> into, size_t& sent) {
+  Taken Receive(std::span<std::byte> into, size_t& sent) {
     state_.wait(ChannelState::kEmpty);
     if (!Move(ChannelState::kFull, ChannelState::kCopying)) return Taken::kClosed;
     sent = data_.size();
@@ -84,13 +87,58 @@ class Channel {
   bool taken_ = false;
 };
 
+// Copies of what one rank posted to another. Those that arrived before it closed can be taken
+// after.
+class Mailbox {
+ public:
+  // False if the mailbox is closed.
+  bool Put(std::span<const std::byte> data) {
+    std::vector<std::byte> copy(data.begin(), data.end());
+    const std::lock_guard lock(mutex_);
+    if (closed_) return false;
+    messages_.push_back(std::move(copy));
+    changed_.notify_one();
+    return true;
+  }
+
+  // Waits for a message. On kWrongSize, `sent` is its size.
+  Taken Get(std::span<std::byte> into, size_t& sent) {
+    std::unique_lock lock(mutex_);
+    changed_.wait(lock, [&] { return closed_ || !messages_.empty(); });
+    if (messages_.empty()) return Taken::kClosed;
+    const std::vector<std::byte> message = std::move(messages_.front());
+    messages_.pop_front();
+    lock.unlock();
+    sent = message.size();
+    if (sent != into.size()) return Taken::kWrongSize;
+    if (sent > 0) std::memcpy(into.data(), message.data(), sent);
+    return Taken::kOk;
+  }
+
+  void Close() {
+    const std::lock_guard lock(mutex_);
+    closed_ = true;
+    changed_.notify_all();
+  }
+
+ private:
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  std::deque<std::vector<std::byte>> messages_;  // under mutex_, as closed_
+  bool closed_ = false;
+};
+
 // What the ranks of one group share.
 class Group {
  public:
-  explicit Group(int size) : size_(size), channels_(static_cast<size_t>(size) * size) {}
+  explicit Group(int size)
+      : size_(size),
+        channels_(static_cast<size_t>(size) * size),
+        mailboxes_(static_cast<size_t>(size) * size) {}
 
   int size() const { return size_; }
   Channel& channel(int from, int to) { return channels_[static_cast<size_t>(from) * size_ + to]; }
+  Mailbox& mailbox(int from, int to) { return mailboxes_[static_cast<size_t>(from) * size_ + to]; }
 
   // The group that the ranks of color `color` form in the `sequence`th split. Each of its `size`
   // ranks asks once, the last one takes it out.
@@ -111,6 +159,7 @@ class Group {
 
   const int size_;
   std::vector<Channel> channels_;
+  std::vector<Mailbox> mailboxes_;
   std::mutex mutex_;
   std::map<std::pair<int, int>, PendingChild> children_;  // by (sequence, color); under mutex_
 };
@@ -127,19 +176,32 @@ class LoopbackCommunicator final : public Communicator {
 
   absl::Status Send(std::span<const std::byte> data, int destination) override {
     RETURN_IF_ERROR(CheckPeer(destination));
-    RETURN_IF_ERROR(Post(data, destination));
+    RETURN_IF_ERROR(Offer(data, destination));
     return WaitTaken(destination);
   }
 
   absl::Status Recv(std::span<std::byte> data, int source) override {
     RETURN_IF_ERROR(CheckPeer(source));
-    return Take(data, source);
+    return Receive(data, source);
   }
 
   absl::Status SendRecv(std::span<const std::byte> send, std::span<std::byte> receive,
                         int peer) override {
     RETURN_IF_ERROR(CheckPeer(peer));
     return Exchange(send, peer, receive, peer);
+  }
+
+  absl::Status Post(std::span<const std::byte> data, int destination) override {
+    RETURN_IF_ERROR(CheckPeer(destination));
+    return group_->mailbox(rank_, destination).Put(data) ? absl::OkStatus()
+                                                         : Fail(Gone(destination));
+  }
+
+  absl::Status Take(std::span<std::byte> data, int source) override {
+    RETURN_IF_ERROR(CheckPeer(source));
+    size_t sent = 0;
+    const Taken taken = group_->mailbox(source, rank_).Get(data, sent);
+    return CheckTaken(taken, data.size(), sent, source);
   }
 
   // Dissemination: after step s every rank has heard, directly or not, of the 2s ranks before it.
@@ -153,9 +215,9 @@ class LoopbackCommunicator final : public Communicator {
   }
 
   absl::Status Broadcast(std::span<std::byte> data, int root) override {
-    if (root == rank_) return PostToAll(data);
+    if (root == rank_) return OfferToAll(data);
     RETURN_IF_ERROR(CheckPeer(root));
-    return Take(data, root);
+    return Receive(data, root);
   }
 
   absl::Status AllGather(std::span<const std::byte> mine, std::span<std::byte> all) override {
@@ -165,8 +227,8 @@ class LoopbackCommunicator final : public Communicator {
     }
     const auto block = [&](int source) { return all.subspan(source * mine.size(), mine.size()); };
     if (!mine.empty()) std::memmove(block(rank_).data(), mine.data(), mine.size());
-    RETURN_IF_ERROR(ForPeers([&](int peer) { return Post(mine, peer); }));
-    RETURN_IF_ERROR(ForPeers([&](int peer) { return Take(block(peer), peer); }));
+    RETURN_IF_ERROR(ForPeers([&](int peer) { return Offer(mine, peer); }));
+    RETURN_IF_ERROR(ForPeers([&](int peer) { return Receive(block(peer), peer); }));
     return ForPeers([&](int peer) { return WaitTaken(peer); });
   }
 
@@ -186,39 +248,37 @@ class LoopbackCommunicator final : public Communicator {
     return absl::OkStatus();
   }
 
-  absl::Status PostToAll(std::span<const std::byte> data) {
-    RETURN_IF_ERROR(ForPeers([&](int peer) { return Post(data, peer); }));
+  absl::Status OfferToAll(std::span<const std::byte> data) {
+    RETURN_IF_ERROR(ForPeers([&](int peer) { return Offer(data, peer); }));
     return ForPeers([&](int peer) { return WaitTaken(peer); });
   }
 
   absl::Status Exchange(std::span<const std::byte> send, int destination,
                         std::span<std::byte> receive, int source) {
-    RETURN_IF_ERROR(Post(send, destination));
-    RETURN_IF_ERROR(Take(receive, source));
+    RETURN_IF_ERROR(Offer(send, destination));
+    RETURN_IF_ERROR(Receive(receive, source));
     return WaitTaken(destination);
   }
 
-  absl::Status Post(std::span<const std::byte> data, int peer) {
-    return group_->channel(rank_, peer).Post(data) ? absl::OkStatus() : Fail(Gone(peer));
+  absl::Status Offer(std::span<const std::byte> data, int peer) {
+    return group_->channel(rank_, peer).Offer(data) ? absl::OkStatus() : Fail(Gone(peer));
   }
 
   absl::Status WaitTaken(int peer) {
     return group_->channel(rank_, peer).WaitTaken() ? absl::OkStatus() : Fail(Gone(peer));
   }
 
-  absl::Status Take(std::span<std::byte> data, int peer) {
+  absl::Status Receive(std::span<std::byte> data, int peer) {
     size_t sent = 0;
-    switch (group_->channel(peer, rank_).Take(data, sent)) {
-      case Channel::Taken::kOk:
-        return absl::OkStatus();
-      case Channel::Taken::kClosed:
-        return Fail(Gone(peer));
-      case Channel::Taken::kWrongSize:
-        break;
-    }
-    return Fail(
-        absl::InternalError(absl::StrCat("rank ", rank_, " expected ", data.size(),
-                                         " bytes from rank ", peer, ", which sent ", sent)));
+    const Taken taken = group_->channel(peer, rank_).Receive(data, sent);
+    return CheckTaken(taken, data.size(), sent, peer);
+  }
+
+  absl::Status CheckTaken(Taken taken, size_t expected, size_t sent, int peer) {
+    if (taken == Taken::kOk) return absl::OkStatus();
+    if (taken == Taken::kClosed) return Fail(Gone(peer));
+    return Fail(absl::InternalError(absl::StrCat(
+        "rank ", rank_, " expected ", expected, " bytes from rank ", peer, ", which sent ", sent)));
   }
 
   absl::Status Gone(int peer) const {
@@ -236,6 +296,8 @@ class LoopbackCommunicator final : public Communicator {
       if (peer == rank_) continue;
       group_->channel(rank_, peer).Close();
       group_->channel(peer, rank_).Close();
+      group_->mailbox(rank_, peer).Close();
+      group_->mailbox(peer, rank_).Close();
     }
   }
 

@@ -81,6 +81,10 @@ class MpiCommunicator final : public Communicator {
     MPI_Comm_size(comm_, &size_);
   }
   ~MpiCommunicator() override {
+    // Buffers must live until they are delivered; on an orderly end they have been taken.
+    if (!session_->failed()) {
+      MPI_Waitall(static_cast<int>(posted_.size()), posted_.data(), MPI_STATUSES_IGNORE);
+    }
     if (comm_ != MPI_COMM_WORLD && !session_->failed()) MPI_Comm_free(&comm_);
   }
 
@@ -89,14 +93,34 @@ class MpiCommunicator final : public Communicator {
   std::string_view name() const override { return "mpi"; }
 
   absl::Status Send(std::span<const std::byte> data, int destination) override {
-    return Transfer(data, true, {}, false, destination);
+    return Transfer(data, true, {}, false, destination, kSendTag);
   }
   absl::Status Recv(std::span<std::byte> data, int source) override {
-    return Transfer({}, false, data, true, source);
+    return Transfer({}, false, data, true, source, kSendTag);
   }
   absl::Status SendRecv(std::span<const std::byte> send, std::span<std::byte> receive,
                         int peer) override {
-    return Transfer(send, true, receive, true, peer);
+    return Transfer(send, true, receive, true, peer, kSendTag);
+  }
+
+  absl::Status Post(std::span<const std::byte> data, int destination) override {
+    RETURN_IF_ERROR(CheckPeer(destination));
+    RETURN_IF_ERROR(ReapPosted());
+    const auto copy = std::make_shared<std::vector<std::byte>>(data.begin(), data.end());
+    for (size_t i = 0; i < PieceCount(data.size()); ++i) {
+      const std::span<std::byte> piece = Piece(std::span(*copy), i);
+      posted_data_.push_back(copy);
+      RETURN_IF_ERROR(
+          Check(MPI_Isend(piece.data(), static_cast<int>(piece.size()), MPI_BYTE, destination,
+                          kPostTag, comm_, &posted_.emplace_back(MPI_REQUEST_NULL)),
+                "MPI_Isend"));
+    }
+    // A small message is usually away at once.
+    return ReapPosted();
+  }
+
+  absl::Status Take(std::span<std::byte> data, int source) override {
+    return Transfer({}, false, data, true, source, kPostTag);
   }
 
   absl::Status Barrier() override { return Check(MPI_Barrier(comm_), "MPI_Barrier"); }
@@ -136,25 +160,26 @@ class MpiCommunicator final : public Communicator {
   }
 
  private:
-  static constexpr int kTag = 0;
+  static constexpr int kSendTag = 0;
+  static constexpr int kPostTag = 1;
 
   // Sends and receives (or one of both) at once; pieces between two ranks stay in order.
   absl::Status Transfer(std::span<const std::byte> send, bool sends, std::span<std::byte> receive,
-                        bool receives, int peer) {
-    if (peer < 0 || peer >= size_ || peer == rank_) return BadRank(peer);
+                        bool receives, int peer, int tag) {
+    RETURN_IF_ERROR(CheckPeer(peer));
     const size_t receive_count = receives ? PieceCount(receive.size()) : 0;
     const size_t send_count = sends ? PieceCount(send.size()) : 0;
     std::vector<MPI_Request> requests(receive_count + send_count, MPI_REQUEST_NULL);
     for (size_t i = 0; i < receive_count; ++i) {
       const std::span<std::byte> piece = Piece(receive, i);
       RETURN_IF_ERROR(Check(MPI_Irecv(piece.data(), static_cast<int>(piece.size()), MPI_BYTE, peer,
-                                      kTag, comm_, &requests[i]),
+                                      tag, comm_, &requests[i]),
                             "MPI_Irecv"));
     }
     for (size_t i = 0; i < send_count; ++i) {
       const std::span<const std::byte> piece = Piece(send, i);
       RETURN_IF_ERROR(Check(MPI_Isend(piece.data(), static_cast<int>(piece.size()), MPI_BYTE, peer,
-                                      kTag, comm_, &requests[receive_count + i]),
+                                      tag, comm_, &requests[receive_count + i]),
                             "MPI_Isend"));
     }
     std::vector<MPI_Status> statuses(requests.size());
@@ -181,6 +206,30 @@ class MpiCommunicator final : public Communicator {
                                          " bytes from rank ", peer, ", which sent ", received)));
   }
 
+  // Forgets the posted messages that are delivered.
+  absl::Status ReapPosted() {
+    if (posted_.empty()) return absl::OkStatus();
+    std::vector<int> done(posted_.size());
+    int count = 0;
+    RETURN_IF_ERROR(Check(MPI_Testsome(static_cast<int>(posted_.size()), posted_.data(), &count,
+                                       done.data(), MPI_STATUSES_IGNORE),
+                          "MPI_Testsome"));
+    if (count == 0 || count == MPI_UNDEFINED) return absl::OkStatus();
+    size_t kept = 0;
+    for (size_t i = 0; i < posted_.size(); ++i) {
+      if (posted_[i] == MPI_REQUEST_NULL) continue;
+      posted_[kept] = posted_[i];
+      posted_data_[kept++] = std::move(posted_data_[i]);
+    }
+    posted_.resize(kept);
+    posted_data_.resize(kept);
+    return absl::OkStatus();
+  }
+
+  absl::Status CheckPeer(int peer) {
+    return peer < 0 || peer >= size_ || peer == rank_ ? BadRank(peer) : absl::OkStatus();
+  }
+
   absl::Status BadRank(int peer) {
     return Fail(absl::InvalidArgumentError(
         absl::StrCat("rank ", rank_, " of ", size_, " cannot exchange data with rank ", peer)));
@@ -199,6 +248,10 @@ class MpiCommunicator final : public Communicator {
   MPI_Comm comm_;
   int rank_ = 0;
   int size_ = 0;
+  // What was posted and may not be delivered yet: requests, and the buffer of each. A message in
+  // pieces has several with the same buffer.
+  std::vector<MPI_Request> posted_;
+  std::vector<std::shared_ptr<std::vector<std::byte>>> posted_data_;
 };
 
 }  // namespace

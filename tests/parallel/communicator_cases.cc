@@ -1,5 +1,6 @@
 #include "tests/parallel/communicator_cases.h"
 
+#include <algorithm>
 #include <cstring>
 #include <numeric>
 #include <vector>
@@ -45,6 +46,42 @@ void CheckSendRecv(Communicator& world) {
     std::vector<std::byte> got(size);
     EXPECT_TRUE(world.SendRecv(Message(world.rank(), size), got, peer).ok());
     EXPECT_EQ(got, Message(peer, size));
+  }
+}
+
+// Everyone posts to everyone before anyone takes; other traffic in between does not get mixed up.
+void CheckPosted(Communicator& world) {
+  const auto peers = [&](auto body) {
+    for (int i = 1; i < world.size(); ++i) body((world.rank() + i) % world.size());
+  };
+  for (const size_t size : kSizes) {
+    std::vector<std::byte> data = Message(world.rank(), size);
+    peers([&](int peer) { EXPECT_TRUE(world.Post(data, peer).ok()); });
+    std::fill(data.begin(), data.end(), std::byte{0xee});  // the copy is the communicator's
+    EXPECT_TRUE(world.Barrier().ok());
+    if ((world.rank() ^ 1) < world.size()) {
+      const int peer = world.rank() ^ 1;
+      std::vector<std::byte> got(3);
+      EXPECT_TRUE(world.SendRecv(Message(world.rank() + 7, 3), got, peer).ok());
+      EXPECT_EQ(got, Message(peer + 7, 3));
+    }
+    peers([&](int peer) {
+      std::vector<std::byte> got(size);
+      EXPECT_TRUE(world.Take(got, peer).ok());
+      EXPECT_EQ(got, Message(peer, size));
+    });
+  }
+  // Many, in order.
+  constexpr int kMany = 200;
+  for (int i = 0; i < kMany; ++i) {
+    peers([&](int peer) { EXPECT_TRUE(world.Post(std::as_bytes(std::span(&i, 1)), peer).ok()); });
+  }
+  for (int i = 0; i < kMany; ++i) {
+    peers([&](int peer) {
+      int got = -1;
+      EXPECT_TRUE(world.Take(std::as_writable_bytes(std::span(&got, 1)), peer).ok());
+      EXPECT_EQ(got, i);
+    });
   }
 }
 
@@ -120,6 +157,7 @@ void CheckSplit(Communicator& world) {
 void CheckCommunicator(Communicator& world) {
   CheckRing(world);
   CheckSendRecv(world);
+  CheckPosted(world);
   CheckCollectives(world);
   CheckAllReduce(world);
   CheckSplit(world);

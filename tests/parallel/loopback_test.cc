@@ -88,6 +88,35 @@ TEST(Loopback, SizesThatDisagreeAreAnErrorOnBothSides) {
   });
 }
 
+TEST(Loopback, WhatWasPostedBeforeLeavingArrives) {
+  RunRanks(MakeLoopbackCommunicators(2), [](Communicator& world) {
+    int value = 5;
+    if (world.rank() == 0) {
+      EXPECT_TRUE(world.Post(std::as_bytes(std::span(&value, 1)), 1).ok());
+      return;
+    }
+    value = 0;
+    EXPECT_TRUE(world.Take(std::as_writable_bytes(std::span(&value, 1)), 0).ok());
+    EXPECT_EQ(value, 5);
+    const absl::Status status = world.Take(std::as_writable_bytes(std::span(&value, 1)), 0);
+    EXPECT_TRUE(absl::IsUnavailable(status)) << status;
+    EXPECT_TRUE(absl::IsUnavailable(world.Post({}, 0)));
+  });
+}
+
+TEST(Loopback, PostedSizesThatDisagreeAreAnError) {
+  RunRanks(MakeLoopbackCommunicators(2), [](Communicator& world) {
+    std::vector<std::byte> bytes(4 + static_cast<size_t>(world.rank()));
+    if (world.rank() == 0) {
+      EXPECT_TRUE(world.Post(bytes, 1).ok());
+      EXPECT_TRUE(absl::IsUnavailable(world.Take(bytes, 1)));
+    } else {
+      const absl::Status status = world.Take(bytes, 0);
+      EXPECT_TRUE(absl::IsInternal(status)) << status;
+    }
+  });
+}
+
 TEST(Loopback, RefusesRanksThatAreNoPeers) {
   for (const int peer : {-1, 0, 2}) {
     const auto world = MakeLoopbackCommunicators(2);
@@ -95,6 +124,8 @@ TEST(Loopback, RefusesRanksThatAreNoPeers) {
     EXPECT_TRUE(absl::IsInvalidArgument(world[0]->Send({&byte, 1}, peer)));
     EXPECT_TRUE(absl::IsInvalidArgument(world[0]->Recv({&byte, 1}, peer)));
     EXPECT_TRUE(absl::IsInvalidArgument(world[0]->SendRecv({}, {}, peer)));
+    EXPECT_TRUE(absl::IsInvalidArgument(world[0]->Post({&byte, 1}, peer)));
+    EXPECT_TRUE(absl::IsInvalidArgument(world[0]->Take({&byte, 1}, peer)));
   }
 }
 

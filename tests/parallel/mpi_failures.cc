@@ -1,4 +1,5 @@
-// What must end a job of mpirun, one failure a run: `mpi_failures death` or `mpi_failures sizes`.
+// What must end a job of mpirun, one failure a run: `mpi_failures death`, `sizes` or
+// `posted`.
 
 #include <cstdio>
 #include <cstdlib>
@@ -32,11 +33,22 @@ int Sizes(Communicator& world) {
   return absl::IsInternal(status) ? 0 : 1;
 }
 
+// The same for what was posted.
+int Posted(Communicator& world) {
+  std::vector<std::byte> bytes(4 + static_cast<size_t>(world.rank()));
+  if (world.rank() == 0) return world.Post(bytes, 1).ok() ? 0 : 1;
+  const absl::Status status = world.Take(bytes, 0);
+  std::printf("%s\n", status.ToString().c_str());
+  return absl::IsInternal(status) ? 0 : 1;
+}
+
 }  // namespace
 }  // namespace trireme
 
 int main(int argc, char** argv) {
   const auto world = trireme::MakeMpiCommunicator(&argc, &argv);
   if (!world.ok() || argc != 2) return 2;
-  return std::string_view(argv[1]) == "death" ? trireme::Death(**world) : trireme::Sizes(**world);
+  const std::string_view failure = argv[1];
+  if (failure == "death") return trireme::Death(**world);
+  return failure == "sizes" ? trireme::Sizes(**world) : trireme::Posted(**world);
 }
