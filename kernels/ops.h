@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
 #include <string>
@@ -78,6 +79,10 @@ class Ops {
   // hidden[t, :] += delta[t, :] (+ bias; none if empty).
   virtual void AddResidual(std::span<float> hidden, std::span<const float> delta,
                            std::span<const float> bias) = 0;
+
+  // Calls f(0) ... f(n - 1), each on one of the threads, and returns when all are done. f must not
+  // throw.
+  virtual void ForEach(int64_t n, const std::function<void(int64_t)>& f) = 0;
 };
 
 // The CPU's instruction sets we have variants for, best first among those this machine runs.

@@ -3,6 +3,7 @@
 #include <cstdint>
 
 #include "absl/status/statusor.h"
+#include "kernels/kv_layer.h"
 #include "kernels/ops.h"
 #include "parallel/model_config.h"
 #include "parallel/shard.h"
@@ -15,10 +16,14 @@ namespace trireme {
 class KvCache {
  public:
   // Bytes of one page over all layers of the rank.
-  static int64_t BlockBytes(const ModelConfig& config, const ModelShard& shard, int64_t block_size);
+  static int64_t BlockBytes(const ModelConfig& config, const ModelShard& shard, int64_t block_size,
+                            KvDType dtype);
 
   static absl::StatusOr<KvCache> Allocate(const ModelConfig& config, const ModelShard& shard,
-                                          int64_t num_blocks, int64_t block_size);
+                                          int64_t num_blocks, int64_t block_size, KvDType dtype);
+
+  // Copies a page in every layer.
+  void CopyBlock(int64_t from, int64_t to);
 
   // `layer` counts from the rank's first layer.
   KvLayer layer(int64_t layer) const;

@@ -17,10 +17,6 @@ double MillisecondsSince(std::chrono::steady_clock::time_point start) {
       .count();
 }
 
-absl::Status BadPlan(const v1::ScheduledSequence& scheduled, const char* what) {
-  return absl::InternalError(absl::StrCat("step plan: sequence ", scheduled.id(), ": ", what));
-}
-
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<ModelRunner>> ModelRunner::Load(const RunnerOptions& options,
@@ -28,27 +24,29 @@ absl::StatusOr<std::unique_ptr<ModelRunner>> ModelRunner::Load(const RunnerOptio
   std::unique_ptr<ModelRunner> runner(new ModelRunner(options, ops, world));
   CHECK(world->size() == options.layout.world_size());
   runner->coord_ = CoordOf(options.layout, world->rank());
-  // The only collective call here comes before anything that can fail on one rank alone.
   ASSIGN_OR_RETURN(runner->tp_, world->Split(runner->coord_.pp_rank, runner->coord_.tp_rank));
-  ASSIGN_OR_RETURN(runner->config_, ModelConfig::Load(options.model_dir));
-  RETURN_IF_ERROR(CheckLayout(runner->config_, options.layout));
-  runner->shard_ = ComputeShard(runner->config_, options.layout, runner->coord_);
-  runner->responder_ = RankOf(options.layout, {.tp_rank = 0, .pp_rank = options.layout.pp - 1});
-  RETURN_IF_ERROR(runner->LoadShard());
+  const absl::Status loaded = runner->LoadModel();
+  // Also after an error, so that no other rank waits for this one. What is available then is what
+  // all ranks have left.
+  RETURN_IF_ERROR(world->Barrier());
+  RETURN_IF_ERROR(loaded);
   RETURN_IF_ERROR(runner->AllocateKvCache());
-  runner->rotary_ = std::make_unique<RotaryEmbedding>(runner->config_);
-  const RankContext rank{
-      .ops = ops, .tp = runner->tp_.get(), .weights = &runner->weights_, .shard = runner->shard_};
-  ASSIGN_OR_RETURN(runner->model_, MakeModel(runner->config_, rank));
   return runner;
 }
 
-absl::Status ModelRunner::LoadShard() {
+absl::Status ModelRunner::LoadModel() {
   const auto start = std::chrono::steady_clock::now();
+  ASSIGN_OR_RETURN(config_, ModelConfig::Load(options_.model_dir));
+  RETURN_IF_ERROR(CheckLayout(config_, options_.layout));
+  shard_ = ComputeShard(config_, options_.layout, coord_);
+  responder_ = RankOf(options_.layout, {.tp_rank = 0, .pp_rank = options_.layout.pp - 1});
   ASSIGN_OR_RETURN(const std::unique_ptr<Checkpoint> checkpoint,
                    Checkpoint::Open(options_.model_dir));
   ASSIGN_OR_RETURN(weights_,
                    Weights::Load(*checkpoint, ShardTensors(config_, shard_), ops_->threads()));
+  rotary_ = std::make_unique<RotaryEmbedding>(config_);
+  const RankContext rank{.ops = ops_, .tp = tp_.get(), .weights = &weights_, .shard = shard_};
+  ASSIGN_OR_RETURN(model_, MakeModel(config_, rank));
   load_report_ = {.shard_bytes = weights_.bytes(),
                   .bytes_read = checkpoint->bytes_read(),
                   .load_ms = MillisecondsSince(start)};
@@ -61,100 +59,76 @@ absl::Status ModelRunner::AllocateKvCache() {
     return absl::InvalidArgumentError(
         absl::StrCat("--block-size must be a multiple of 16 from 16 to 4096, not ", block_size));
   }
-  const int64_t block_bytes = KvCache::BlockBytes(config_, shard_, block_size);
+  int64_t bytes = options_.kv_memory.bytes;
+  if (options_.kv_memory.fraction > 0) {
+    ASSIGN_OR_RETURN(const int64_t available, AvailableMemory());
+    bytes = static_cast<int64_t>(options_.kv_memory.fraction * static_cast<double>(available) /
+                                 options_.ranks_on_host);
+  }
+  constexpr int64_t kBlocksMax = int64_t{1} << 20;
+  const int64_t num_blocks = std::min(bytes / block_bytes(), kBlocksMax);
+  swap_blocks_ = std::min(options_.swap_bytes_max / block_bytes(), kBlocksMax);
   const int64_t wanted =
       options_.max_model_len > 0 ? options_.max_model_len : config_.max_position_embeddings;
-  // More than 64 requests of full length is more than a scheduler uses.
-  const int64_t useful = 64 * ((wanted + block_size - 1) / block_size);
-  const int64_t num_blocks = std::min(options_.kv_bytes_max / block_bytes, useful);
   const int64_t tokens = num_blocks * block_size;
   if (tokens == 0 || (options_.max_model_len > 0 && tokens < options_.max_model_len)) {
-    return absl::InvalidArgumentError(absl::StrCat("--kv-memory of ", options_.kv_bytes_max,
-                                                   " bytes holds ", tokens,
-                                                   " tokens, less than the context of ", wanted,
-                                                   "; raise --kv-memory or lower --max-model-len"));
+    return absl::InvalidArgumentError(absl::StrCat(
+        "--kv-memory of ", bytes, " bytes holds ", tokens, " tokens, less than the context of ",
+        wanted, "; raise --kv-memory or lower --max-model-len"));
   }
   max_model_len_ = std::min(wanted, tokens);
-  ASSIGN_OR_RETURN(cache_, KvCache::Allocate(config_, shard_, num_blocks, block_size));
+  ASSIGN_OR_RETURN(cache_, KvCache::Allocate(config_, shard_, num_blocks + swap_blocks_, block_size,
+                                             options_.kv_dtype));
+  sequences_ = Sequences({.vocab_size = config_.vocab_size,
+                          .num_blocks = num_blocks,
+                          .block_size = block_size,
+                          .max_batched_tokens = options_.max_num_batched_tokens});
   return absl::OkStatus();
 }
 
-int64_t ModelRunner::kv_bytes() const {
-  return cache_.num_blocks() * KvCache::BlockBytes(config_, shard_, cache_.block_size());
+int64_t ModelRunner::block_bytes() const {
+  return KvCache::BlockBytes(config_, shard_, options_.kv_block_size, options_.kv_dtype);
 }
 
 absl::StatusOr<v1::StepResult> ModelRunner::Step(const v1::StepPlan& plan) {
   const auto start = std::chrono::steady_clock::now();
-  RETURN_IF_ERROR(ApplyDelta(plan));
-  ASSIGN_OR_RETURN(const StepBatch batch, BuildBatch(plan));
+  bubble_ms_ = 0;
+  RETURN_IF_ERROR(sequences_.Apply(plan));
+  RETURN_IF_ERROR(CopyBlocks(plan));
+  while (takes_tokens() && sequences_.NeedsUnknown(plan)) RETURN_IF_ERROR(TakeOldestTokens());
+  const StepBatch batch = BuildBatch(plan);
   RETURN_IF_ERROR(ForwardStage(batch));
-  ASSIGN_OR_RETURN(std::vector<v1::SampledToken> tokens, Sample(batch, plan));
-  RETURN_IF_ERROR(ShareTokens(tokens, batch.sample_rows.size()));
   v1::StepResult result;
+  if (shard_.last_stage) RETURN_IF_ERROR(Sample(WantedLogits(plan), result));
+  RETURN_IF_ERROR(FinishStep(plan, result));
   result.set_epoch(plan.epoch());
   result.set_step(plan.step());
-  size_t next = 0;
-  for (const v1::ScheduledSequence& scheduled : plan.scheduled()) {
-    SequenceState& sequence = sequences_.at(scheduled.id());
-    sequence.computed += scheduled.num_tokens();
-    if (!scheduled.sample()) continue;
-    v1::SampledToken& token = tokens[next++];
-    token.set_sequence_id(scheduled.id());
-    sequence.token_ids.push_back(token.token_id());
-    *result.add_tokens() = std::move(token);
-  }
   result.set_step_ms(MillisecondsSince(start));
+  result.set_bubble_ms(bubble_ms_);
   return result;
 }
 
-absl::Status ModelRunner::ApplyDelta(const v1::StepPlan& plan) {
-  if (plan.epoch() != last_epoch_) sequences_.clear();
-  last_epoch_ = plan.epoch();
-  for (const uint64_t id : plan.finished_ids()) sequences_.erase(id);
-  for (const v1::NewSequence& added : plan.new_sequences()) {
-    const auto valid = [&](int32_t id) { return id >= 0 && id < config_.vocab_size; };
-    if (!std::all_of(added.token_ids().begin(), added.token_ids().end(), valid) ||
-        added.prompt_tokens() > static_cast<uint32_t>(added.token_ids_size())) {
-      return absl::InternalError(
-          absl::StrCat("step plan: new sequence ", added.id(), " has tokens out of range"));
+absl::Status ModelRunner::Finish() {
+  while (takes_tokens() && sequences_.steps_unfilled() > 0) RETURN_IF_ERROR(TakeOldestTokens());
+  return world_->Barrier();
+}
+
+absl::Status ModelRunner::CopyBlocks(const v1::StepPlan& plan) {
+  const auto blocks = static_cast<uint64_t>(cache_.num_blocks());
+  for (const v1::BlockCopy& copy : plan.copies()) {
+    if (copy.from() >= blocks || copy.to() >= blocks) {
+      return absl::InternalError(absl::StrCat("step plan: copy of block ", copy.from(), " to ",
+                                              copy.to(), ": there are ", blocks));
     }
-    sequences_[added.id()] = {.token_ids = {added.token_ids().begin(), added.token_ids().end()},
-                              .prompt_tokens = added.prompt_tokens(),
-                              .computed = 0,
-                              .block_table = {},
-                              .sampling = added.sampling()};
-  }
-  for (const v1::ScheduledSequence& scheduled : plan.scheduled()) {
-    const auto found = sequences_.find(scheduled.id());
-    if (found == sequences_.end()) return BadPlan(scheduled, "is not known");
-    for (const uint32_t block : scheduled.new_block_ids()) {
-      if (block >= cache_.num_blocks()) return BadPlan(scheduled, "has a block out of range");
-      found->second.block_table.push_back(static_cast<int32_t>(block));
-    }
+    if (copy.from() != copy.to()) cache_.CopyBlock(copy.from(), copy.to());
   }
   return absl::OkStatus();
 }
 
-absl::Status ModelRunner::CheckScheduled(const v1::ScheduledSequence& scheduled) const {
-  const SequenceState& sequence = sequences_.at(scheduled.id());
-  const size_t end = sequence.computed + scheduled.num_tokens();
-  if (scheduled.num_tokens() == 0 || end > sequence.token_ids.size()) {
-    return BadPlan(scheduled, "has fewer tokens than are to be computed");
-  }
-  if (scheduled.sample() != (end == sequence.token_ids.size())) {
-    return BadPlan(scheduled, "must be sampled exactly when its last token is computed");
-  }
-  if (end > sequence.block_table.size() * static_cast<size_t>(cache_.block_size())) {
-    return BadPlan(scheduled, "has too few blocks");
-  }
-  return absl::OkStatus();
-}
-
-absl::StatusOr<StepBatch> ModelRunner::BuildBatch(const v1::StepPlan& plan) {
+StepBatch ModelRunner::BuildBatch(const v1::StepPlan& plan) const {
   StepBatch batch;
   for (const v1::ScheduledSequence& scheduled : plan.scheduled()) {
-    RETURN_IF_ERROR(CheckScheduled(scheduled));
-    const SequenceState& sequence = sequences_.at(scheduled.id());
+    const Sequence& sequence = sequences_.at(scheduled.id());
     for (size_t i = 0; i < scheduled.num_tokens(); ++i) {
       const size_t position = sequence.computed + i;
       batch.ids.push_back(sequence.token_ids[position]);
@@ -162,14 +136,13 @@ absl::StatusOr<StepBatch> ModelRunner::BuildBatch(const v1::StepPlan& plan) {
           {.position = static_cast<int64_t>(position), .block_table = sequence.block_table});
       rotary_->Append(static_cast<int64_t>(position), batch.cos, batch.sin);
     }
-    if (scheduled.sample()) batch.sample_rows.push_back(batch.tokens() - 1);
-    if (batch.tokens() > options_.max_num_batched_tokens) {
-      return BadPlan(scheduled, "exceeds --max-num-batched-tokens");
-    }
   }
   return batch;
 }
 
+// Activations go by Send, not Post: a large message needs the sender's help to get under way, and a
+// stage that computes the next step gives none. No stage waits for a later step of another, so
+// they cannot wait in a circle.
 absl::Status ModelRunner::ForwardStage(const StepBatch& batch) {
   if (batch.tokens() == 0) return absl::OkStatus();
   hidden_.resize(static_cast<size_t>(batch.tokens() * config_.hidden_size));
@@ -178,46 +151,121 @@ absl::Status ModelRunner::ForwardStage(const StepBatch& batch) {
     RETURN_IF_ERROR(model_->Embed(batch, hidden));
   } else {
     const RankCoord previous{.tp_rank = coord_.tp_rank, .pp_rank = coord_.pp_rank - 1};
-    RETURN_IF_ERROR(
-        world_->Recv(std::as_writable_bytes(hidden), RankOf(options_.layout, previous)));
+    RETURN_IF_ERROR(Wait([&] {
+      return world_->Recv(std::as_writable_bytes(hidden), RankOf(options_.layout, previous));
+    }));
   }
   RETURN_IF_ERROR(model_->Layers(batch, cache_, hidden));
   if (shard_.last_stage) return absl::OkStatus();
   const RankCoord next{.tp_rank = coord_.tp_rank, .pp_rank = coord_.pp_rank + 1};
-  return world_->Send(std::as_bytes(hidden), RankOf(options_.layout, next));
+  return Wait([&] { return world_->Send(std::as_bytes(hidden), RankOf(options_.layout, next)); });
 }
 
-// On the responder the sampled tokens; on other ranks nothing.
-absl::StatusOr<std::vector<v1::SampledToken>> ModelRunner::Sample(const StepBatch& batch,
-                                                                  const v1::StepPlan& plan) {
-  std::vector<v1::SampledToken> tokens;
-  if (!shard_.last_stage || batch.sample_rows.empty()) return tokens;
-  RETURN_IF_ERROR(model_->Logits(batch, hidden_, logits_));
-  const size_t vocab = static_cast<size_t>(config_.vocab_size);
-  size_t row = 0;
+std::vector<ModelRunner::LogitsWanted> ModelRunner::WantedLogits(const v1::StepPlan& plan) const {
+  std::vector<LogitsWanted> wanted;
+  int64_t token = 0;
   for (const v1::ScheduledSequence& scheduled : plan.scheduled()) {
-    if (!scheduled.sample()) continue;
-    const std::span<const float> logits = std::span(logits_).subspan(row++ * vocab, vocab);
-    if (options_.on_logits) options_.on_logits(scheduled.id(), logits);
-    if (!is_responder()) continue;
-    const SequenceState& sequence = sequences_.at(scheduled.id());
-    tokens.push_back(SampleToken({.logits = logits,
-                                  .token_ids = sequence.token_ids,
-                                  .prompt_tokens = sequence.prompt_tokens,
-                                  .params = &sequence.sampling}));
+    const Sequence& sequence = sequences_.at(scheduled.id());
+    const size_t end = sequence.computed + scheduled.num_tokens();
+    for (size_t position = sequence.computed; position < end; ++position, ++token) {
+      const bool sample = scheduled.sample() && position + 1 == end;
+      const bool prompt =
+          sequence.sampling.has_prompt_logprobs() && position + 1 < sequence.prompt_tokens;
+      if (!sample && !prompt) continue;
+      wanted.push_back({.token = token,
+                        .id = scheduled.id(),
+                        .sequence = &sequence,
+                        .position = position,
+                        .sample = sample});
+    }
   }
-  return tokens;
+  return wanted;
 }
 
-// Every rank learns the tokens, so that the next step needs nothing from the coordinator.
-absl::Status ModelRunner::ShareTokens(std::vector<v1::SampledToken>& tokens, size_t count) {
-  if (count == 0) return absl::OkStatus();
-  std::vector<int32_t> ids(count);
-  for (size_t i = 0; i < tokens.size(); ++i) ids[i] = tokens[i].token_id();
-  RETURN_IF_ERROR(world_->Broadcast(std::as_writable_bytes(std::span(ids)), responder_));
-  tokens.resize(count);
-  for (size_t i = 0; i < count; ++i) tokens[i].set_token_id(ids[i]);
+// Logits are large: they are computed for so many tokens at a time. More would not be faster.
+absl::Status ModelRunner::Sample(std::span<const LogitsWanted> wanted, v1::StepResult& result) {
+  constexpr size_t kSlice = 64;
+  for (; !wanted.empty(); wanted = wanted.subspan(std::min(kSlice, wanted.size()))) {
+    const std::span<const LogitsWanted> slice = wanted.first(std::min(kSlice, wanted.size()));
+    std::vector<int64_t> tokens;
+    for (const LogitsWanted& want : slice) tokens.push_back(want.token);
+    RETURN_IF_ERROR(model_->Logits(tokens, hidden_, logits_));
+    SampleSlice(slice, result);
+  }
   return absl::OkStatus();
+}
+
+// What the logits in logits_ are wanted for.
+void ModelRunner::SampleSlice(std::span<const LogitsWanted> wanted, v1::StepResult& result) {
+  const size_t vocab = static_cast<size_t>(config_.vocab_size);
+  const auto logits = [&](size_t row) { return std::span(logits_).subspan(row * vocab, vocab); };
+  for (size_t row = 0; row < wanted.size() && options_.on_logits; ++row) {
+    if (wanted[row].sample) options_.on_logits(wanted[row].id, logits(row));
+  }
+  if (!is_responder()) return;
+  const auto start = std::chrono::steady_clock::now();
+  std::vector<v1::SampledToken> tokens(wanted.size());
+  std::vector<v1::PromptLogprob> prompt(wanted.size());
+  ops_->ForEach(static_cast<int64_t>(wanted.size()), [&](int64_t index) {
+    const size_t row = static_cast<size_t>(index);
+    const LogitsWanted& want = wanted[row];
+    const Sequence& sequence = *want.sequence;
+    if (want.sample) {
+      tokens[row] = SampleToken({.logits = logits(row),
+                                 .token_ids = sequence.token_ids,
+                                 .prompt_tokens = sequence.prompt_tokens,
+                                 .params = &sequence.sampling});
+      return;
+    }
+    prompt[row] = PromptTokenLogprob(logits(row), sequence.token_ids[want.position + 1],
+                                     sequence.sampling.prompt_logprobs());
+  });
+  for (size_t row = 0; row < wanted.size(); ++row) {
+    if (wanted[row].sample) {
+      tokens[row].set_sequence_id(wanted[row].id);
+      *result.add_tokens() = std::move(tokens[row]);
+    } else {
+      prompt[row].set_sequence_id(wanted[row].id);
+      prompt[row].set_position(static_cast<uint32_t>(wanted[row].position + 1));
+      *result.add_prompt_logprobs() = std::move(prompt[row]);
+    }
+  }
+  sampling_ms_ += MillisecondsSince(start);
+}
+
+// The responder posts the tokens to the ranks that embed them, which take them when a plan needs
+// them: so the first stage may be steps ahead of the last.
+absl::Status ModelRunner::FinishStep(const v1::StepPlan& plan, const v1::StepResult& result) {
+  if (takes_tokens()) {
+    sequences_.FinishUnknown(plan);
+    constexpr size_t kUnfilledMax = 64;  // what may wait in the responder's memory
+    while (sequences_.steps_unfilled() > kUnfilledMax) RETURN_IF_ERROR(TakeOldestTokens());
+    return absl::OkStatus();
+  }
+  std::vector<int32_t> ids;
+  for (const v1::SampledToken& token : result.tokens()) ids.push_back(token.token_id());
+  sequences_.Finish(plan, ids);
+  if (!is_responder() || ids.empty()) return absl::OkStatus();
+  for (int tp_rank = 0; tp_rank < options_.layout.tp; ++tp_rank) {
+    const int rank = RankOf(options_.layout, {.tp_rank = tp_rank, .pp_rank = 0});
+    if (rank != world_->rank()) RETURN_IF_ERROR(world_->Post(std::as_bytes(std::span(ids)), rank));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status ModelRunner::TakeOldestTokens() {
+  std::vector<int32_t> ids(sequences_.oldest_unfilled());
+  RETURN_IF_ERROR(
+      Wait([&] { return world_->Take(std::as_writable_bytes(std::span(ids)), responder_); }));
+  sequences_.Fill(ids);
+  return absl::OkStatus();
+}
+
+absl::Status ModelRunner::Wait(const std::function<absl::Status()>& transfer) {
+  const auto start = std::chrono::steady_clock::now();
+  const absl::Status status = transfer();
+  bubble_ms_ += MillisecondsSince(start);
+  return status;
 }
 
 }  // namespace trireme

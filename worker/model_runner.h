@@ -7,16 +7,17 @@
 #include <span>
 #include <vector>
 
-#include "absl/container/flat_hash_map.h"
 #include "absl/status/statusor.h"
 #include "kernels/ops.h"
 #include "parallel/communicator.h"
 #include "parallel/layout.h"
 #include "parallel/model_config.h"
 #include "trireme/v1/worker.pb.h"
+#include "worker/host_memory.h"
 #include "worker/kv_cache.h"
 #include "worker/layers/rotary_embedding.h"
 #include "worker/models/model.h"
+#include "worker/sequences.h"
 #include "worker/weights.h"
 
 namespace trireme {
@@ -24,11 +25,15 @@ namespace trireme {
 struct RunnerOptions {
   std::filesystem::path model_dir;
   ParallelLayout layout;
-  int64_t kv_block_size = 32;               // tokens; a multiple of 16
-  int64_t kv_bytes_max = int64_t{1} << 30;  // of this rank's KV cache
-  int64_t max_model_len = 0;                // 0: the model's own, as far as the KV cache holds it
+  int64_t kv_block_size = 32;  // tokens; a multiple of 16
+  // This rank's KV cache, without the blocks behind it for swapped sequences.
+  MemoryAmount kv_memory = {.bytes = int64_t{1} << 30};
+  int ranks_on_host = 1;  // that share a fraction of the memory
+  int64_t swap_bytes_max = 0;
+  KvDType kv_dtype = KvDType::kF32;
+  int64_t max_model_len = 0;  // 0: the model's own, as far as the KV cache holds it
   int64_t max_num_batched_tokens = 512;
-  // Sees the logits of every sampled token, on the ranks that have them. For tests.
+  // Sees the logits of every sampled token, on the ranks of the last stage. For tests.
   std::function<void(uint64_t sequence_id, std::span<const float> logits)> on_logits;
 };
 
@@ -40,7 +45,9 @@ struct LoadReport {
 };
 
 // One rank's engine: keeps the state of the sequences and computes one step at a time. Every rank
-// of the gang calls Step with the same plans in the same order. Not thread safe.
+// of the gang calls Step with the same plans in the same order, without waiting for the others'
+// results: each learns what it needs from the ranks themselves. So pipeline stages can be as many
+// steps apart as there are stages. Not thread safe.
 class ModelRunner {
  public:
   // Loads this rank's shard. `world` holds layout.world_size() ranks; collective.
@@ -48,40 +55,58 @@ class ModelRunner {
   static absl::StatusOr<std::unique_ptr<ModelRunner>> Load(const RunnerOptions& options, Ops* ops,
                                                            Communicator* world);
 
-  // Computes one plan. The tokens sampled are the same in every rank's result. After an error the
-  // gang is of no further use: a peer is gone or the plan does not fit the state.
+  // Computes this rank's part of one plan. The responder's result holds the sampled tokens and the
+  // prompt's log probabilities, the others' only times. bubble_ms is the time in Step that this
+  // rank waited to hand activations on, or for activations or tokens; idle_ms is the caller's to
+  // set. After an error the gang is of no further use: a peer is gone or the plan does not fit the
+  // state.
   absl::StatusOr<v1::StepResult> Step(const v1::StepPlan& plan);
+
+  // To be called after the last Step, so that nothing is under way when the communicators are
+  // destroyed. Collective.
+  absl::Status Finish();
 
   const ModelConfig& config() const { return config_; }
   const ModelShard& shard() const { return shard_; }
   const LoadReport& load_report() const { return load_report_; }
   const KvCache& kv_cache() const { return cache_; }
-  int64_t kv_bytes() const;
+  // The blocks of the cache: the pool that sequences may have, then those to swap to.
+  int64_t pool_blocks() const { return cache_.num_blocks() - swap_blocks_; }
+  int64_t swap_blocks() const { return swap_blocks_; }
+  int64_t block_bytes() const;
   int64_t max_model_len() const { return max_model_len_; }
+  // Spent choosing tokens and on log probabilities, in all steps.
+  double sampling_ms() const { return sampling_ms_; }
   // The rank whose results the coordinator hears: the first of the last pipeline stage.
   bool is_responder() const { return world_->rank() == responder_; }
 
  private:
-  struct SequenceState {
-    std::vector<int32_t> token_ids;  // prompt and output
-    size_t prompt_tokens = 0;
-    size_t computed = 0;  // tokens whose keys and values are in the cache
-    std::vector<int32_t> block_table;
-    v1::StepSampling sampling;
+  // A token of the batch whose logits are wanted: the next token is sampled from them, or they tell
+  // how probable the prompt's next token was.
+  struct LogitsWanted {
+    int64_t token = 0;  // index in the batch
+    uint64_t id = 0;
+    const Sequence* sequence = nullptr;
+    size_t position = 0;
+    bool sample = false;
   };
 
   ModelRunner(const RunnerOptions& options, Ops* ops, Communicator* world)
       : options_(options), ops_(ops), world_(world) {}
 
-  absl::Status LoadShard();
+  absl::Status LoadModel();
   absl::Status AllocateKvCache();
-  absl::Status ApplyDelta(const v1::StepPlan& plan);
-  absl::Status CheckScheduled(const v1::ScheduledSequence& scheduled) const;
-  absl::StatusOr<StepBatch> BuildBatch(const v1::StepPlan& plan);
+  absl::Status CopyBlocks(const v1::StepPlan& plan);
+  StepBatch BuildBatch(const v1::StepPlan& plan) const;
   absl::Status ForwardStage(const StepBatch& batch);
-  absl::StatusOr<std::vector<v1::SampledToken>> Sample(const StepBatch& batch,
-                                                       const v1::StepPlan& plan);
-  absl::Status ShareTokens(std::vector<v1::SampledToken>& tokens, size_t count);
+  std::vector<LogitsWanted> WantedLogits(const v1::StepPlan& plan) const;
+  absl::Status Sample(std::span<const LogitsWanted> wanted, v1::StepResult& result);
+  void SampleSlice(std::span<const LogitsWanted> wanted, v1::StepResult& result);
+  absl::Status FinishStep(const v1::StepPlan& plan, const v1::StepResult& result);
+  absl::Status TakeOldestTokens();
+  absl::Status Wait(const std::function<absl::Status()>& transfer);
+  // Ranks of the first stage embed tokens; those of the responder are its own.
+  bool takes_tokens() const { return shard_.first_stage && !is_responder(); }
 
   const RunnerOptions options_;
   Ops* const ops_;
@@ -97,8 +122,10 @@ class ModelRunner {
   std::unique_ptr<Model> model_;
   LoadReport load_report_;
   int64_t max_model_len_ = 0;
-  uint64_t last_epoch_ = 0;
-  absl::flat_hash_map<uint64_t, SequenceState> sequences_;
+  int64_t swap_blocks_ = 0;
+  Sequences sequences_;
+  double bubble_ms_ = 0;  // of this step
+  double sampling_ms_ = 0;
   std::vector<float> hidden_;  // [tokens, hidden_size]
   std::vector<float> logits_;
 };

@@ -3,9 +3,11 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
-#include <numeric>
-#include <unordered_map>
-#include <unordered_set>
+#include <optional>
+#include <utility>
+#include <vector>
+
+#include "worker/logit_row.h"
 
 namespace trireme {
 namespace {
@@ -13,138 +15,128 @@ namespace {
 // Below it, logits divided by the temperature overflow before they differ from greedy.
 constexpr float kGreedyTemperature = 1e-5f;
 
-struct Candidate {
-  int32_t id;
-  float logit;
-  double weight;  // exp(logit - largest logit)
-};
+// Filters that keep no more tokens than this work on a list of the best, best first. Others keep
+// the order of ids and compare with a cut: the vocabulary is never sorted.
+constexpr size_t kListMax = 1024;
 
-bool Better(const Candidate& a, const Candidate& b) {
-  return a.logit != b.logit ? a.logit > b.logit : a.id < b.id;
-}
-
-int32_t ArgMax(std::span<const float> logits) {
-  size_t best = 0;
-  for (size_t i = 1; i < logits.size(); ++i) {
-    if (logits[i] > logits[best] || std::isnan(logits[best])) best = i;
-  }
-  return static_cast<int32_t>(best);
-}
-
-bool HasPenalties(const v1::StepSampling& params) {
+bool ChangesLogits(const v1::StepSampling& params) {
   return params.repetition_penalty() != 1.0f || params.presence_penalty() != 0.0f ||
-         params.frequency_penalty() != 0.0f;
+         params.frequency_penalty() != 0.0f || params.bias_size() > 0;
 }
 
-// Repetition (Keskar et al. 2019) over prompt and output; presence and frequency (OpenAI) over
-// output.
-void ApplyPenalties(const SamplingInput& input, std::span<float> logits) {
+// Logit bias; then repetition (Keskar et al. 2019) over prompt and output; then presence and
+// frequency (OpenAI) over output.
+void ChangeLogits(const SamplingInput& input, std::span<float> logits) {
   const v1::StepSampling& params = *input.params;
-  const std::unordered_set<int32_t> seen(input.token_ids.begin(), input.token_ids.end());
-  for (const int32_t id : seen) {
+  for (int i = 0; i < params.bias_size(); ++i) {
+    logits[static_cast<size_t>(params.bias_ids(i))] += params.bias(i);
+  }
+  constexpr int32_t kAbsent = -1;
+  std::vector<int32_t> in_output(logits.size(), kAbsent);  // times
+  for (size_t i = 0; i < input.token_ids.size(); ++i) {
+    int32_t& count = in_output[static_cast<size_t>(input.token_ids[i])];
+    count = std::max(count, 0) + (i >= input.prompt_tokens ? 1 : 0);
+  }
+  for (const int32_t id : input.token_ids) {
+    const int32_t count = std::exchange(in_output[static_cast<size_t>(id)], kAbsent);
+    if (count == kAbsent) continue;  // done
     float& logit = logits[static_cast<size_t>(id)];
     logit = logit > 0 ? logit / params.repetition_penalty() : logit * params.repetition_penalty();
-  }
-  std::unordered_map<int32_t, int> counts;
-  for (const int32_t id : input.token_ids.subspan(input.prompt_tokens)) ++counts[id];
-  for (const auto& [id, count] : counts) {
-    logits[static_cast<size_t>(id)] -=
-        params.presence_penalty() + params.frequency_penalty() * static_cast<float>(count);
+    if (count == 0) continue;
+    logit -= params.presence_penalty() + params.frequency_penalty() * static_cast<float>(count);
   }
 }
 
-// All tokens, or the best top_k; best first if a later filter needs the order, else by id.
-std::vector<Candidate> TopK(std::span<const float> logits, const v1::StepSampling& params) {
-  const float best = logits[static_cast<size_t>(ArgMax(logits))] / params.temperature();
-  std::vector<Candidate> candidates(logits.size());
-  for (size_t i = 0; i < logits.size(); ++i) {
-    candidates[i] = {static_cast<int32_t>(i), logits[i] / params.temperature(), 0};
+// Draws from the best tokens, best first: from the shortest prefix that weighs `mass`, or all of
+// the list without one. Nullopt if the list weighs less.
+std::optional<int32_t> DrawFromList(const LogitRow& row, std::span<const Candidate> list,
+                                    std::optional<double> mass, double min_weight, double uniform) {
+  std::vector<double> weights;
+  double kept = 0;
+  for (const Candidate& candidate : list) {
+    if (mass && kept >= *mass && !weights.empty()) break;
+    weights.push_back(row.Weight(candidate.logit));
+    kept += weights.back();
   }
-  const size_t k = static_cast<size_t>(params.top_k());
-  const bool cut = k > 0 && k < candidates.size();
-  if (cut) {
-    std::nth_element(candidates.begin(), candidates.begin() + params.top_k() - 1, candidates.end(),
-                     Better);
-    candidates.resize(k);
-  }
-  if (cut || params.top_p() < 1.0f) std::sort(candidates.begin(), candidates.end(), Better);
-  for (Candidate& candidate : candidates) {
-    // Extreme penalties make infinities: the largest count as one, what is no number as nothing.
-    const double weight = std::exp(static_cast<double>(candidate.logit) - best);
-    candidate.weight = candidate.logit == best ? 1.0 : std::isnan(weight) ? 0.0 : weight;
-  }
-  return candidates;
-}
-
-// Keeps the smallest best-first prefix whose probability reaches top_p.
-void TopP(float top_p, std::vector<Candidate>& candidates) {
-  if (top_p >= 1.0f) return;
+  if (mass && kept < *mass) return std::nullopt;
+  // The best one's weight is 1.
+  while (weights.size() > 1 && weights.back() < min_weight) weights.pop_back();
   double total = 0;
-  for (const Candidate& candidate : candidates) total += candidate.weight;
-  double sum = 0;
-  size_t keep = 0;
-  while (keep < candidates.size() && sum < top_p * total) sum += candidates[keep++].weight;
-  candidates.resize(std::max<size_t>(keep, 1));
-}
-
-int32_t Draw(const std::vector<Candidate>& candidates, double uniform) {
-  double total = 0;
-  for (const Candidate& candidate : candidates) total += candidate.weight;
+  for (const double weight : weights) total += weight;
   double left = uniform * total;
-  for (const Candidate& candidate : candidates) {
-    left -= candidate.weight;
-    if (left < 0) return candidate.id;
+  for (size_t i = 0; i < weights.size(); ++i) {
+    left -= weights[i];
+    if (left < 0) return list[i].id;
   }
-  return candidates.front().id;  // rounding left a sliver past the end
-}
-
-void FillLogprobs(std::span<const float> logits, uint32_t count, v1::SampledToken& token) {
-  const float best = logits[static_cast<size_t>(ArgMax(logits))];
-  double sum = 0;
-  for (const float logit : logits) sum += std::exp(static_cast<double>(logit) - best);
-  const double log_sum = best + std::log(sum);
-  const auto logprob = [&](int32_t id) {
-    return static_cast<float>(static_cast<double>(logits[static_cast<size_t>(id)]) - log_sum);
-  };
-  token.set_logprob(logprob(token.token_id()));
-  std::vector<int32_t> ids(logits.size());
-  std::iota(ids.begin(), ids.end(), 0);
-  const size_t top = std::min<size_t>(count, ids.size());
-  std::partial_sort(ids.begin(), ids.begin() + static_cast<ptrdiff_t>(top), ids.end(),
-                    [&](int32_t a, int32_t b) {
-                      const float la = logits[static_cast<size_t>(a)];
-                      const float lb = logits[static_cast<size_t>(b)];
-                      return la != lb ? la > lb : a < b;
-                    });
-  for (size_t i = 0; i < top; ++i) {
-    token.add_top_ids(ids[i]);
-    token.add_top_logprobs(logprob(ids[i]));
-  }
+  return list.front().id;  // rounding left a sliver past the end
 }
 
 int32_t Choose(const SamplingInput& input, std::span<const float> logits) {
   const v1::StepSampling& params = *input.params;
   if (params.temperature() < kGreedyTemperature) return ArgMax(logits);
-  std::vector<Candidate> candidates = TopK(logits, params);
-  TopP(params.top_p(), candidates);
-  // The best candidate's weight is 1.
-  std::erase_if(candidates, [&](const Candidate& c) { return c.weight < params.min_p(); });
-  return Draw(candidates, UniformAt(params.seed(), input.token_ids.size()));
+  const LogitRow row(logits, params.temperature());
+  const double uniform = UniformAt(params.seed(), input.token_ids.size());
+  const double min_weight = params.min_p();
+  const size_t top_k = params.top_k() > 0 ? static_cast<size_t>(params.top_k()) : logits.size();
+  const bool has_top_p = params.top_p() < 1.0f;
+  if (top_k <= kListMax) {
+    const std::vector<Candidate> list = Best(logits, top_k);
+    std::optional<double> mass;
+    if (has_top_p) {
+      double total = 0;
+      for (const Candidate& candidate : list) total += row.Weight(candidate.logit);
+      mass = params.top_p() * total;
+    }
+    return *DrawFromList(row, list, mass, min_weight, uniform);
+  }
+  Candidate cut = top_k < logits.size() ? Best(logits, top_k).back() : kWorst;
+  if (has_top_p) {
+    const double mass = params.top_p() * row.Total(cut);
+    const std::vector<Candidate> list = Best(logits, kListMax);
+    if (const auto id = DrawFromList(row, list, mass, min_weight, uniform)) return *id;
+    cut = row.CutAtMass(cut, mass);
+  }
+  return row.Draw(uniform, cut, min_weight);
+}
+
+// Fills a SampledToken or PromptLogprob.
+template <class Message>
+void FillLogprobs(std::span<const float> logits, int32_t token_id, uint32_t count,
+                  Message& message) {
+  const LogitRow row(logits, 1.0);
+  const double log_sum = double{row.largest()} + std::log(row.Total());
+  const auto logprob = [&](float logit) {
+    return static_cast<float>(static_cast<double>(logit) - log_sum);
+  };
+  message.set_logprob(logprob(logits[static_cast<size_t>(token_id)]));
+  for (const Candidate& candidate : Best(logits, count)) {
+    message.add_top_ids(candidate.id);
+    message.add_top_logprobs(logprob(candidate.logit));
+  }
 }
 
 }  // namespace
 
 v1::SampledToken SampleToken(const SamplingInput& input) {
   v1::SampledToken token;
-  if (HasPenalties(*input.params)) {
-    std::vector<float> penalised(input.logits.begin(), input.logits.end());
-    ApplyPenalties(input, penalised);
-    token.set_token_id(Choose(input, penalised));
+  if (ChangesLogits(*input.params)) {
+    std::vector<float> changed(input.logits.begin(), input.logits.end());
+    ChangeLogits(input, changed);
+    token.set_token_id(Choose(input, changed));
   } else {
     token.set_token_id(Choose(input, input.logits));
   }
-  if (input.params->has_logprobs()) FillLogprobs(input.logits, input.params->logprobs(), token);
+  if (input.params->has_logprobs()) {
+    FillLogprobs(input.logits, token.token_id(), input.params->logprobs(), token);
+  }
   return token;
+}
+
+v1::PromptLogprob PromptTokenLogprob(std::span<const float> logits, int32_t token_id,
+                                     uint32_t count) {
+  v1::PromptLogprob entry;
+  FillLogprobs(logits, token_id, count, entry);
+  return entry;
 }
 
 double UniformAt(uint64_t seed, uint64_t position) {

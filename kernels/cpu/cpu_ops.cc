@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <atomic>
 #include <cstring>
 
 #include "absl/strings/str_cat.h"
@@ -165,6 +166,14 @@ class CpuOps final : public Ops {
     ForRows(Rows(hidden.size(), n), n, [&](int64_t row) {
       kernels_.add(hidden.data() + row * n, delta.data() + row * n, n);
       kernels_.add(hidden.data() + row * n, bias.data(), n);
+    });
+  }
+
+  void ForEach(int64_t n, const std::function<void(int64_t)>& f) override {
+    if (n == 1) return f(0);
+    std::atomic<int64_t> next{0};
+    pool_.Run([&](int) {
+      for (int64_t i = next++; i < n; i = next++) f(i);
     });
   }
 

@@ -55,13 +55,11 @@ TEST_P(BitExactTest, EveryLegalLayoutUpToEightRanks) {
   EXPECT_GE(layouts, 4);
 }
 
-TEST_P(BitExactTest, EveryRankSeesTheSameTokens) {
+TEST_P(BitExactTest, RanksOfTheLastStageSeeTheSameLogits) {
   const TestRequest request = Request(20, 5, 4);
   const DriverOptions options{.model_dir = model(), .layout = {.tp = 2, .pp = 2}};
-  const TestOutput want = Single(options, request);
-  for (int rank = 0; rank < 4; ++rank) {
-    EXPECT_EQ(Single(options, request, rank).tokens, want.tokens) << rank;
-  }
+  EXPECT_TRUE(Single(options, request, 3).SameLogits(Single(options, request, 2)));
+  for (const int rank : {0, 1, 3}) EXPECT_TRUE(Single(options, request, rank).tokens.empty());
 }
 
 TEST_P(BitExactTest, EveryChunkingOfThePrefill) {

@@ -20,8 +20,11 @@ struct Progress {
 
 class TestPlanner {
  public:
-  TestPlanner(const std::vector<TestRequest>& requests, int64_t chunk, int64_t block_size)
-      : requests_(requests), progress_(requests.size()), chunk_(chunk), block_size_(block_size) {}
+  TestPlanner(const std::vector<TestRequest>& requests, const DriverOptions& options)
+      : requests_(requests),
+        progress_(requests.size()),
+        chunk_(options.chunk),
+        groups_(static_cast<size_t>(options.micro_batches)) {}
 
   bool Done(size_t i) const {
     const Progress& p = progress_[i];
@@ -39,7 +42,7 @@ class TestPlanner {
     v1::StepPlan plan;
     plan.set_epoch(1);
     plan.set_step(static_cast<uint64_t>(++step_));
-    for (size_t i = 0; i < requests_.size(); ++i) {
+    for (size_t i = static_cast<size_t>(step_) % groups_; i < requests_.size(); i += groups_) {
       if (!Done(i) && step_ > requests_[i].start_after) Schedule(i, plan);
     }
     return plan;
@@ -73,7 +76,8 @@ class TestPlanner {
   const std::vector<TestRequest>& requests_;
   std::vector<Progress> progress_;
   const int64_t chunk_;
-  const int64_t block_size_;
+  const size_t groups_;
+  const int64_t block_size_ = RunnerOptions{}.kv_block_size;
   int64_t step_ = 0;
   int64_t next_block_ = 0;
 };
@@ -81,7 +85,11 @@ class TestPlanner {
 }  // namespace
 
 bool TestOutput::operator==(const TestOutput& other) const {
-  if (tokens != other.tokens || logits.size() != other.logits.size()) return false;
+  return tokens == other.tokens && SameLogits(other);
+}
+
+bool TestOutput::SameLogits(const TestOutput& other) const {
+  if (logits.size() != other.logits.size()) return false;
   for (size_t i = 0; i < logits.size(); ++i) {
     if (logits[i].size() != other.logits[i].size() ||
         std::memcmp(logits[i].data(), other.logits[i].data(), logits[i].size() * sizeof(float)) !=
@@ -92,46 +100,82 @@ bool TestOutput::operator==(const TestOutput& other) const {
   return true;
 }
 
-absl::StatusOr<std::vector<TestOutput>> DriveRank(const DriverOptions& options,
-                                                  const std::vector<TestRequest>& requests,
-                                                  Communicator& world) {
-  std::vector<TestOutput> outputs(requests.size());
+std::vector<v1::StepPlan> MakePlans(const DriverOptions& options,
+                                    const std::vector<TestRequest>& requests) {
+  TestPlanner planner(requests, options);
+  std::vector<v1::StepPlan> plans;
+  while (!planner.AllDone()) plans.push_back(planner.Next());
+  return plans;
+}
+
+absl::StatusOr<GangOutput> RunPlansOnRank(const DriverOptions& options,
+                                          const std::vector<v1::StepPlan>& plans,
+                                          Communicator& world) {
+  GangOutput output;
   ASSIGN_OR_RETURN(const std::unique_ptr<Ops> ops, MakeCpuOps(options.threads));
   RunnerOptions runner_options;
   runner_options.model_dir = options.model_dir;
   runner_options.layout = options.layout;
   runner_options.max_num_batched_tokens = 4096;
-  runner_options.kv_bytes_max = int64_t{64} << 20;
+  runner_options.kv_memory.bytes = int64_t{64} << 20;
+  runner_options.kv_dtype = options.kv_dtype;
+  runner_options.swap_bytes_max = options.swap_bytes_max;
   runner_options.on_logits = [&](uint64_t id, std::span<const float> logits) {
-    outputs[id].logits.emplace_back(logits.begin(), logits.end());
+    output.sequences[id].logits.emplace_back(logits.begin(), logits.end());
+    options.on_logits(world.rank());
   };
   ASSIGN_OR_RETURN(const std::unique_ptr<ModelRunner> runner,
                    ModelRunner::Load(runner_options, ops.get(), &world));
-  TestPlanner planner(requests, options.chunk, runner->kv_cache().block_size());
-  while (!planner.AllDone()) {
-    ASSIGN_OR_RETURN(const v1::StepResult result, runner->Step(planner.Next()));
+  for (const v1::StepPlan& plan : plans) {
+    ASSIGN_OR_RETURN(v1::StepResult result, runner->Step(plan));
     for (const v1::SampledToken& token : result.tokens()) {
-      outputs[token.sequence_id()].tokens.push_back(token.token_id());
+      output.sequences[token.sequence_id()].tokens.push_back(token.token_id());
     }
+    output.results.push_back(std::move(result));
+    options.after_step(world.rank(), output.results.size());
+    if (options.lockstep) RETURN_IF_ERROR(world.Barrier());
   }
+  RETURN_IF_ERROR(runner->Finish());
+  return output;
+}
+
+absl::StatusOr<GangOutput> RunPlans(const DriverOptions& options,
+                                    const std::vector<v1::StepPlan>& plans, int rank) {
+  const int size = options.layout.world_size();
+  auto world = MakeLoopbackCommunicators(size);
+  std::vector<absl::StatusOr<GangOutput>> results(static_cast<size_t>(size));
+  std::vector<std::thread> threads;
+  for (int i = 0; i < size; ++i) {
+    threads.emplace_back([&, i] {
+      const std::unique_ptr<Communicator> own = std::move(world[static_cast<size_t>(i)]);
+      results[static_cast<size_t>(i)] = RunPlansOnRank(options, plans, *own);
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  return std::move(results[static_cast<size_t>(rank < 0 ? size - options.layout.tp : rank)]);
+}
+
+namespace {
+
+absl::StatusOr<std::vector<TestOutput>> InOrder(absl::StatusOr<GangOutput> output, size_t count) {
+  if (!output.ok()) return output.status();
+  std::vector<TestOutput> outputs;
+  for (size_t i = 0; i < count; ++i) outputs.push_back(std::move(output->sequences[i]));
   return outputs;
+}
+
+}  // namespace
+
+absl::StatusOr<std::vector<TestOutput>> DriveRank(const DriverOptions& options,
+                                                  const std::vector<TestRequest>& requests,
+                                                  Communicator& world) {
+  return InOrder(RunPlansOnRank(options, MakePlans(options, requests), world), requests.size());
 }
 
 absl::StatusOr<std::vector<TestOutput>> DriveGang(const DriverOptions& options,
                                                   const std::vector<TestRequest>& requests,
                                                   int rank) {
-  const int size = options.layout.world_size();
-  auto world = MakeLoopbackCommunicators(size);
-  std::vector<absl::StatusOr<std::vector<TestOutput>>> results(static_cast<size_t>(size));
-  std::vector<std::thread> threads;
-  for (int i = 0; i < size; ++i) {
-    threads.emplace_back([&, i] {
-      const std::unique_ptr<Communicator> own = std::move(world[static_cast<size_t>(i)]);
-      results[static_cast<size_t>(i)] = DriveRank(options, requests, *own);
-    });
-  }
-  for (std::thread& thread : threads) thread.join();
-  return std::move(results[static_cast<size_t>(rank < 0 ? size - 1 : rank)]);
+  return InOrder(RunPlans(options, MakePlans(options, requests), rank), requests.size());
 }
 
 v1::StepSampling GreedySampling() {

@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <map>
 #include <vector>
 
@@ -23,26 +24,51 @@ struct TestRequest {
 
 // What came of it.
 struct TestOutput {
-  std::vector<int32_t> tokens;
+  std::vector<int32_t> tokens;             // on the responder
   std::vector<std::vector<float>> logits;  // one row for each token, on ranks of the last stage
   bool operator==(const TestOutput& other) const;  // bit for bit
+  bool SameLogits(const TestOutput& other) const;  // bit for bit
+};
+
+// What a rank saw of a series of plans.
+struct GangOutput {
+  std::map<uint64_t, TestOutput> sequences;  // by id, over all incarnations
+  std::vector<v1::StepResult> results;       // one for each plan
 };
 
 struct DriverOptions {
   std::filesystem::path model_dir;
   ParallelLayout layout;
   int threads = 1;
-  int64_t chunk = 1 << 20;  // prompt tokens in one step
+  int64_t chunk = 1 << 20;    // prompt tokens in one step
+  int64_t micro_batches = 1;  // groups of requests that take turns, one group a step
+  bool lockstep = false;      // no rank begins a step before all have ended the one before
+  KvDType kv_dtype = KvDType::kF32;
+  int64_t swap_bytes_max = 0;
+  // On the rank's thread: when it has logits, and when it has ended a step (from 1).
+  std::function<void(int rank)> on_logits = [](int) {};
+  std::function<void(int rank, size_t step)> after_step = [](int, size_t) {};
 };
 
-// Runs the requests to their end on this rank, together with the other ranks of `world`, planning
-// as a scheduler would: prefill in chunks, one decode token for each running request in the same
-// steps.
+// Plans for the requests, ids from 0, as a scheduler would make them without waiting for a result:
+// prefill in chunks, one decode token for each running request in the same steps.
+std::vector<v1::StepPlan> MakePlans(const DriverOptions& options,
+                                    const std::vector<TestRequest>& requests);
+
+// Computes the plans on this rank, together with the other ranks of `world`. Each rank goes on to
+// its next plan as soon as it has done one.
+absl::StatusOr<GangOutput> RunPlansOnRank(const DriverOptions& options,
+                                          const std::vector<v1::StepPlan>& plans,
+                                          Communicator& world);
+
+// The same with a whole gang of threads; returns what rank `rank` saw (default: the responder).
+absl::StatusOr<GangOutput> RunPlans(const DriverOptions& options,
+                                    const std::vector<v1::StepPlan>& plans, int rank = -1);
+
+// MakePlans and RunPlans: the outputs of the requests, in their order.
 absl::StatusOr<std::vector<TestOutput>> DriveRank(const DriverOptions& options,
                                                   const std::vector<TestRequest>& requests,
                                                   Communicator& world);
-
-// The same with a whole gang of threads; returns what rank `rank` saw (default: the last).
 absl::StatusOr<std::vector<TestOutput>> DriveGang(const DriverOptions& options,
                                                   const std::vector<TestRequest>& requests,
                                                   int rank = -1);

@@ -32,7 +32,8 @@ class ModelRunnerTest : public Test {
   absl::StatusOr<std::unique_ptr<ModelRunner>> Load() {
     RunnerOptions options;
     options.model_dir = dir_;
-    options.kv_bytes_max = kv_bytes_max_;
+    options.kv_memory.bytes = kv_bytes_max_;
+    options.swap_bytes_max = swap_bytes_max_;
     options.max_model_len = max_model_len_;
     return ModelRunner::Load(options, ops_.get(), world_.get());
   }
@@ -66,6 +67,7 @@ class ModelRunnerTest : public Test {
   std::unique_ptr<Ops> ops_;
   fs::path dir_;
   int64_t kv_bytes_max_ = 1 << 24;
+  int64_t swap_bytes_max_ = 0;
   int64_t max_model_len_ = 0;
 };
 
@@ -144,7 +146,7 @@ TEST_F(ModelRunnerTest, EachRankReadsOnlyItsShard) {
       RunnerOptions options;
       options.model_dir = model;
       options.layout = layout;
-      options.kv_bytes_max = 1 << 24;
+      options.kv_memory.bytes = 1 << 24;
       const auto runner = *ModelRunner::Load(options, ops.get(), world[i].get());
       EXPECT_EQ(runner->load_report().bytes_read, runner->load_report().shard_bytes);
       read[i] = runner->load_report().bytes_read;

@@ -35,7 +35,7 @@ absl::StatusOr<VocabParallelHead> VocabParallelHead::Load(const RankContext& ran
 }
 
 absl::Status VocabParallelHead::Forward(std::span<const float> x, int64_t rows,
-                                        std::vector<float>& logits) const {
+                                        std::vector<float>& logits) {
   logits.resize(static_cast<size_t>(rows * vocab_size_));
   if (tp_->size() == 1) {
     ops_->Linear(x, weight_, {}, /*groups=*/1, logits);
@@ -43,20 +43,24 @@ absl::Status VocabParallelHead::Forward(std::span<const float> x, int64_t rows,
   }
   // Every rank sends the same number of columns; the last ranks may have fewer of their own.
   const int64_t slice = (vocab_size_ + tp_->size() - 1) / tp_->size();
-  std::vector<float> own(static_cast<size_t>(rows * weight_.rows));
-  if (weight_.rows > 0) ops_->Linear(x, weight_, {}, /*groups=*/1, own);
-  std::vector<float> mine(static_cast<size_t>(rows * slice));
-  for (int64_t row = 0; row < rows; ++row) {
-    std::copy_n(own.begin() + row * weight_.rows, weight_.rows, mine.begin() + row * slice);
+  mine_.resize(static_cast<size_t>(rows * slice));
+  if (weight_.rows == slice) {
+    ops_->Linear(x, weight_, {}, /*groups=*/1, mine_);
+  } else if (weight_.rows > 0) {
+    own_.resize(static_cast<size_t>(rows * weight_.rows));
+    ops_->Linear(x, weight_, {}, /*groups=*/1, own_);
+    for (int64_t row = 0; row < rows; ++row) {
+      std::copy_n(own_.begin() + row * weight_.rows, weight_.rows, mine_.begin() + row * slice);
+    }
   }
-  std::vector<float> all(mine.size() * static_cast<size_t>(tp_->size()));
+  all_.resize(mine_.size() * static_cast<size_t>(tp_->size()));
   RETURN_IF_ERROR(
-      tp_->AllGather(std::as_bytes(std::span(mine)), std::as_writable_bytes(std::span(all))));
+      tp_->AllGather(std::as_bytes(std::span(mine_)), std::as_writable_bytes(std::span(all_))));
   for (int64_t r = 0; r < tp_->size(); ++r) {
     const int64_t first = r * slice;
     const int64_t count = std::clamp<int64_t>(vocab_size_ - first, 0, slice);
     for (int64_t row = 0; row < rows; ++row) {
-      std::copy_n(all.begin() + (r * rows + row) * slice, count,
+      std::copy_n(all_.begin() + (r * rows + row) * slice, count,
                   logits.begin() + row * vocab_size_ + first);
     }
   }

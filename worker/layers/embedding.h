@@ -30,13 +30,14 @@ class VocabParallelHead {
   static absl::StatusOr<VocabParallelHead> Load(const RankContext& rank, const std::string& name,
                                                 int64_t vocab_size);
   // x [rows, hidden]; logits [rows, vocab_size] on every rank.
-  absl::Status Forward(std::span<const float> x, int64_t rows, std::vector<float>& logits) const;
+  absl::Status Forward(std::span<const float> x, int64_t rows, std::vector<float>& logits);
 
  private:
   Ops* ops_ = nullptr;
   Communicator* tp_ = nullptr;
   Weight weight_;
   int64_t vocab_size_ = 0;
+  std::vector<float> own_, mine_, all_;  // kept: fresh memory costs as much as filling it
 };
 
 }  // namespace trireme

@@ -20,11 +20,10 @@ struct RankContext {
 
 // The tokens of one step, the same on every rank.
 struct StepBatch {
-  std::vector<int32_t> ids;        // one per token
+  std::vector<int32_t> ids;        // one per token; unknown ones only behind the first stage
   std::vector<TokenPlace> places;  // one per token
   std::vector<float> cos;          // [tokens, head_dim / 2]
   std::vector<float> sin;
-  std::vector<int64_t> sample_rows;  // tokens whose logits are wanted
 
   int64_t tokens() const { return static_cast<int64_t>(ids.size()); }
 };

@@ -79,13 +79,12 @@ class Llama final : public Model {
     return absl::OkStatus();
   }
 
-  absl::Status Logits(const StepBatch& batch, std::span<const float> hidden,
+  absl::Status Logits(std::span<const int64_t> tokens, std::span<const float> hidden,
                       std::vector<float>& logits) override {
-    const int64_t rows = static_cast<int64_t>(batch.sample_rows.size());
+    const int64_t rows = static_cast<int64_t>(tokens.size());
     std::vector<float> last(static_cast<size_t>(rows * hidden_size_));
     for (int64_t row = 0; row < rows; ++row) {
-      const int64_t token = batch.sample_rows[static_cast<size_t>(row)];
-      std::copy_n(hidden.begin() + token * hidden_size_, hidden_size_,
+      std::copy_n(hidden.begin() + tokens[static_cast<size_t>(row)] * hidden_size_, hidden_size_,
                   last.begin() + row * hidden_size_);
     }
     ops_.RmsNorm(last, *final_norm_, eps_, last);

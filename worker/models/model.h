@@ -23,8 +23,8 @@ class Model {
   // This stage's layers, in place.
   virtual absl::Status Layers(const StepBatch& batch, const KvCache& cache,
                               std::span<float> hidden) = 0;
-  // Last stage only: logits [sample_rows, vocab_size] of the batch's sample rows.
-  virtual absl::Status Logits(const StepBatch& batch, std::span<const float> hidden,
+  // Last stage only: logits [tokens, vocab_size] of some tokens of the batch, by their index in it.
+  virtual absl::Status Logits(std::span<const int64_t> tokens, std::span<const float> hidden,
                               std::vector<float>& logits) = 0;
 };
 

@@ -1,0 +1,86 @@
+#include "worker/host_memory.h"
+
+#include <algorithm>
+#include <array>
+#include <cctype>
+#include <cmath>
+#include <fstream>
+#include <limits>
+#include <optional>
+#include <string>
+
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+
+namespace trireme {
+namespace {
+
+// Bytes of a unit in lower case: "", "b", "k", "kb", "kib", "m", ...
+std::optional<double> UnitBytes(std::string_view unit) {
+  if (unit.empty() || unit == "b") return 1;
+  constexpr std::array kUnits = {'k', 'm', 'g', 't'};
+  const auto found = std::find(kUnits.begin(), kUnits.end(), unit.front());
+  const std::string_view rest = unit.substr(1);
+  if (found == kUnits.end() || !(rest.empty() || rest == "b" || rest == "ib")) return std::nullopt;
+  return std::pow(1024.0, found - kUnits.begin() + 1);
+}
+
+// The number behind `key` in a file of "key number" lines; nullopt if there is none.
+std::optional<int64_t> FindNumber(const char* path, std::string_view key) {
+  std::ifstream in(path);
+  std::string word;
+  int64_t value = 0;
+  while (in >> word) {
+    if (word == key) return in >> value ? std::optional(value) : std::nullopt;
+  }
+  return std::nullopt;
+}
+
+std::optional<int64_t> ReadNumber(const char* path) {
+  std::ifstream in(path);
+  int64_t value = 0;
+  return in >> value ? std::optional(value) : std::nullopt;  // a limit of "max" is no number
+}
+
+}  // namespace
+
+absl::StatusOr<MemoryAmount> ParseMemoryAmount(std::string_view text) {
+  const auto bad = [&] {
+    return absl::InvalidArgumentError(
+        absl::StrCat("\"", std::string(text),
+                     "\" is no amount of memory; give bytes (2GiB, 512MiB) or a share of what is "
+                     "available (0.4, 40%)"));
+  };
+  const size_t digits = std::min(text.find_first_not_of("0123456789."), text.size());
+  const std::string number(text.substr(0, digits));
+  std::string unit(text.substr(digits));
+  unit.erase(0, std::min(unit.find_first_not_of(' '), unit.size()));
+  for (char& c : unit) c = static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
+  double value = 0;
+  if (!absl::SimpleAtod(number, &value)) return bad();
+  const bool percent = unit == "%";
+  if (percent || (unit.empty() && number.find('.') != std::string::npos)) {
+    const double fraction = percent ? value / 100 : value;
+    if (!(fraction > 0 && fraction <= 1)) return bad();
+    return MemoryAmount{.fraction = fraction};
+  }
+  const std::optional<double> unit_bytes = UnitBytes(unit);
+  if (!unit_bytes || value * *unit_bytes > 0x1p60) return bad();
+  return MemoryAmount{.bytes = static_cast<int64_t>(value * *unit_bytes)};
+}
+
+absl::StatusOr<int64_t> AvailableMemory() {
+  const std::optional<int64_t> host_kib = FindNumber("/proc/meminfo", "MemAvailable:");
+  if (!host_kib) return absl::UnavailableError("/proc/meminfo does not say MemAvailable");
+  int64_t available = *host_kib * 1024;
+  const std::optional<int64_t> limit = ReadNumber("/sys/fs/cgroup/memory.max");
+  const std::optional<int64_t> used = ReadNumber("/sys/fs/cgroup/memory.current");
+  if (limit && used) {
+    // Mapped checkpoints count as used, but give way.
+    const int64_t cached = FindNumber("/sys/fs/cgroup/memory.stat", "inactive_file").value_or(0);
+    available = std::min(available, *limit - *used + cached);
+  }
+  return std::max<int64_t>(available, 0);
+}
+
+}  // namespace trireme

@@ -1,0 +1,24 @@
+#pragma once
+
+#include <cstdint>
+#include <string_view>
+
+#include "absl/status/statusor.h"
+
+namespace trireme {
+
+// An amount of memory as an operator says it.
+struct MemoryAmount {
+  int64_t bytes = 0;
+  double fraction = 0;  // if above 0, in place of bytes: of what is available
+};
+
+// "2GiB", "512MB" (units are powers of 1024, in any case), "1000000" are bytes; "0.4" and "40%" are
+// fractions, above 0 and at most 1. INVALID_ARGUMENT for anything else.
+absl::StatusOr<MemoryAmount> ParseMemoryAmount(std::string_view text);
+
+// Bytes that could still be allocated on this host without swapping, within the limit of the
+// process's control group if it has one (version 2).
+absl::StatusOr<int64_t> AvailableMemory();
+
+}  // namespace trireme
