@@ -18,6 +18,7 @@
 #include "base/status_macros.h"
 #include "kernels/ops.h"
 #include "parallel/communicator.h"
+#include "worker/host_memory.h"
 #include "worker/model_runner.h"
 #include "worker/offline_bench.h"
 #include "worker/worker_service.h"
@@ -27,6 +28,9 @@ namespace {
 
 struct Flags {
   RunnerOptions runner;
+  std::string kv_memory = "1GiB";
+  std::string swap_memory = "0";
+  std::string kv_cache_dtype = "auto";
   ControlOptions control;
   OfflineBenchOptions bench;
   bool offline_bench = false;
@@ -35,6 +39,11 @@ struct Flags {
   std::string cpu_variant;
   std::string log_level = "info";
 };
+
+// A check of CLI11: empty if it is fine.
+std::string MemoryText(const std::string& text) {
+  return std::string(ParseMemoryAmount(text).status().message());
+}
 
 void DefineFlags(CLI::App& app, Flags& flags) {
   const auto option = [&app](const char* name, auto& value, const char* env, const char* help) {
@@ -59,10 +68,17 @@ void DefineFlags(CLI::App& app, Flags& flags) {
       ->check(CLI::Range(1, 1 << 20));
   option("--block-size", flags.runner.kv_block_size, "TRIREME_BLOCK_SIZE",
          "tokens in a KV cache block");
-  app.add_option("--kv-memory", flags.runner.kv_bytes_max,
-                 "bytes for this rank's KV cache, for example 2GiB (default 1GiB)")
-      ->envname("TRIREME_KV_MEMORY")
-      ->transform(CLI::AsSizeValue(false));
+  option("--kv-memory", flags.kv_memory, "TRIREME_KV_MEMORY",
+         "this rank's KV cache: bytes (2GiB), or a share of the memory that is available when the "
+         "weights are loaded (0.4 or 40%), which the host's ranks divide among them")
+      ->check(MemoryText);
+  option("--kv-cache-dtype", flags.kv_cache_dtype, "TRIREME_KV_CACHE_DTYPE",
+         "keys and values in the cache: auto (f32, exact), f32, bf16 (half the memory) or int8 (a "
+         "bit over a quarter)")
+      ->check(CLI::IsMember({"auto", "f32", "bf16", "int8"}));
+  option("--swap-memory", flags.swap_memory, "TRIREME_SWAP_MEMORY",
+         "this rank's host memory behind the KV cache for requests that must wait, in bytes (8GiB)")
+      ->check(MemoryText);
   option("--device", flags.device, "TRIREME_DEVICE", "cpu");
   option("--cpu-variant", flags.cpu_variant, "TRIREME_CPU_VARIANT",
          "instruction set: avx512, avx2 or scalar; default: the best this machine has");
@@ -76,6 +92,8 @@ void DefineFlags(CLI::App& app, Flags& flags) {
   app.add_option("--bench-prompt-tokens", flags.bench.prompt_tokens)->group("Benchmark");
   app.add_option("--bench-decode-tokens", flags.bench.decode_tokens)->group("Benchmark");
   app.add_option("--bench-batch", flags.bench.batch)->group("Benchmark");
+  app.add_option("--bench-temperature", flags.bench.temperature)->group("Benchmark");
+  app.add_option("--bench-top-p", flags.bench.top_p)->group("Benchmark");
 }
 
 int EnvironmentInt(const char* name, int fallback) {
@@ -93,6 +111,20 @@ int DefaultThreads() {
   const int allowed = CPU_COUNT(&set);
   if (allowed < online) return std::max(1, allowed);
   return std::max(1, allowed / EnvironmentInt("OMPI_COMM_WORLD_LOCAL_SIZE", 1));
+}
+
+// Fills in what follows from flags that are text, and the environment.
+absl::Status ResolveFlags(Flags& flags) {
+  ASSIGN_OR_RETURN(flags.runner.kv_memory, ParseMemoryAmount(flags.kv_memory));
+  ASSIGN_OR_RETURN(const MemoryAmount swap, ParseMemoryAmount(flags.swap_memory));
+  if (swap.fraction > 0) {
+    return absl::InvalidArgumentError("--swap-memory must be in bytes, for example 8GiB");
+  }
+  flags.runner.swap_bytes_max = swap.bytes;
+  // Exact, so that a type of less fidelity is the operator's choice.
+  flags.runner.kv_dtype = ParseKvDType(flags.kv_cache_dtype).value_or(KvDType::kF32);
+  flags.runner.ranks_on_host = EnvironmentInt("OMPI_COMM_WORLD_LOCAL_SIZE", 1);
+  return absl::OkStatus();
 }
 
 absl::Status CheckFlags(const Flags& flags, const Communicator& world) {
@@ -154,7 +186,8 @@ struct Rank {
   std::unique_ptr<ModelRunner> runner;
 };
 
-absl::StatusOr<Rank> LoadRank(const Flags& flags, Communicator& world) {
+absl::StatusOr<Rank> LoadRank(Flags& flags, Communicator& world) {
+  RETURN_IF_ERROR(ResolveFlags(flags));
   RETURN_IF_ERROR(CheckFlags(flags, world));
   Rank rank;
   const int threads = flags.threads > 0 ? flags.threads : DefaultThreads();
@@ -163,16 +196,29 @@ absl::StatusOr<Rank> LoadRank(const Flags& flags, Communicator& world) {
   return rank;
 }
 
+std::string DescribeKvCache(const RunnerOptions& options, const ModelRunner& runner) {
+  constexpr double kMiB = 1 << 20;
+  const int64_t tokens = runner.pool_blocks() * options.kv_block_size;
+  const double block_mib = static_cast<double>(runner.block_bytes()) / kMiB;
+  return absl::StrFormat(
+      "KV cache: %d tokens, %.1f requests of the full context of %d at once; %s, blocks of %d, "
+      "%.1f "
+      "MiB, and %.1f MiB to swap to",
+      tokens, static_cast<double>(tokens) / static_cast<double>(runner.max_model_len()),
+      runner.max_model_len(), std::string(KvDTypeName(options.kv_dtype)), options.kv_block_size,
+      static_cast<double>(runner.pool_blocks()) * block_mib,
+      static_cast<double>(runner.swap_blocks()) * block_mib);
+}
+
 absl::Status RunRank(const Flags& flags, Rank& rank, Communicator& world) {
   if (flags.offline_bench) return RunOfflineBench(flags.bench, *rank.runner, *rank.ops, world);
   ASSIGN_OR_RETURN(const std::string gang_id, MakeGangId(world));
   const LoadReport& report = rank.runner->load_report();
-  LogInfo(
-      absl::StrFormat("loaded %.1f MB in %.0f ms (%.2f GB/s), KV cache %d tokens, %s, %d threads",
-                      static_cast<double>(report.shard_bytes) / 1e6, report.load_ms,
-                      static_cast<double>(report.bytes_read) / report.load_ms / 1e6,
-                      rank.runner->kv_cache().num_blocks() * rank.runner->kv_cache().block_size(),
-                      std::string(rank.ops->name()), rank.ops->threads()));
+  LogInfo(absl::StrFormat("loaded %.1f MB in %.0f ms (%.2f GB/s), %s, %d threads",
+                          static_cast<double>(report.shard_bytes) / 1e6, report.load_ms,
+                          static_cast<double>(report.bytes_read) / report.load_ms / 1e6,
+                          std::string(rank.ops->name()), rank.ops->threads()));
+  LogInfo(DescribeKvCache(flags.runner, *rank.runner));
   return ServeCoordinator(flags.control,
                           MakeRegister(flags.runner, *rank.runner, *rank.ops, world, gang_id),
                           *rank.runner);

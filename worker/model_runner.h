@@ -78,6 +78,7 @@ class ModelRunner {
   // Spent choosing tokens and on log probabilities, in all steps.
   double sampling_ms() const { return sampling_ms_; }
   // The rank whose results the coordinator hears: the first of the last pipeline stage.
+  int responder() const { return responder_; }
   bool is_responder() const { return world_->rank() == responder_; }
 
  private:

@@ -117,7 +117,9 @@ class BenchPlanner {
     }
     added.set_prompt_tokens(static_cast<uint32_t>(options_.prompt_tokens));
     added.mutable_sampling()->set_repetition_penalty(1.0f);
-    added.mutable_sampling()->set_top_p(1.0f);
+    added.mutable_sampling()->set_temperature(options_.temperature);
+    added.mutable_sampling()->set_top_p(options_.top_p);
+    added.mutable_sampling()->set_seed(id);
   }
 
   const OfflineBenchOptions options_;
@@ -139,11 +141,10 @@ absl::Status RunOfflineBench(const OfflineBenchOptions& options, ModelRunner& ru
   BenchPlanner planner(options, runner);
   if (options.prompt_tokens < 1 || options.decode_tokens < 1 || options.batch < 1 ||
       options.prompt_tokens + options.decode_tokens > runner.max_model_len() ||
-      planner.blocks() > runner.kv_cache().num_blocks()) {
+      planner.blocks() > runner.pool_blocks()) {
     return absl::InvalidArgumentError(
         "the benchmark's batch of prompt and output tokens does not fit the KV cache; lower them "
-        "or "
-        "raise --kv-memory");
+        "or raise --kv-memory");
   }
   ASSIGN_OR_RETURN(const double bandwidth, MeasureReadBandwidth(ops.threads(), world));
   const auto prefill_start = Clock::now();
@@ -155,12 +156,18 @@ absl::Status RunOfflineBench(const OfflineBenchOptions& options, ModelRunner& ru
     }
   }
   const double prefill_s = SecondsSince(prefill_start);
+  const double prefill_sampling_ms = runner.sampling_ms();
   std::vector<double> step_s;
   for (int64_t i = 1; i < options.decode_tokens; ++i) {
     const auto start = Clock::now();
     RETURN_IF_ERROR(runner.Step(planner.Decode()).status());
     step_s.push_back(SecondsSince(start));
   }
+  RETURN_IF_ERROR(runner.Finish());
+  // Only the responder samples; with pipeline stages that is not rank 0.
+  double sampling_ms = runner.sampling_ms() - prefill_sampling_ms;
+  RETURN_IF_ERROR(
+      world.Broadcast(std::as_writable_bytes(std::span(&sampling_ms, 1)), runner.responder()));
   std::vector<uint64_t> shard_bytes(static_cast<size_t>(world.size()));
   const uint64_t mine = runner.load_report().shard_bytes;
   RETURN_IF_ERROR(world.AllGather(std::as_bytes(std::span(&mine, 1)),
@@ -182,6 +189,7 @@ absl::Status RunOfflineBench(const OfflineBenchOptions& options, ModelRunner& ru
       {"prefill_tokens_per_s",
        static_cast<double>(options.prompt_tokens * options.batch) / prefill_s},
       {"decode_step_ms", median_s * 1e3},
+      {"decode_sampling_ms", step_s.empty() ? 0 : sampling_ms / static_cast<double>(step_s.size())},
       {"decode_tokens_per_s", median_s > 0 ? static_cast<double>(options.batch) / median_s : 0},
       {"decode_weight_gb_s", median_s > 0 ? weight_bytes / median_s / 1e9 : 0}};
   std::cout << report.dump() << std::endl;

@@ -11,6 +11,8 @@ struct OfflineBenchOptions {
   int64_t prompt_tokens = 128;
   int64_t decode_tokens = 64;
   int64_t batch = 1;
+  float temperature = 0;  // of sampling; 0 is greedy
+  float top_p = 1;
 };
 
 // Measures this gang without a coordinator: the memory-read bandwidth of all ranks together, then

@@ -49,21 +49,27 @@ absl::Status SendFailure(Stream& stream, const absl::Status& error) {
   return error;
 }
 
-// Serves one connected stream.
+// Serves one connected stream. Plans wait in the stream while a step computes; between two steps
+// stand only the result's Write and the next plan's Read.
 absl::Status RunStream(Stream& stream, const std::string& coordinator, ModelRunner& runner) {
+  using Clock = std::chrono::steady_clock;
   v1::CoordinatorMessage message;
+  v1::WorkerMessage answer;
+  auto step_end = Clock::now();
   while (stream.Read(&message)) {
     if (message.has_welcome()) {
       LogInfo(absl::StrCat("serving, epoch ", message.welcome().epoch()));
     } else if (message.has_shutdown()) {
       LogInfo(absl::StrCat("stopping: ", message.shutdown().reason()));
       stream.WritesDone();
-      return absl::OkStatus();
+      return runner.Finish();
     } else if (message.has_plan()) {
+      const std::chrono::duration<double, std::milli> idle = Clock::now() - step_end;
       absl::StatusOr<v1::StepResult> result = runner.Step(message.plan());
+      step_end = Clock::now();
       if (!result.ok()) return SendFailure(stream, result.status());
       if (!runner.is_responder()) continue;
-      v1::WorkerMessage answer;
+      result->set_idle_ms(idle.count());
       *answer.mutable_result() = *std::move(result);
       if (!stream.Write(answer)) break;
     }
@@ -84,7 +90,9 @@ v1::Register MakeRegister(const RunnerOptions& options, const ModelRunner& runne
   registration.set_pipeline_parallel_size(static_cast<uint32_t>(options.layout.pp));
   registration.set_communicator(std::string(world.name()));
   registration.set_kv_block_size(static_cast<uint32_t>(runner.kv_cache().block_size()));
-  registration.set_kv_blocks(static_cast<uint32_t>(runner.kv_cache().num_blocks()));
+  registration.set_kv_blocks(static_cast<uint32_t>(runner.pool_blocks()));
+  registration.set_swap_blocks(static_cast<uint32_t>(runner.swap_blocks()));
+  registration.set_kv_cache_dtype(std::string(KvDTypeName(options.kv_dtype)));
   registration.set_max_model_len(static_cast<uint32_t>(runner.max_model_len()));
   registration.set_max_num_batched_tokens(static_cast<uint32_t>(options.max_num_batched_tokens));
 
@@ -107,7 +115,7 @@ v1::Register MakeRegister(const RunnerOptions& options, const ModelRunner& runne
   info.set_load_ms(runner.load_report().load_ms);
   info.set_layer_begin(static_cast<uint32_t>(runner.shard().layers.begin));
   info.set_layer_end(static_cast<uint32_t>(runner.shard().layers.end));
-  info.set_kv_bytes(static_cast<uint64_t>(runner.kv_bytes()));
+  info.set_kv_bytes(static_cast<uint64_t>(runner.pool_blocks() * runner.block_bytes()));
   info.set_pid(static_cast<uint32_t>(getpid()));
   return registration;
 }
