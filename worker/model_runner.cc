@@ -65,9 +65,8 @@ absl::Status ModelRunner::AllocateKvCache() {
     bytes = static_cast<int64_t>(options_.kv_memory.fraction * static_cast<double>(available) /
                                  options_.ranks_on_host);
   }
-  constexpr int64_t kBlocksMax = int64_t{1} << 20;
-  const int64_t num_blocks = std::min(bytes / block_bytes(), kBlocksMax);
-  swap_blocks_ = std::min(options_.swap_bytes_max / block_bytes(), kBlocksMax);
+  const int64_t num_blocks = std::min(bytes / block_bytes(), options_.kv_blocks_max);
+  swap_blocks_ = std::min(options_.swap_bytes_max / block_bytes(), options_.kv_blocks_max);
   const int64_t wanted =
       options_.max_model_len > 0 ? options_.max_model_len : config_.max_position_embeddings;
   const int64_t tokens = num_blocks * block_size;

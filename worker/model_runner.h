@@ -29,6 +29,7 @@ struct RunnerOptions {
   // This rank's KV cache, without the blocks behind it for swapped sequences.
   MemoryAmount kv_memory = {.bytes = int64_t{1} << 30};
   int ranks_on_host = 1;  // that share a fraction of the memory
+  int64_t kv_blocks_max = int64_t{1} << 20;
   int64_t swap_bytes_max = 0;
   KvDType kv_dtype = KvDType::kF32;
   int64_t max_model_len = 0;  // 0: the model's own, as far as the KV cache holds it

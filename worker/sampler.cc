@@ -3,21 +3,16 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
-#include <optional>
 #include <utility>
 #include <vector>
 
-#include "worker/logit_row.h"
+#include "worker/logit_weights.h"
 
 namespace trireme {
 namespace {
 
 // Below it, logits divided by the temperature overflow before they differ from greedy.
 constexpr float kGreedyTemperature = 1e-5f;
-
-// Filters that keep no more tokens than this work on a list of the best, best first. Others keep
-// the order of ids and compare with a cut: the vocabulary is never sorted.
-constexpr size_t kListMax = 1024;
 
 bool ChangesLogits(const v1::StepSampling& params) {
   return params.repetition_penalty() != 1.0f || params.presence_penalty() != 0.0f ||
@@ -47,64 +42,45 @@ void ChangeLogits(const SamplingInput& input, std::span<float> logits) {
   }
 }
 
-// Draws from the best tokens, best first: from the shortest prefix that weighs `mass`, or all of
-// the list without one. Nullopt if the list weighs less.
-std::optional<int32_t> DrawFromList(const LogitRow& row, std::span<const Candidate> list,
-                                    std::optional<double> mass, double min_weight, double uniform) {
-  std::vector<double> weights;
-  double kept = 0;
-  for (const Candidate& candidate : list) {
-    if (mass && kept >= *mass && !weights.empty()) break;
-    weights.push_back(row.Weight(candidate.logit));
-    kept += weights.back();
-  }
-  if (mass && kept < *mass) return std::nullopt;
-  // The best one's weight is 1.
-  while (weights.size() > 1 && weights.back() < min_weight) weights.pop_back();
-  double total = 0;
-  for (const double weight : weights) total += weight;
-  double left = uniform * total;
-  for (size_t i = 0; i < weights.size(); ++i) {
-    left -= weights[i];
-    if (left < 0) return list[i].id;
-  }
-  return list.front().id;  // rounding left a sliver past the end
+// A row cut down to its `count` best tokens, in the order of ids.
+struct ShortRow {
+  std::vector<float> logits;
+  std::vector<int32_t> ids;
+};
+
+ShortRow KeepBest(std::span<const float> logits, size_t count) {
+  ShortRow row;
+  for (const Candidate& candidate : Best(logits, count)) row.ids.push_back(candidate.id);
+  std::sort(row.ids.begin(), row.ids.end());
+  for (const int32_t id : row.ids) row.logits.push_back(logits[static_cast<size_t>(id)]);
+  return row;
+}
+
+// The index of the token that top_p, min_p and the draw choose.
+int32_t Draw(std::span<const float> logits, const v1::StepSampling& params, double uniform) {
+  LogitWeights weights(logits, params.temperature());
+  if (params.top_p() < 1.0f) weights.KeepShare(params.top_p());
+  // The best one weighs 1.
+  if (params.min_p() > 0.0f) weights.KeepFrom(params.min_p());
+  return weights.Draw(uniform);
 }
 
 int32_t Choose(const SamplingInput& input, std::span<const float> logits) {
   const v1::StepSampling& params = *input.params;
   if (params.temperature() < kGreedyTemperature) return ArgMax(logits);
-  const LogitRow row(logits, params.temperature());
   const double uniform = UniformAt(params.seed(), input.token_ids.size());
-  const double min_weight = params.min_p();
-  const size_t top_k = params.top_k() > 0 ? static_cast<size_t>(params.top_k()) : logits.size();
-  const bool has_top_p = params.top_p() < 1.0f;
-  if (top_k <= kListMax) {
-    const std::vector<Candidate> list = Best(logits, top_k);
-    std::optional<double> mass;
-    if (has_top_p) {
-      double total = 0;
-      for (const Candidate& candidate : list) total += row.Weight(candidate.logit);
-      mass = params.top_p() * total;
-    }
-    return *DrawFromList(row, list, mass, min_weight, uniform);
-  }
-  Candidate cut = top_k < logits.size() ? Best(logits, top_k).back() : kWorst;
-  if (has_top_p) {
-    const double mass = params.top_p() * row.Total(cut);
-    const std::vector<Candidate> list = Best(logits, kListMax);
-    if (const auto id = DrawFromList(row, list, mass, min_weight, uniform)) return *id;
-    cut = row.CutAtMass(cut, mass);
-  }
-  return row.Draw(uniform, cut, min_weight);
+  const bool cut = params.top_k() > 0 && static_cast<size_t>(params.top_k()) < logits.size();
+  if (!cut) return Draw(logits, params, uniform);
+  const ShortRow row = KeepBest(logits, static_cast<size_t>(params.top_k()));
+  return row.ids[static_cast<size_t>(Draw(row.logits, params, uniform))];
 }
 
 // Fills a SampledToken or PromptLogprob.
 template <class Message>
 void FillLogprobs(std::span<const float> logits, int32_t token_id, uint32_t count,
                   Message& message) {
-  const LogitRow row(logits, 1.0);
-  const double log_sum = double{row.largest()} + std::log(row.Total());
+  const LogitWeights weights(logits, 1.0);
+  const double log_sum = double{weights.largest()} + std::log(weights.Total());
   const auto logprob = [&](float logit) {
     return static_cast<float>(static_cast<double>(logit) - log_sum);
   };

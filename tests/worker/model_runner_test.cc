@@ -99,6 +99,61 @@ TEST_F(ModelRunnerTest, RefusesBadPlans) {
   EXPECT_TRUE(
       refused([](v1::StepPlan& p) { p.mutable_new_sequences(0)->set_token_ids(0, 1 << 20); }));
   EXPECT_TRUE(refused([](v1::StepPlan& p) { p.mutable_new_sequences(0)->set_prompt_tokens(9); }));
+  EXPECT_TRUE(refused([](v1::StepPlan& p) { p.mutable_new_sequences(0)->set_computed_tokens(3); }));
+  EXPECT_TRUE(
+      refused([](v1::StepPlan& p) { p.mutable_new_sequences(0)->set_computed_tokens(~0u); }));
+  EXPECT_TRUE(refused([](v1::StepPlan& p) { *p.add_new_sequences() = p.new_sequences(0); }));
+  EXPECT_TRUE(refused([](v1::StepPlan& p) { *p.add_scheduled() = p.scheduled(0); }));
+  EXPECT_TRUE(refused([](v1::StepPlan& p) { p.mutable_scheduled(0)->set_num_tokens(~0u); }));
+}
+
+TEST_F(ModelRunnerTest, RefusesABadBias) {
+  const auto runs = [&](int32_t id, int values) {
+    v1::StepPlan plan = GoodPlan();
+    v1::StepSampling& sampling = *plan.mutable_new_sequences(0)->mutable_sampling();
+    sampling.add_bias_ids(id);
+    for (int i = 0; i < values; ++i) sampling.add_bias(1.0f);
+    return (*Load())->Step(plan).ok();
+  };
+  EXPECT_TRUE(runs(150, 1));
+  EXPECT_FALSE(runs(151, 1));
+  EXPECT_FALSE(runs(-1, 1));
+  EXPECT_FALSE(runs(0, 0));
+  EXPECT_FALSE(runs(0, 2));
+}
+
+TEST_F(ModelRunnerTest, CopiesReachTheSwapBlocksAndSequencesDoNot) {
+  swap_bytes_max_ = 1 << 20;
+  auto runner = *Load();
+  const auto pool = static_cast<uint32_t>(runner->pool_blocks());
+  const auto all = pool + static_cast<uint32_t>(runner->swap_blocks());
+  ASSERT_GT(all, pool);
+  ASSERT_EQ(runner->kv_cache().num_blocks(), int64_t{all});
+  const auto runs = [&](uint32_t from, uint32_t to, uint32_t block) {
+    v1::StepPlan plan = GoodPlan();
+    plan.mutable_scheduled(0)->set_new_block_ids(0, block);
+    plan.add_copies()->set_from(from);
+    plan.mutable_copies(0)->set_to(to);
+    return (*Load())->Step(plan);
+  };
+  EXPECT_TRUE(runs(0, all - 1, pool - 1).ok());
+  EXPECT_TRUE(runs(pool, 0, 0).ok());
+  EXPECT_TRUE(absl::IsInternal(runs(0, all, 0).status()));
+  EXPECT_TRUE(absl::IsInternal(runs(~0u, 0, 0).status()));
+  EXPECT_TRUE(absl::IsInternal(runs(0, 0, pool).status()));
+}
+
+TEST_F(ModelRunnerTest, AShareOfTheAvailableMemoryIsDividedAmongTheHostsRanks) {
+  const auto blocks = [&](int ranks) {
+    RunnerOptions options;
+    options.model_dir = dir_;
+    options.kv_memory = {.fraction = 0.01};
+    options.ranks_on_host = ranks;
+    options.kv_blocks_max = int64_t{1} << 40;
+    return static_cast<double>(
+        (*ModelRunner::Load(options, ops_.get(), world_.get()))->pool_blocks());
+  };
+  EXPECT_NEAR(blocks(1) / blocks(4), 4, 1);  // others use the host's memory meanwhile
 }
 
 TEST_F(ModelRunnerTest, ANewEpochForgetsTheOldSequences) {

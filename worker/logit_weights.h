@@ -1,0 +1,51 @@
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+namespace trireme {
+
+// A token of a row of logits. Of equal logits the smaller id is the better.
+struct Candidate {
+  float logit = 0;
+  int32_t id = 0;
+};
+
+inline bool Better(const Candidate& a, const Candidate& b) {
+  return a.logit != b.logit ? a.logit > b.logit : a.id < b.id;
+}
+
+// The largest logit; NaN counts as nothing, of equals the first. 0 if all are NaN.
+int32_t ArgMax(std::span<const float> logits);
+
+// The `count` best, best first; NaN counts as -infinity. Sorts no more than these: one pass keeps
+// the best so far.
+std::vector<Candidate> Best(std::span<const float> logits, size_t count);
+
+// The softmax of one row, not normalised: a token weighs exp((logit - largest) / temperature), the
+// largest 1, NaN 0. Filters make tokens weigh nothing; none sorts the row. The bits are the same on
+// every host: sums have one order. Does not own the logits.
+class LogitWeights {
+ public:
+  LogitWeights(std::span<const float> logits, double temperature);
+
+  float largest() const { return largest_; }
+  double Total() const;
+  // Keeps the smallest best-first prefix whose share of the total reaches `share`, at least one.
+  void KeepShare(double share);
+  // Drops what weighs less than `weight`.
+  void KeepFrom(double weight);
+  // The token at `uniform` in [0, 1) of the total, in the order of ids.
+  int32_t Draw(double uniform) const;
+
+ private:
+  // Drops what is worse than `cut`.
+  void KeepUpTo(const Candidate& cut);
+
+  std::span<const float> logits_;
+  float largest_ = 0;
+  std::vector<double> weights_;
+};
+
+}  // namespace trireme
