@@ -139,7 +139,7 @@ TEST_P(PlansAheadTest, EveryLayoutAndMicroBatchingIsAsOneAtATime) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Models, PlansAheadTest,
-                         testing::Values("models/pilot", "tests/golden/models/llama3",
+                         testing::Values("tests/golden/models/llama3", "tests/golden/models/qwen3",
                                          "tests/golden/models/mistral_window"),
                          [](const auto& info) {
                            return std::filesystem::path(info.param).filename().string();
