@@ -1,35 +1,50 @@
 #include "worker/kv_cache.h"
 
+#include <cstring>
+
+#include "base/check.h"
 #include "base/status_macros.h"
 
 namespace trireme {
 
-int64_t KvCache::BlockBytes(const ModelConfig& config, const ModelShard& shard,
-                            int64_t block_size) {
-  return shard.layers.size() * 2 * shard.kv_heads.size() * block_size * config.head_dim *
-         static_cast<int64_t>(sizeof(float));
+int64_t KvCache::BlockBytes(const ModelConfig& config, const ModelShard& shard, int64_t block_size,
+                            KvDType dtype) {
+  return shard.layers.size() * 2 * shard.kv_heads.size() *
+         KvHeadBytes(dtype, block_size, config.head_dim);
 }
 
 absl::StatusOr<KvCache> KvCache::Allocate(const ModelConfig& config, const ModelShard& shard,
-                                          int64_t num_blocks, int64_t block_size) {
+                                          int64_t num_blocks, int64_t block_size, KvDType dtype) {
   KvCache cache;
+  cache.num_layers_ = shard.layers.size();
   cache.num_blocks_ = num_blocks;
-  cache.block_size_ = block_size;
-  cache.num_kv_heads_ = shard.kv_heads.size();
-  cache.head_dim_ = config.head_dim;
-  const int64_t bytes = num_blocks * BlockBytes(config, shard, block_size);
+  cache.layer_.dtype = dtype;
+  cache.layer_.num_kv_heads = shard.kv_heads.size();
+  cache.layer_.block_size = block_size;
+  cache.layer_.head_dim = config.head_dim;
+  const int64_t bytes = num_blocks * BlockBytes(config, shard, block_size, dtype);
   ASSIGN_OR_RETURN(cache.memory_, PageMemory::Allocate(static_cast<size_t>(bytes)));
   return cache;
 }
 
 KvLayer KvCache::layer(int64_t layer) const {
-  const int64_t pool = num_blocks_ * num_kv_heads_ * block_size_ * head_dim_;
-  float* base = reinterpret_cast<float*>(memory_.data()) + layer * 2 * pool;
-  return {.k = base,
-          .v = base + pool,
-          .num_kv_heads = num_kv_heads_,
-          .block_size = block_size_,
-          .head_dim = head_dim_};
+  const int64_t pool = num_blocks_ * layer_.page_bytes();
+  KvLayer result = layer_;
+  result.k = memory_.data() + layer * 2 * pool;
+  result.v = result.k + pool;
+  return result;
+}
+
+void KvCache::CopyBlock(int64_t from, int64_t to) {
+  CHECK(from >= 0 && from < num_blocks_ && to >= 0 && to < num_blocks_);
+  if (from == to) return;
+  const int64_t bytes = layer_.page_bytes();
+  for (int64_t i = 0; i < num_layers_; ++i) {
+    const KvLayer pages = layer(i);
+    for (std::byte* pool : {pages.k, pages.v}) {
+      std::memcpy(pool + to * bytes, pool + from * bytes, static_cast<size_t>(bytes));
+    }
+  }
 }
 
 }  // namespace trireme

@@ -61,7 +61,7 @@ absl::Status ModelRunner::AllocateKvCache() {
     return absl::InvalidArgumentError(
         absl::StrCat("--block-size must be a multiple of 16 from 16 to 4096, not ", block_size));
   }
-  const int64_t block_bytes = KvCache::BlockBytes(config_, shard_, block_size);
+  const int64_t block_bytes = KvCache::BlockBytes(config_, shard_, block_size, KvDType::kF32);
   const int64_t wanted =
       options_.max_model_len > 0 ? options_.max_model_len : config_.max_position_embeddings;
   // More than 64 requests of full length is more than a scheduler uses.
@@ -75,12 +75,14 @@ absl::Status ModelRunner::AllocateKvCache() {
                                                    "; raise --kv-memory or lower --max-model-len"));
   }
   max_model_len_ = std::min(wanted, tokens);
-  ASSIGN_OR_RETURN(cache_, KvCache::Allocate(config_, shard_, num_blocks, block_size));
+  ASSIGN_OR_RETURN(cache_,
+                   KvCache::Allocate(config_, shard_, num_blocks, block_size, KvDType::kF32));
   return absl::OkStatus();
 }
 
 int64_t ModelRunner::kv_bytes() const {
-  return cache_.num_blocks() * KvCache::BlockBytes(config_, shard_, cache_.block_size());
+  return cache_.num_blocks() *
+         KvCache::BlockBytes(config_, shard_, cache_.block_size(), cache_.dtype());
 }
 
 absl::StatusOr<v1::StepResult> ModelRunner::Step(const v1::StepPlan& plan) {
