@@ -31,4 +31,29 @@ constexpr std::optional<KvDType> ParseKvDType(std::string_view name) {
   return std::nullopt;
 }
 
+constexpr int64_t KvElementBytes(KvDType dtype) {
+  return dtype == KvDType::kF32 ? 4 : dtype == KvDType::kBF16 ? 2 : 1;
+}
+
+// Bytes of one KV head's keys (or values) in one page: block_size x head_dim elements, then with
+// int8 block_size float scales.
+constexpr int64_t KvHeadBytes(KvDType dtype, int64_t block_size, int64_t head_dim) {
+  const int64_t scales = dtype == KvDType::kInt8 ? static_cast<int64_t>(sizeof(float)) : 0;
+  return block_size * (head_dim * KvElementBytes(dtype) + scales);
+}
+
+// The KV cache of one layer on one rank: k and v are each pages of num_kv_heads heads of
+// KvHeadBytes, aligned to 4 bytes. block_size is a multiple of 16 tokens. Does not own its data.
+struct KvLayer {
+  std::byte* k = nullptr;
+  std::byte* v = nullptr;
+  KvDType dtype = KvDType::kF32;
+  int64_t num_kv_heads = 0;
+  int64_t block_size = 0;
+  int64_t head_dim = 0;
+
+  int64_t head_bytes() const { return KvHeadBytes(dtype, block_size, head_dim); }
+  int64_t page_bytes() const { return num_kv_heads * head_bytes(); }
+};
+
 }  // namespace trireme

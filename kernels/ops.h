@@ -9,19 +9,10 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "kernels/kv_layer.h"
 #include "kernels/tensor.h"
 
 namespace trireme {
-
-// The KV cache of one layer on one rank: pages of block_size tokens,
-// k and v each [num_blocks, num_kv_heads, block_size, head_dim]. Does not own its data.
-struct KvLayer {
-  float* k = nullptr;
-  float* v = nullptr;
-  int64_t num_kv_heads = 0;
-  int64_t block_size = 0;
-  int64_t head_dim = 0;
-};
 
 // Where one token of a step stands: its position in its sequence, and that sequence's block table
 // (page numbers; it covers at least position + 1 tokens and outlives the call).
@@ -62,13 +53,15 @@ class Ops {
   virtual void Rope(std::span<float> x, int64_t heads, int64_t head_dim, std::span<const float> cos,
                     std::span<const float> sin) = 0;
 
-  // Writes each token's key and value, [tokens, num_kv_heads, head_dim], to its place in the cache.
+  // Writes each token's key and value, [tokens, num_kv_heads, head_dim], to its place in the cache,
+  // in the cache's type.
   virtual void StoreKv(std::span<const float> k, std::span<const float> v,
                        std::span<const TokenPlace> places, const KvLayer& cache) = 0;
 
   // out[t, h, :] = softmax(q[t, h, :] . K / sqrt(head_dim)) V over the positions up to the token's
   // own, the last `window` of them if window > 0. Query heads share KV heads in equal groups.
-  // Online softmax over blocks in order (Dao et al. 2022), paged (Kwon et al. 2023).
+  // Online softmax over blocks in order (Dao et al. 2022), paged (Kwon et al. 2023). Arithmetic is
+  // float32 whatever the cache's type; an int8 scale multiplies scores and softmax weights.
   virtual void Attention(std::span<const float> q, std::span<const TokenPlace> places,
                          const KvLayer& cache, int64_t heads, int64_t window,
                          std::span<float> out) = 0;

@@ -3,7 +3,6 @@
 #include <cstdint>
 
 #include "absl/status/statusor.h"
-#include "kernels/kv_layer.h"
 #include "kernels/ops.h"
 #include "parallel/model_config.h"
 #include "parallel/shard.h"
@@ -19,23 +18,24 @@ class KvCache {
   static int64_t BlockBytes(const ModelConfig& config, const ModelShard& shard, int64_t block_size,
                             KvDType dtype);
 
+  // num_blocks counts every page, those to swap to as well; pages never written take no memory.
   static absl::StatusOr<KvCache> Allocate(const ModelConfig& config, const ModelShard& shard,
                                           int64_t num_blocks, int64_t block_size, KvDType dtype);
-
-  // Copies a page in every layer.
-  void CopyBlock(int64_t from, int64_t to);
 
   // `layer` counts from the rank's first layer.
   KvLayer layer(int64_t layer) const;
   int64_t num_blocks() const { return num_blocks_; }
-  int64_t block_size() const { return block_size_; }
+  int64_t block_size() const { return layer_.block_size; }
+  KvDType dtype() const { return layer_.dtype; }
+
+  // Copies page `from` over page `to` in every layer: keys, values, scales.
+  void CopyBlock(int64_t from, int64_t to);
 
  private:
-  PageMemory memory_;
+  PageMemory memory_;  // of each layer the pages of keys, then those of values
+  int64_t num_layers_ = 0;
   int64_t num_blocks_ = 0;
-  int64_t block_size_ = 0;
-  int64_t num_kv_heads_ = 0;
-  int64_t head_dim_ = 0;
+  KvLayer layer_;  // the shape, without data
 };
 
 }  // namespace trireme

@@ -119,7 +119,7 @@ absl::Status ModelRunner::CopyBlocks(const v1::StepPlan& plan) {
       return absl::InternalError(absl::StrCat("step plan: copy of block ", copy.from(), " to ",
                                               copy.to(), ": there are ", blocks));
     }
-    if (copy.from() != copy.to()) cache_.CopyBlock(copy.from(), copy.to());
+    cache_.CopyBlock(copy.from(), copy.to());
   }
   return absl::OkStatus();
 }

@@ -1,10 +1,13 @@
 #pragma once
 
 #include <cmath>
+#include <cstddef>
 #include <cstdint>
 
 #include "kernels/cpu/elementwise.h"
 #include "kernels/cpu/math.h"
+#include "kernels/cpu/rows.h"
+#include "kernels/kv_layer.h"
 
 namespace trireme::cpu {
 
@@ -12,9 +15,10 @@ namespace trireme::cpu {
 struct AttentionArgs {
   const float* q;  // [group, head_dim]
   int64_t group;
-  const float* k;  // this KV head's first page, [block_size, head_dim]
-  const float* v;
-  int64_t page_stride;  // floats from one page to the next
+  const std::byte* k;  // this KV head's part of the first page (KvLayer)
+  const std::byte* v;
+  int64_t page_bytes;  // from one page to the next
+  KvDType dtype;
   const int32_t* block_table;
   int64_t block_size;
   int64_t head_dim;
@@ -26,30 +30,48 @@ struct AttentionArgs {
 // Positions handled together; borders are multiples of it, so they do not depend on the query.
 inline constexpr int64_t kAttentionTile = 16;
 
-template <class S>
-inline float Dot(const float* a, const float* b, int64_t n) {
+// The 16 positions of a tile at most: one page's keys or values, and with int8 their scales.
+template <class Rows>
+struct KvTile {
+  const typename Rows::Element* rows;  // [count, head_dim]
+  const float* scales;                 // [count]; read only if the type has them
+
+  KvTile(const AttentionArgs& a, const std::byte* pages, int64_t position) {
+    const std::byte* page = pages + a.block_table[position / a.block_size] * a.page_bytes;
+    const int64_t slot = position % a.block_size;
+    const auto* first = reinterpret_cast<const typename Rows::Element*>(page);
+    rows = first + slot * a.head_dim;
+    scales = reinterpret_cast<const float*>(first + a.block_size * a.head_dim) + slot;
+  }
+};
+
+template <class Rows>
+inline constexpr bool kHasScales = sizeof(typename Rows::Element) == 1;
+
+template <class S, class Rows>
+inline float Dot(const float* a, const typename Rows::Element* b, int64_t n) {
   typename S::V sum = S::Zero();
   ForEachVector<S>(n, [&](int64_t i, int count) {
-    sum = count == S::kLanes ? S::Fma(S::Load(a + i), S::Load(b + i), sum)
-                             : S::Fma(S::Load(a + i, count), S::Load(b + i, count), sum);
+    sum = count == S::kLanes ? S::Fma(S::Load(a + i), Rows::Load(b + i), sum)
+                             : S::Fma(S::Load(a + i, count), Rows::Load(b + i, count), sum);
   });
   return S::ReduceAdd(sum);
 }
 
 // out = out * scale + sum of weights[j] * v[j].
-template <class S>
-inline void AccumulateValues(float* out, float scale, const float* weights, const float* v,
-                             int64_t count, int64_t head_dim) {
+template <class S, class Rows>
+inline void AccumulateValues(float* out, float scale, const float* weights,
+                             const typename Rows::Element* v, int64_t count, int64_t head_dim) {
   ForEachVector<S>(head_dim, [&](int64_t i, int lanes) {
     typename S::V sum = S::Mul(S::Load(out + i, lanes), S::Set1(scale));
     for (int64_t j = 0; j < count; ++j) {
-      sum = S::Fma(S::Set1(weights[j]), S::Load(v + j * head_dim + i, lanes), sum);
+      sum = S::Fma(S::Set1(weights[j]), Rows::Load(v + j * head_dim + i, lanes), sum);
     }
     S::Store(out + i, sum, lanes);
   });
 }
 
-template <class S>
+template <class S, class Rows>
 void AttentionHead(const AttentionArgs& a, const float* q, float* out) {
   const float scale = 1.0f / std::sqrt(static_cast<float>(a.head_dim));
   float running_max = -INFINITY;
@@ -60,12 +82,14 @@ void AttentionHead(const AttentionArgs& a, const float* q, float* out) {
     const int64_t first = tile < a.begin ? a.begin : tile;
     const int64_t last = tile + kAttentionTile < a.end ? tile + kAttentionTile : a.end;
     const int64_t count = last - first;
-    const int64_t offset =
-        a.block_table[first / a.block_size] * a.page_stride + first % a.block_size * a.head_dim;
+    const KvTile<Rows> k(a, a.k, first);
+    const KvTile<Rows> v(a, a.v, first);
     float score[kAttentionTile];
     for (int64_t j = 0; j < kAttentionTile; ++j) score[j] = -INFINITY;
     for (int64_t j = 0; j < count; ++j) {
-      score[j] = Dot<S>(q, a.k + offset + j * a.head_dim, a.head_dim) * scale;
+      float dot = Dot<S, Rows>(q, k.rows + j * a.head_dim, a.head_dim);
+      if constexpr (kHasScales<Rows>) dot *= k.scales[j];
+      score[j] = dot * scale;
     }
     const float tile_max = S::ReduceMax(S::Load(score));
     const float new_max = tile_max > running_max ? tile_max : running_max;
@@ -78,17 +102,32 @@ void AttentionHead(const AttentionArgs& a, const float* q, float* out) {
     S::Store(decay, Exp<S>(S::Set1(running_max - new_max)));
     const float keep = running_max == -INFINITY ? 0.0f : decay[0];
     running_sum = running_sum * keep + tile_sum;
-    AccumulateValues<S>(out, keep, score, a.v + offset, count, a.head_dim);
+    if constexpr (kHasScales<Rows>) {
+      for (int64_t j = 0; j < count; ++j) score[j] *= v.scales[j];
+    }
+    AccumulateValues<S, Rows>(out, keep, score, v.rows, count, a.head_dim);
     running_max = new_max;
   }
   const float inverse = 1.0f / running_sum;
   for (int64_t i = 0; i < a.head_dim; ++i) out[i] *= inverse;
 }
 
+template <class S, class Rows>
+void AttentionOfType(const AttentionArgs& a) {
+  for (int64_t h = 0; h < a.group; ++h) {
+    AttentionHead<S, Rows>(a, a.q + h * a.head_dim, a.out + h * a.head_dim);
+  }
+}
+
 template <class S>
 void Attention(const AttentionArgs& a) {
-  for (int64_t h = 0; h < a.group; ++h) {
-    AttentionHead<S>(a, a.q + h * a.head_dim, a.out + h * a.head_dim);
+  switch (a.dtype) {
+    case KvDType::kF32:
+      return AttentionOfType<S, F32Rows<S>>(a);
+    case KvDType::kBF16:
+      return AttentionOfType<S, Bf16Rows<S>>(a);
+    case KvDType::kInt8:
+      return AttentionOfType<S, Int8Rows<S>>(a);
   }
 }
 

@@ -6,6 +6,7 @@
 #include "absl/strings/str_join.h"
 #include "base/check.h"
 #include "kernels/cpu/kernel_table.h"
+#include "kernels/cpu/kv_store.h"
 #include "kernels/cpu/thread_pool.h"
 #include "kernels/ops.h"
 
@@ -92,20 +93,19 @@ class CpuOps final : public Ops {
   void StoreKv(std::span<const float> k, std::span<const float> v,
                std::span<const TokenPlace> places, const KvLayer& cache) override {
     const int64_t head_dim = cache.head_dim;
-    const size_t head_bytes = static_cast<size_t>(head_dim) * sizeof(float);
-    CHECK(k.size() == v.size() &&
+    const int64_t head_bytes = cache.head_bytes();
+    CHECK(cache.block_size % cpu::kAttentionTile == 0 && k.size() == v.size() &&
           static_cast<int64_t>(k.size()) ==
               static_cast<int64_t>(places.size()) * cache.num_kv_heads * head_dim);
     for (size_t t = 0; t < places.size(); ++t) {
       const TokenPlace& place = places[t];
       const int64_t page = place.block_table[place.position / cache.block_size];
+      const int64_t slot = place.position % cache.block_size;
       for (int64_t h = 0; h < cache.num_kv_heads; ++h) {
-        const int64_t to = ((page * cache.num_kv_heads + h) * cache.block_size +
-                            place.position % cache.block_size) *
-                           head_dim;
+        const int64_t to = (page * cache.num_kv_heads + h) * head_bytes;
         const int64_t from = (static_cast<int64_t>(t) * cache.num_kv_heads + h) * head_dim;
-        std::memcpy(cache.k + to, k.data() + from, head_bytes);
-        std::memcpy(cache.v + to, v.data() + from, head_bytes);
+        cpu::StoreKvRow(cache, k.data() + from, cache.k + to, slot);
+        cpu::StoreKvRow(cache, v.data() + from, cache.v + to, slot);
       }
     }
   }
@@ -117,7 +117,6 @@ class CpuOps final : public Ops {
           static_cast<int64_t>(q.size()) ==
               static_cast<int64_t>(places.size()) * heads * cache.head_dim);
     const int64_t group = heads / cache.num_kv_heads;
-    const int64_t page_stride = cache.num_kv_heads * cache.block_size * cache.head_dim;
     const int64_t items = static_cast<int64_t>(places.size()) * cache.num_kv_heads;
     // Later tokens see more: threads take items in turn, so that each gets its share of long ones.
     const auto task = [&](int thread) {
@@ -125,14 +124,15 @@ class CpuOps final : public Ops {
         const int64_t token = item / cache.num_kv_heads;
         const int64_t kv_head = item % cache.num_kv_heads;
         const TokenPlace& place = places[static_cast<size_t>(token)];
-        const int64_t head_offset = kv_head * cache.block_size * cache.head_dim;
+        const int64_t head_offset = kv_head * cache.head_bytes();
         const int64_t row = (token * heads + kv_head * group) * cache.head_dim;
         const int64_t end = place.position + 1;
         kernels_.attention({.q = q.data() + row,
                             .group = group,
                             .k = cache.k + head_offset,
                             .v = cache.v + head_offset,
-                            .page_stride = page_stride,
+                            .page_bytes = cache.page_bytes(),
+                            .dtype = cache.dtype,
                             .block_table = place.block_table.data(),
                             .block_size = cache.block_size,
                             .head_dim = cache.head_dim,

@@ -2,6 +2,7 @@
 
 #include <cstdint>
 
+#include "kernels/cpu/rows.h"
 #include "kernels/tensor.h"
 
 namespace trireme::cpu {
@@ -25,29 +26,6 @@ inline constexpr int64_t kLinearTokenBlock = 32;
 // Rows of scratch: at least every variant's kTileRows.
 inline constexpr int kLinearScratchRows = 4;
 
-template <class S>
-struct F32Rows {
-  using Element = float;
-  static typename S::V Load(const float* p) { return S::Load(p); }
-};
-template <class S>
-struct F16Rows {
-  using Element = uint16_t;
-  static typename S::V Load(const uint16_t* p) { return S::LoadF16(p); }
-};
-template <class S>
-struct Bf16Rows {
-  using Element = uint16_t;
-  static typename S::V Load(const uint16_t* p) { return S::LoadBf16(p); }
-};
-
-template <class S, class Rows>
-typename S::V LoadTail(const typename Rows::Element* p, int n) {
-  typename Rows::Element padded[S::kLanes] = {};
-  for (int i = 0; i < n; ++i) padded[i] = p[i];
-  return Rows::Load(padded);
-}
-
 // Dot products of kTokens rows of x with kRows rows of w over columns [begin, end): one accumulator
 // of sixteen lanes for each, whatever the tile's shape, so the tile's shape never shows in the
 // bits.
@@ -69,7 +47,7 @@ inline void DotTile(const float* x, int64_t x_stride, const typename Rows::Eleme
   }
   if (const int tail = static_cast<int>(end - k); tail > 0) {
     for (int r = 0; r < kRows; ++r) {
-      const typename S::V wv = LoadTail<S, Rows>(w + r * w_stride + k, tail);
+      const typename S::V wv = Rows::Load(w + r * w_stride + k, tail);
       for (int t = 0; t < kTokens; ++t) {
         sum[t][r] = S::Fma(S::Load(x + t * x_stride + k, tail), wv, sum[t][r]);
       }
@@ -122,7 +100,7 @@ inline void WidenRows(const typename Rows::Element* w, int64_t w_stride, int64_t
       S::Store(scratch + r * cols + k, Rows::Load(w + r * w_stride + k));
     }
     if (const int tail = static_cast<int>(cols - k); tail > 0) {
-      S::Store(scratch + r * cols + k, LoadTail<S, Rows>(w + r * w_stride + k, tail), tail);
+      S::Store(scratch + r * cols + k, Rows::Load(w + r * w_stride + k, tail), tail);
     }
   }
 }

@@ -26,6 +26,7 @@ struct SimdAvx2 {
   }
   static V LoadBf16(const uint16_t* p) { return {Bf16(p), Bf16(p + 8)}; }
   static V LoadF16(const uint16_t* p) { return {F16(p), F16(p + 8)}; }
+  static V LoadInt8(const int8_t* p) { return {Int8(p), Int8(p + 8)}; }
   static void Store(float* p, V a) {
     _mm256_storeu_ps(p, a.lo);
     _mm256_storeu_ps(p + 8, a.hi);
@@ -74,6 +75,10 @@ struct SimdAvx2 {
   }
   static __m256 F16(const uint16_t* p) {
     return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+  }
+  static __m256 Int8(const int8_t* p) {
+    const __m128i bytes = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(p));
+    return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(bytes));
   }
   static __m256 Scale(__m256 a, __m256 n) {
     const __m256i exponent = _mm256_slli_epi32(_mm256_cvtps_epi32(n), 23);

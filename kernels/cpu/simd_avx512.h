@@ -31,6 +31,10 @@ struct SimdAvx512 {
   static V LoadF16(const uint16_t* p) {
     return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
   }
+  static V LoadInt8(const int8_t* p) {
+    const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+    return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(bytes));
+  }
   static void Store(float* p, V a) { _mm512_storeu_ps(p, a); }
   static void Store(float* p, V a, int n) { _mm512_mask_storeu_ps(p, Mask(n), a); }
 

@@ -45,6 +45,9 @@ struct SimdScalar {
   static V LoadF16(const uint16_t* p) {
     return Map([&](int i) { return HalfToFloat(p[i]); });
   }
+  static V LoadInt8(const int8_t* p) {
+    return Map([&](int i) { return static_cast<float>(p[i]); });
+  }
   static void Store(float* p, V a) {
     for (int i = 0; i < kLanes; ++i) p[i] = a.lane[i];
   }

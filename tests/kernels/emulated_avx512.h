@@ -38,6 +38,22 @@ inline __m512i _mm512_cvtepu16_epi32(__m256i a) {
   return _mm512_loadu_si512(to);
 }
 
+inline __m512i _mm512_cvtepi8_epi32(__m128i a) {
+  int8_t from[16];
+  int32_t to[16];
+  std::memcpy(from, &a, sizeof(from));
+  for (int i = 0; i < 16; ++i) to[i] = from[i];
+  return _mm512_loadu_si512(to);
+}
+
+inline __m512 _mm512_cvtepi32_ps(__m512i a) {
+  int32_t from[16];
+  float to[16];
+  std::memcpy(from, &a, sizeof(from));
+  for (int i = 0; i < 16; ++i) to[i] = static_cast<float>(from[i]);
+  return _mm512_loadu_ps(to);
+}
+
 inline __m512 _mm512_cvtph_ps(__m256i a) {
   uint16_t halves[16];
   std::memcpy(halves, &a, sizeof(halves));

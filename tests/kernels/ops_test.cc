@@ -214,15 +214,16 @@ struct AttentionCase {
 class PagedCache {
  public:
   PagedCache(const AttentionCase& c, const std::vector<float>& k, const std::vector<float>& v,
-             Ops& ops)
+             Ops& ops, KvDType dtype = KvDType::kF32)
       : pages_((c.length + c.block_size - 1) / c.block_size) {
-    const int64_t pool = (2 * pages_ + 1) * c.kv_heads * c.block_size * c.head_dim;
-    memory_.assign(2 * pool, NAN);
-    layer_ = {.k = memory_.data(),
-              .v = memory_.data() + pool,
+    layer_ = {.dtype = dtype,
               .num_kv_heads = c.kv_heads,
               .block_size = c.block_size,
               .head_dim = c.head_dim};
+    const int64_t pool = (2 * pages_ + 1) * layer_.page_bytes();
+    memory_.assign(2 * pool, std::byte{0xff});  // as f32, bf16 and int8 scale a NaN
+    layer_.k = memory_.data();
+    layer_.v = memory_.data() + pool;
     for (int64_t page = 0; page < pages_; ++page) {
       table_.push_back(static_cast<int32_t>(2 * ((page * 3 + 1) % pages_) + 1));
     }
@@ -241,11 +242,30 @@ class PagedCache {
 
  private:
   int64_t pages_;
-  std::vector<float> memory_;
+  std::vector<std::byte> memory_;
   std::vector<int32_t> table_;
   std::vector<TokenPlace> places_;
   KvLayer layer_;
 };
+
+// What the cache makes of rows of head_dim values, by the definition of its types (kv_layer.h).
+std::vector<float> Rounded(const std::vector<float>& x, int64_t head_dim, KvDType dtype) {
+  std::vector<float> rounded = x;
+  for (size_t row = 0; row < x.size(); row += head_dim) {
+    double largest = 0;
+    for (int64_t i = 0; i < head_dim; ++i) {
+      largest = std::max<double>(largest, std::abs(x[row + i]));
+    }
+    for (int64_t i = 0; i < head_dim; ++i) {
+      double unit = largest / 127;
+      if (dtype == KvDType::kBF16) unit = std::ldexp(1.0, std::ilogb(x[row + i]) - 7);
+      if (dtype != KvDType::kF32 && unit > 0) {
+        rounded[row + i] = static_cast<float>(std::nearbyint(x[row + i] / unit) * unit);
+      }
+    }
+  }
+  return rounded;
+}
 
 double ReferenceAttention(const AttentionCase& c, const std::vector<float>& q,
                           const std::vector<float>& k, const std::vector<float>& v, int64_t t,
@@ -305,12 +325,109 @@ TEST_P(OpsTest, AttentionMatchesFormula) {
   }
 }
 
+// Against the same formula over what the cache holds, so the bound is that of the f32 cache: how
+// far the rounding itself moves a value is StoreKvRoundsToNearest's.
+TEST_P(OpsTest, AttentionOverNarrowCachesMatchesFormula) {
+  const AttentionCase c{90, 4, 2, 40, 32, 0};
+  const std::vector<float> q = RandomFloats(c.length * c.heads * c.head_dim, 10);
+  const std::vector<float> k = RandomFloats(c.length * c.kv_heads * c.head_dim, 11);
+  const std::vector<float> v = RandomFloats(c.length * c.kv_heads * c.head_dim, 12);
+  for (const KvDType dtype : {KvDType::kBF16, KvDType::kInt8}) {
+    const std::vector<float> k_held = Rounded(k, c.head_dim, dtype);
+    const std::vector<float> v_held = Rounded(v, c.head_dim, dtype);
+    const auto ops = Make(2);
+    const PagedCache cache(c, k, v, *ops, dtype);
+    std::vector<float> out(q.size(), NAN);
+    ops->Attention(q, cache.places(), cache.layer(), c.heads, c.window, out);
+    for (int64_t t = 0; t < c.length; t += 3) {
+      for (int64_t h = 0; h < c.heads; ++h) {
+        for (int64_t d = 0; d < c.head_dim; ++d) {
+          EXPECT_NEAR(out[(t * c.heads + h) * c.head_dim + d],
+                      ReferenceAttention(c, q, k_held, v_held, t, h, d), 3e-6)
+              << KvDTypeName(dtype);
+        }
+      }
+    }
+  }
+}
+
+// The page itself: half a unit in the last place of bf16 is at most 2^-8 of the value;
+// half an int8 step, and its division rounded to float32.
+TEST_P(OpsTest, StoreKvRoundsToNearest) {
+  const AttentionCase c{17, 1, 3, 20, 16, 0};
+  const std::vector<float> k = RandomFloats(c.length * c.kv_heads * c.head_dim, 13, 5.0f);
+  const std::vector<float> v = RandomFloats(k.size(), 14, 1e-3f);
+  const auto ops = Make(1);
+  for (const KvDType dtype : {KvDType::kBF16, KvDType::kInt8}) {
+    const PagedCache cache(c, k, v, *ops, dtype);
+    const KvLayer& layer = cache.layer();
+    for (size_t i = 0; i < k.size(); ++i) {
+      const int64_t row = static_cast<int64_t>(i) / c.head_dim, token = row / c.kv_heads;
+      const int64_t slot = token % c.block_size, d = static_cast<int64_t>(i) % c.head_dim;
+      const int32_t page = cache.places()[token].block_table[token / c.block_size];
+      const std::byte* head =
+          layer.k + page * layer.page_bytes() + row % c.kv_heads * layer.head_bytes();
+      if (dtype == KvDType::kBF16) {
+        uint16_t bits = 0;
+        std::memcpy(&bits, head + (slot * c.head_dim + d) * 2, sizeof(bits));
+        EXPECT_LE(std::abs(Bf16ToDouble(bits) - k[i]), std::abs(k[i]) * 0x1p-8);
+        continue;
+      }
+      float scale = 0;
+      std::memcpy(&scale, head + c.block_size * c.head_dim + slot * 4, sizeof(scale));
+      const auto step = static_cast<int8_t>(head[slot * c.head_dim + d]);
+      EXPECT_LE(std::abs(static_cast<double>(scale) * step - k[i]), scale * 0.50001);
+      float largest = 0;
+      for (int64_t j = 0; j < c.head_dim; ++j) {
+        largest = std::max(largest, std::abs(k[row * c.head_dim + j]));
+      }
+      EXPECT_EQ(scale, largest / 127.0f);
+    }
+  }
+}
+
+TEST_P(OpsTest, StoreKvTakesTiesToEvenAndOddValues) {
+  const AttentionCase c{1, 1, 1, 8, 16, 0};
+  const float tie = std::bit_cast<float>(0x3f808000u);      // between 0x3f80 and 0x3f81
+  const float odd_tie = std::bit_cast<float>(0x3f818000u);  // between 0x3f81 and 0x3f82
+  const std::vector<float> bf16 = {tie, odd_tie, -tie, 0.0f, -0.0f, INFINITY, NAN, 1e-45f};
+  // Scale 1: half steps go to the even neighbour.
+  const std::vector<float> int8 = {127.0f, 0.5f, 1.5f, -2.5f, -0.5f, 126.5f, NAN, -126.5f};
+  const std::vector<float> zeros(8);
+  const auto ops = Make(1);
+  const auto bytes = [&](const std::vector<float>& k, KvDType dtype) {
+    const PagedCache cache(c, k, zeros, *ops, dtype);
+    const KvLayer& layer = cache.layer();
+    const std::byte* page = layer.k + cache.places()[0].block_table[0] * layer.page_bytes();
+    return std::vector<std::byte>(page, page + layer.page_bytes());
+  };
+  uint16_t halves[8];
+  std::memcpy(halves, bytes(bf16, KvDType::kBF16).data(), sizeof(halves));
+  const uint16_t want[] = {0x3f80, 0x3f82, 0xbf80, 0, 0x8000, 0x7f80, 0x7fc0, 0};
+  EXPECT_TRUE(std::equal(halves, halves + 8, want));
+  const std::vector<std::byte> page = bytes(int8, KvDType::kInt8);
+  const int8_t steps[] = {127, 0, 2, -2, 0, 126, 0, -126};
+  EXPECT_EQ(std::memcmp(page.data(), steps, sizeof(steps)), 0);
+  // A row of zeros has scale zero and reads as zeros.
+  const std::vector<std::byte> empty = bytes(zeros, KvDType::kInt8);
+  EXPECT_TRUE(
+      std::all_of(empty.begin(), empty.begin() + 8, [](std::byte b) { return b == std::byte{}; }));
+  EXPECT_EQ(std::memcmp(empty.data() + 16 * 8, zeros.data(), sizeof(float)), 0);
+}
+
 INSTANTIATE_TEST_SUITE_P(Variants, OpsTest, testing::ValuesIn(CpuVariants()),
                          [](const auto& info) { return info.param; });
 
 TEST(MakeCpuOps, RefusesNonsense) {
   EXPECT_FALSE(MakeCpuOps(0).ok());
   EXPECT_FALSE(MakeCpuOps(1, "mmx").ok());
+}
+
+TEST(KvDType, NamesRoundTrip) {
+  for (const KvDType dtype : {KvDType::kF32, KvDType::kBF16, KvDType::kInt8}) {
+    EXPECT_EQ(ParseKvDType(KvDTypeName(dtype)), dtype);
+  }
+  EXPECT_FALSE(ParseKvDType("fp8").has_value());
 }
 
 TEST(ToFloats, WidensEveryHalfAndBf16) {

@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include "kernels/cpu/kernel_table.h"
+#include "kernels/cpu/kv_store.h"
 #include "kernels/cpu/simd_scalar.h"
 #ifdef TRIREME_EMULATE_AVX512
 #include "tests/kernels/emulated_avx512.h"
@@ -104,30 +105,41 @@ TEST(VariantBits, ExpOverItsRange) {
   }
 }
 
-TEST(VariantBits, Attention) {
+TEST(VariantBits, AttentionOfEveryCacheType) {
   constexpr int64_t kBlock = 32, kDim = 24, kGroup = 3, kPages = 3;
   const std::vector<float> q = RandomFloats(kGroup * kDim, 6, 3.0f);
   const std::vector<float> k = RandomFloats(kPages * kBlock * kDim, 7, 2.0f);
   const std::vector<float> v = RandomFloats(kPages * kBlock * kDim, 8);
   const std::vector<int32_t> block_table = {2, 0, 1};
-  for (const KernelTable* table : Variants()) {
-    for (const int64_t end : {1, 16, 45, 96}) {
-      const auto run = [&](const KernelTable& t) {
-        std::vector<float> out(kGroup * kDim);
-        t.attention({.q = q.data(),
-                     .group = kGroup,
-                     .k = k.data(),
-                     .v = v.data(),
-                     .page_stride = kBlock * kDim,
-                     .block_table = block_table.data(),
-                     .block_size = kBlock,
-                     .head_dim = kDim,
-                     .begin = end > 40 ? 5 : 0,
-                     .end = end,
-                     .out = out.data()});
-        return out;
-      };
-      EXPECT_TRUE(SameBits(run(*table), run(kScalar))) << table->name << " " << end;
+  for (const KvDType dtype : {KvDType::kF32, KvDType::kBF16, KvDType::kInt8}) {
+    KvLayer cache{.dtype = dtype, .num_kv_heads = 1, .block_size = kBlock, .head_dim = kDim};
+    std::vector<std::byte> k_pages(kPages * cache.page_bytes()), v_pages(k_pages.size());
+    for (int64_t i = 0; i < kPages * kBlock; ++i) {
+      const int64_t page = i / kBlock * cache.page_bytes();
+      StoreKvRow(cache, k.data() + i * kDim, k_pages.data() + page, i % kBlock);
+      StoreKvRow(cache, v.data() + i * kDim, v_pages.data() + page, i % kBlock);
+    }
+    for (const KernelTable* table : Variants()) {
+      for (const int64_t end : {1, 16, 45, 96}) {
+        const auto run = [&](const KernelTable& t) {
+          std::vector<float> out(kGroup * kDim);
+          t.attention({.q = q.data(),
+                       .group = kGroup,
+                       .k = k_pages.data(),
+                       .v = v_pages.data(),
+                       .page_bytes = cache.page_bytes(),
+                       .dtype = dtype,
+                       .block_table = block_table.data(),
+                       .block_size = kBlock,
+                       .head_dim = kDim,
+                       .begin = end > 40 ? 5 : 0,
+                       .end = end,
+                       .out = out.data()});
+          return out;
+        };
+        EXPECT_TRUE(SameBits(run(*table), run(kScalar)))
+            << table->name << " " << KvDTypeName(dtype) << " " << end;
+      }
     }
   }
 }

@@ -344,7 +344,8 @@ TEST_P(KvDTypeTest, SwappingOutAndInGivesTheSameBits) {
   });
 }
 
-INSTANTIATE_TEST_SUITE_P(All, KvDTypeTest, testing::Values(KvDType::kF32),
+INSTANTIATE_TEST_SUITE_P(All, KvDTypeTest,
+                         testing::Values(KvDType::kF32, KvDType::kBF16, KvDType::kInt8),
                          [](const auto& info) { return std::string(KvDTypeName(info.param)); });
 
 }  // namespace

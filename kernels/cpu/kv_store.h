@@ -1,0 +1,65 @@
+#pragma once
+
+#include <bit>
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+
+#include "kernels/kv_layer.h"
+
+namespace trireme::cpu {
+
+// Plain C++ for every instruction set: a step stores few values beside what it computes.
+
+// Round to nearest, ties to even; a NaN stays one.
+inline uint16_t RoundToBf16(float x) {
+  const uint32_t bits = std::bit_cast<uint32_t>(x);
+  const uint32_t rounded = bits + 0x7fff + ((bits >> 16) & 1);
+  return static_cast<uint16_t>((x != x ? bits | 0x400000 : rounded) >> 16);
+}
+
+// Writes x / scale, rounded to nearest, ties to even; returns scale = max |x| / 127. A NaN counts
+// as zero.
+inline float QuantizeInt8(const float* x, int64_t n, int8_t* out) {
+  float largest = 0.0f;
+  for (int64_t i = 0; i < n; ++i) {
+    const float magnitude = std::abs(x[i]);
+    largest = magnitude > largest ? magnitude : largest;
+  }
+  const float scale = largest / 127.0f;
+  // A scale that is denormal has few bits, hence the cut; zero and infinity would divide to NaN.
+  const float divisor = scale > 0.0f ? scale : 1.0f;
+  for (int64_t i = 0; i < n; ++i) {
+    const float value = x[i] / divisor;
+    const float low = value > -127.0f ? value : -127.0f;
+    const float cut = low < 127.0f ? low : 127.0f;
+    // Adding 1.5 * 2^23 leaves no fraction bits, so the sum is rounded to an integer.
+    constexpr float kRound = 12582912.0f;
+    out[i] = static_cast<int8_t>(value == value ? cut + kRound - kRound : 0.0f);
+  }
+  return scale;
+}
+
+// Stores one token's key or value, head_dim floats, in `slot` of a head's part of a page.
+inline void StoreKvRow(const KvLayer& cache, const float* x, std::byte* head, int64_t slot) {
+  const int64_t n = cache.head_dim;
+  std::byte* to = head + slot * n * KvElementBytes(cache.dtype);
+  switch (cache.dtype) {
+    case KvDType::kF32:
+      std::memcpy(to, x, static_cast<size_t>(n) * sizeof(float));
+      return;
+    case KvDType::kBF16: {
+      auto* row = reinterpret_cast<uint16_t*>(to);
+      for (int64_t i = 0; i < n; ++i) row[i] = RoundToBf16(x[i]);
+      return;
+    }
+    case KvDType::kInt8: {
+      auto* scales = reinterpret_cast<float*>(head + cache.block_size * n);
+      scales[slot] = QuantizeInt8(x, n, reinterpret_cast<int8_t*>(to));
+      return;
+    }
+  }
+}
+
+}  // namespace trireme::cpu
