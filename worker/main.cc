@@ -77,7 +77,7 @@ void DefineFlags(CLI::App& app, Flags& flags) {
          "bit over a quarter)")
       ->check(CLI::IsMember({"auto", "f32", "bf16", "int8"}));
   option("--swap-memory", flags.swap_memory, "TRIREME_SWAP_MEMORY",
-         "this rank's host memory behind the KV cache for requests that must wait, in bytes (8GiB)")
+         "this rank's host memory behind the KV cache for requests that must wait: bytes (8GiB)")
       ->check(MemoryText);
   option("--device", flags.device, "TRIREME_DEVICE", "cpu");
   option("--cpu-variant", flags.cpu_variant, "TRIREME_CPU_VARIANT",
@@ -123,6 +123,7 @@ absl::Status ResolveFlags(Flags& flags) {
   flags.runner.swap_bytes_max = swap.bytes;
   // Exact, so that a type of less fidelity is the operator's choice.
   flags.runner.kv_dtype = ParseKvDType(flags.kv_cache_dtype).value_or(KvDType::kF32);
+  flags.bench.micro_batches = std::min<int64_t>(flags.runner.layout.pp, flags.bench.batch);
   flags.runner.ranks_on_host = EnvironmentInt("OMPI_COMM_WORLD_LOCAL_SIZE", 1);
   return absl::OkStatus();
 }

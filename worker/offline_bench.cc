@@ -88,10 +88,10 @@ class BenchPlanner {
     return plan;
   }
 
-  // One token of every sequence.
-  v1::StepPlan Decode() {
+  // One token of every sequence of a part of the batch.
+  v1::StepPlan Decode(int64_t part) {
     v1::StepPlan plan = NextPlan();
-    for (int64_t id = 0; id < options_.batch; ++id) {
+    for (int64_t id = part; id < options_.batch; id += options_.micro_batches) {
       v1::ScheduledSequence& scheduled = *plan.add_scheduled();
       scheduled.set_id(static_cast<uint64_t>(id));
       scheduled.set_num_tokens(1);
@@ -160,7 +160,9 @@ absl::Status RunOfflineBench(const OfflineBenchOptions& options, ModelRunner& ru
   std::vector<double> step_s;
   for (int64_t i = 1; i < options.decode_tokens; ++i) {
     const auto start = Clock::now();
-    RETURN_IF_ERROR(runner.Step(planner.Decode()).status());
+    for (int64_t part = 0; part < options.micro_batches; ++part) {
+      RETURN_IF_ERROR(runner.Step(planner.Decode(part)).status());
+    }
     step_s.push_back(SecondsSince(start));
   }
   RETURN_IF_ERROR(runner.Finish());
@@ -182,6 +184,7 @@ absl::Status RunOfflineBench(const OfflineBenchOptions& options, ModelRunner& ru
       {"device", std::string(ops.name())},
       {"communicator", std::string(world.name())},
       {"batch", options.batch},
+      {"micro_batches", options.micro_batches},
       {"prompt_tokens", options.prompt_tokens},
       {"decode_tokens", options.decode_tokens},
       {"weight_bytes", weight_bytes},

@@ -11,7 +11,8 @@ struct OfflineBenchOptions {
   int64_t prompt_tokens = 128;
   int64_t decode_tokens = 64;
   int64_t batch = 1;
-  float temperature = 0;  // of sampling; 0 is greedy
+  int64_t micro_batches = 1;  // parts of the batch that are decoded in turn, one by each stage
+  float temperature = 0;      // of sampling; 0 is greedy
   float top_p = 1;
 };
 

@@ -231,7 +231,7 @@ TEST_P(KvDTypeTest, EveryLayoutAndChunkingGivesTheSameBits) {
 }
 
 // A second continuation of a prompt shares its full blocks and copies the one it will write to; a
-// third one shares only the first block.
+// third one shares only the first block, as does a fourth in the very step that computes it.
 TEST_P(KvDTypeTest, SharedPrefixesAndCopiesGiveTheSameBits) {
   const TestRequest first = Request(70, 1, 6);
   TestRequest second = Request(70, 1, 6);
@@ -241,6 +241,8 @@ TEST_P(KvDTypeTest, SharedPrefixesAndCopiesGiveTheSameBits) {
   PlanWriter writer;
   writer.Step();
   writer.Add(1, first);
+  writer.Add(4, third, {}, 32);
+  writer.Schedule(4, 38, {4, 8, 9});
   writer.Schedule(1, 70, {4, 0, 2});
   writer.Step();
   writer.Copy(2, 7);  // tokens 64 to 69
@@ -252,15 +254,16 @@ TEST_P(KvDTypeTest, SharedPrefixesAndCopiesGiveTheSameBits) {
   writer.Schedule(3, 38, {4, 5, 6});
   for (int i = 0; i < 4; ++i) {
     writer.Step();
-    for (const uint64_t id : {1, 2, 3}) writer.Schedule(id, 1);
+    for (const uint64_t id : {1, 2, 3, 4}) writer.Schedule(id, 1);
   }
   writer.Step();
-  for (const uint64_t id : {2, 3}) writer.Schedule(id, 1);
+  for (const uint64_t id : {2, 3, 4}) writer.Schedule(id, 1);
   InEveryLayout(writer, {.model_dir = kModel, .layout = {}, .kv_dtype = GetParam()},
                 [&](GangOutput& got) {
                   EXPECT_TRUE(got.sequences[1] == Alone(first, GetParam()));
                   EXPECT_TRUE(got.sequences[2] == Alone(second, GetParam()));
                   EXPECT_TRUE(got.sequences[3] == Alone(third, GetParam()));
+                  EXPECT_TRUE(got.sequences[4] == Alone(third, GetParam()));
                 });
 }
 
