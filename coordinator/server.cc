@@ -3,6 +3,7 @@
 #include <grpcpp/ext/proto_server_reflection_plugin.h>
 #include <grpcpp/health_check_service_interface.h>
 
+#include <random>
 #include <utility>
 
 #include "absl/strings/match.h"
@@ -42,6 +43,7 @@ absl::Status CheckOptions(const ServerOptions& options, const ModelConfig& confi
   };
   RETURN_IF_ERROR(at_least_one(options.max_num_seqs, "--max-num-seqs"));
   RETURN_IF_ERROR(at_least_one(options.max_waiting, "--max-waiting"));
+  RETURN_IF_ERROR(at_least_one(options.max_waiting_per_tenant, "--max-waiting-per-tenant"));
   if (options.max_num_batched_tokens < options.max_num_seqs) {
     return absl::InvalidArgumentError(
         absl::StrCat("--max-num-batched-tokens ", options.max_num_batched_tokens,
@@ -55,6 +57,12 @@ absl::Status CheckOptions(const ServerOptions& options, const ModelConfig& confi
                                                    config.max_position_embeddings, " positions"));
   }
   return absl::OkStatus();
+}
+
+HashKey DrawHashKey() {
+  std::random_device device;
+  const auto draw = [&] { return uint64_t{device()} << 32 | device(); };
+  return {draw(), draw()};
 }
 
 }  // namespace
@@ -71,12 +79,20 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServerOptions& optio
                .max_model_len_required = options.max_model_len.has_value()},
       .scheduler = {.max_num_seqs = options.max_num_seqs,
                     .max_num_batched_tokens = options.max_num_batched_tokens,
-                    .vocab_size = model.vocab_size()},
+                    .vocab_size = model.vocab_size(),
+                    .prefix_caching = options.prefix_caching,
+                    .hash_key = DrawHashKey()},
+      .model_name = absl::StrCat(model.name, "/", model.config.NumParameters()),
       .max_waiting = options.max_waiting,
+      .max_waiting_per_tenant = options.max_waiting_per_tenant,
+      .step_target = options.step_target,
+      .client_timeout = options.client_timeout,
       .step_timeout = options.step_timeout,
       .gang_timeout = options.gang_timeout,
       .worker_hint = absl::StrCat("start them with: mpirun -np N trireme-worker --coordinator ",
                                   options.address, " --model ", options.model_dir.string())};
+  engine_options.scheduler.queue.starvation_steps = options.starvation_steps;
+  engine_options.scheduler.queue.tenant_weights = options.tenant_weights;
   std::unique_ptr<Server> server(new Server(std::move(model), std::move(engine_options)));
   RETURN_IF_ERROR(server->Listen(options.address));
   return server;

@@ -5,6 +5,7 @@
 #include <chrono>
 #include <cstdint>
 #include <filesystem>
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
@@ -26,7 +27,13 @@ struct ServerOptions {
   std::optional<uint32_t> max_model_len;   // unset: the model's own, or what the workers can hold
   uint32_t max_num_seqs = 64;
   uint32_t max_num_batched_tokens = 512;
-  uint32_t max_waiting = 1024;
+  uint32_t max_waiting = 4096;
+  uint32_t max_waiting_per_tenant = 4096;
+  std::map<std::string, double> tenant_weights;
+  uint64_t starvation_steps = 2000;
+  bool prefix_caching = true;
+  std::chrono::milliseconds step_target{0};
+  std::chrono::milliseconds client_timeout{30'000};
   std::chrono::milliseconds step_timeout{120'000};
   std::chrono::milliseconds gang_timeout{60'000};
 };
