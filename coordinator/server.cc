@@ -65,34 +65,38 @@ HashKey DrawHashKey() {
   return {draw(), draw()};
 }
 
+EngineOptions ToEngineOptions(const ServerOptions& options, const ServedModel& model) {
+  EngineOptions engine;
+  engine.gang.config = model.config;
+  engine.gang.max_model_len =
+      options.max_model_len.value_or(static_cast<uint32_t>(model.config.max_position_embeddings));
+  engine.gang.max_model_len_required = options.max_model_len.has_value();
+  engine.scheduler.max_num_seqs = options.max_num_seqs;
+  engine.scheduler.max_num_batched_tokens = options.max_num_batched_tokens;
+  engine.scheduler.vocab_size = model.vocab_size();
+  engine.scheduler.prefix_caching = options.prefix_caching;
+  engine.scheduler.hash_key = DrawHashKey();
+  engine.scheduler.queue.starvation_steps = options.starvation_steps;
+  engine.scheduler.queue.tenant_weights = options.tenant_weights;
+  engine.model_name = absl::StrCat(model.name, "/", model.config.NumParameters());
+  engine.max_waiting = options.max_waiting;
+  engine.max_waiting_per_tenant = options.max_waiting_per_tenant;
+  engine.step_target = options.step_target;
+  engine.client_timeout = options.client_timeout;
+  engine.step_timeout = options.step_timeout;
+  engine.gang_timeout = options.gang_timeout;
+  engine.worker_hint = absl::StrCat("start them with: mpirun -np N trireme-worker --coordinator ",
+                                    options.address, " --model ", options.model_dir.string());
+  return engine;
+}
+
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServerOptions& options) {
   ASSIGN_OR_RETURN(ServedModel model,
                    ServedModel::Load(options.model_dir, options.served_model_name));
   RETURN_IF_ERROR(CheckOptions(options, model.config));
-  const uint32_t max_model_len =
-      options.max_model_len.value_or(static_cast<uint32_t>(model.config.max_position_embeddings));
-  EngineOptions engine_options{
-      .gang = {.config = model.config,
-               .max_model_len = max_model_len,
-               .max_model_len_required = options.max_model_len.has_value()},
-      .scheduler = {.max_num_seqs = options.max_num_seqs,
-                    .max_num_batched_tokens = options.max_num_batched_tokens,
-                    .vocab_size = model.vocab_size(),
-                    .prefix_caching = options.prefix_caching,
-                    .hash_key = DrawHashKey()},
-      .model_name = absl::StrCat(model.name, "/", model.config.NumParameters()),
-      .max_waiting = options.max_waiting,
-      .max_waiting_per_tenant = options.max_waiting_per_tenant,
-      .step_target = options.step_target,
-      .client_timeout = options.client_timeout,
-      .step_timeout = options.step_timeout,
-      .gang_timeout = options.gang_timeout,
-      .worker_hint = absl::StrCat("start them with: mpirun -np N trireme-worker --coordinator ",
-                                  options.address, " --model ", options.model_dir.string())};
-  engine_options.scheduler.queue.starvation_steps = options.starvation_steps;
-  engine_options.scheduler.queue.tenant_weights = options.tenant_weights;
+  EngineOptions engine_options = ToEngineOptions(options, model);
   std::unique_ptr<Server> server(new Server(std::move(model), std::move(engine_options)));
   RETURN_IF_ERROR(server->Listen(options.address));
   return server;
