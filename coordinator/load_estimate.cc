@@ -65,10 +65,11 @@ double LoadEstimate::FirstTokenMs(const Queue& queue) const {
                                       static_cast<double>(queue.tokens_ahead + queue.running)));
   // Every place is taken: as many must end first as go before it.
   const uint64_t wanted = queue.running + queue.sequences_ahead + 1;
-  const double places = wanted > queue.running_max
-                            ? static_cast<double>(wanted - queue.running_max) * finish_gap_ms_
-                            : 0;
-  return std::max(prefill_ms, places);
+  if (wanted <= queue.running_max) return prefill_ms;
+  const double running = static_cast<double>(queue.running_max);
+  const double gap_ms =
+      finish_gap_ms_ > 0 ? finish_gap_ms_ : output_tokens_ * StepMs(running) / running;
+  return std::max(prefill_ms, static_cast<double>(wanted - queue.running_max) * gap_ms);
 }
 
 double LoadEstimate::TotalMs(const Queue& queue, uint32_t max_tokens) const {

@@ -489,15 +489,23 @@ absl::Status Scheduler::CheckResult(const v1::StepResult& result) const {
                                               options_.vocab_size));
     }
   }
+  return CheckPromptLogprobs(result);
+}
+
+// Every position of a sequence's prompt must come, and none before its turn.
+absl::Status Scheduler::CheckPromptLogprobs(const v1::StepResult& result) const {
+  absl::flat_hash_map<uint64_t, uint32_t> last;
   for (const v1::PromptLogprob& logprob : result.prompt_logprobs()) {
-    const auto found = sequences_.find(logprob.sequence_id());
-    if (found == sequences_.end()) continue;
-    if (logprob.position() == 0 || logprob.position() >= found->second->num_prompt ||
-        logprob.position() > found->second->prompt_logprobs + 1) {
+    const Sequence* sequence = Find(logprob.sequence_id());
+    if (sequence == nullptr) continue;
+    uint32_t& known = last.try_emplace(sequence->id, sequence->prompt_logprobs).first->second;
+    const uint32_t position = logprob.position();
+    if (position == 0 || position >= sequence->num_prompt || position > known + 1) {
       return absl::InternalError(absl::StrCat("the gang sent a log probability of position ",
-                                              logprob.position(), " of sequence ",
-                                              logprob.sequence_id(), " out of turn"));
+                                              position, " of sequence ", sequence->id,
+                                              " out of turn"));
     }
+    known = std::max(known, position);
   }
   return absl::OkStatus();
 }
