@@ -13,6 +13,9 @@
 namespace trireme {
 namespace {
 
+// Between two messages of a stream, where tokens come faster.
+constexpr std::chrono::milliseconds kFlushInterval{4};
+
 absl::Status TryAgain(const std::string& why, double after_ms) {
   absl::Status status = absl::ResourceExhaustedError(why);
   const auto whole_ms = static_cast<int64_t>(std::clamp(after_ms, 100.0, 600'000.0));
@@ -115,6 +118,7 @@ void Engine::Loop() {
     if (stopped_) break;
     CheckDeadlines();
     SendPlans();
+    FlushSinks();
     PublishStats();
   }
   ShutDown();
@@ -136,6 +140,7 @@ std::optional<Engine::Clock::time_point> Engine::NextDeadline() const {
   // At most one of the two is set: steps need a gang.
   std::optional<Clock::time_point> next =
       step_deadline_.has_value() ? step_deadline_ : gang_deadline_;
+  if (!unflushed_.empty()) next = std::min(next.value_or(next_flush_), next_flush_);
   if (num_stalled_ == 0) return next;
   for (const auto& [id, request] : requests_) {
     if (request.give_up.has_value())
@@ -378,7 +383,7 @@ void Engine::Deliver(const SequenceOutput& output) {
   const auto owner = owners_.find(sequence_id);
   if (owner == owners_.end()) return;  // its request was stopped by an output of this step
   const uint64_t request_id = owner->second.request_id;
-  TokenSink& sink = *requests_.at(request_id).sink;
+  TokenSink& sink = Touch(request_id);
   const TokenSink::Verdict verdict = sink.OnToken(owner->second.index, output);
   if (verdict == TokenSink::Verdict::kStopRequest) {
     CloseRequest(request_id);
@@ -390,11 +395,30 @@ void Engine::Deliver(const SequenceOutput& output) {
   }
 }
 
+TokenSink& Engine::Touch(uint64_t request_id) {
+  Request& request = requests_.at(request_id);
+  if (!request.unflushed) unflushed_.emplace_back(request_id, request.sink);
+  request.unflushed = true;
+  return *request.sink;
+}
+
+void Engine::FlushSinks() {
+  if (unflushed_.empty()) return;
+  const Clock::time_point now = Clock::now();
+  if (now < next_flush_) return;
+  next_flush_ = now + kFlushInterval;
+  for (const auto& [id, sink] : std::exchange(unflushed_, {})) {
+    sink->Flush();
+    const auto open = requests_.find(id);
+    if (open != requests_.end()) open->second.unflushed = false;
+  }
+}
+
 void Engine::DeliverPromptLogprob(const v1::PromptLogprob& logprob) {
   const auto owner = owners_.find(logprob.sequence_id());
   if (owner == owners_.end()) return;
   const uint64_t request_id = owner->second.request_id;
-  TokenSink& sink = *requests_.at(request_id).sink;
+  TokenSink& sink = Touch(request_id);
   if (sink.OnPromptLogprob(logprob) == TokenSink::Verdict::kStopRequest) CloseRequest(request_id);
 }
 
@@ -448,6 +472,7 @@ void Engine::ShutDown() {
   }
   // Requests and workers that came in meanwhile must hear of the end, too.
   for (const Event& event : late) event();
+  for (const auto& [id, sink] : std::exchange(unflushed_, {})) sink->Flush();
   FailAll(absl::UnavailableError(stop_reason_));
   supervisor_.ShutdownAll(stop_reason_);
   PublishGang();

@@ -11,6 +11,7 @@
 #include <optional>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "absl/container/flat_hash_map.h"
@@ -39,7 +40,9 @@ struct GenerationRequest {
 inline constexpr const char* kRetryAfterMs = "retry-after-ms";
 
 // Receives what becomes of a request. The engine's thread calls it, so it must not block; it may
-// call the engine.
+// call the engine. What it hears it may keep back until Flush, which comes soon after: at once
+// where steps are slow, every few milliseconds where many are fast and messages of one token each
+// would cost more than the tokens.
 class TokenSink {
  public:
   enum class Verdict { kContinue, kStopSequence, kStopRequest };
@@ -50,8 +53,9 @@ class TokenSink {
   // The next token of continuation `index`, each exactly once and in order. After a finish reason
   // or a stop nothing more comes for this continuation.
   virtual Verdict OnToken(uint32_t index, const SequenceOutput& output) = 0;
-  // The request has failed; nothing more comes.
+  // The request has failed; nothing more comes, not even Flush.
   virtual void OnError(const absl::Status& status) = 0;
+  virtual void Flush() = 0;
 };
 
 struct EngineOptions {
@@ -115,6 +119,7 @@ class Engine {
     std::shared_ptr<TokenSink> sink;
     std::vector<uint64_t> open_sequences;
     std::optional<Clock::time_point> give_up;  // while paused
+    bool unflushed = false;                    // in unflushed_
   };
   struct SentPlan {
     uint32_t tokens = 0;
@@ -150,6 +155,8 @@ class Engine {
   void CountStep(const v1::StepResult& result);
   void Deliver(const SequenceOutput& output);
   void DeliverPromptLogprob(const v1::PromptLogprob& logprob);
+  void FlushSinks();
+  TokenSink& Touch(uint64_t request_id);
   void CloseSequence(uint64_t sequence_id);
   void CloseRequest(uint64_t request_id);
   void FailRequest(uint64_t request_id, const absl::Status& status);
@@ -181,6 +188,8 @@ class Engine {
   absl::flat_hash_map<uint64_t, SequenceOwner> owners_;  // by sequence id
   LoadEstimate load_;
   std::deque<SentPlan> sent_plans_;
+  std::vector<std::pair<uint64_t, std::shared_ptr<TokenSink>>> unflushed_;  // by request id
+  Clock::time_point next_flush_;
   bool dry_ = true;              // all work was done when the last plan came back
   size_t num_stalled_ = 0;       // requests with give_up
   v1::GetStatsResponse counts_;  // what the scheduler does not count

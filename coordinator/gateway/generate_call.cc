@@ -130,7 +130,6 @@ TokenSink::Verdict GenerateCall::OnPromptLogprob(const v1::PromptLogprob& logpro
   const std::lock_guard lock(mutex_);
   if (end_.has_value()) return Verdict::kStopRequest;
   Append(std::move(response));
-  Pump();
   return Verdict::kContinue;
 }
 
@@ -166,6 +165,10 @@ void GenerateCall::SendBest() {
     Append(std::move(best));
   }
   End(absl::OkStatus());
+}
+
+void GenerateCall::Flush() {
+  const std::lock_guard lock(mutex_);
   Pump();
 }
 
@@ -201,7 +204,6 @@ TokenSink::Verdict GenerateCall::Enqueue(v1::GenerateResponse response) {
   const bool last = response.finish_reason() != v1::FINISH_REASON_UNSPECIFIED;
   Append(std::move(response));
   if (last && --open_continuations_ == 0) End(absl::OkStatus());
-  Pump();
   if (pending_bytes_ > kPauseBytes && !paused_) {
     paused_ = true;
     engine_.Pause(engine_id_);

@@ -45,6 +45,7 @@ class GenerateCall : public ResponseWriter, public TokenSink {
   Verdict OnPromptLogprob(const v1::PromptLogprob& logprob) override;
   Verdict OnToken(uint32_t index, const SequenceOutput& output) override;
   void OnError(const absl::Status& status) override;
+  void Flush() override;
 
   // grpc::ServerWriteReactor, on gRPC's threads.
   void OnWriteDone(bool ok) override;

@@ -17,8 +17,8 @@ struct FakeSequence {
 };
 
 // Computes one plan; false if it contradicts the state.
-bool Step(const v1::StepPlan& plan, uint32_t block_size, std::map<uint64_t, FakeSequence>& state,
-          v1::StepResult& result) {
+bool Step(const v1::StepPlan& plan, const FakeGangOptions& options,
+          std::map<uint64_t, FakeSequence>& state, v1::StepResult& result) {
   for (const uint64_t id : plan.finished_ids()) {
     if (state.erase(id) == 0) return false;
   }
@@ -53,12 +53,14 @@ bool Step(const v1::StepPlan& plan, uint32_t block_size, std::map<uint64_t, Fake
     }
     sequence.computed += scheduled.num_tokens();
     if (sequence.computed > sequence.tokens.size() ||
-        sequence.computed > sequence.blocks * block_size ||
+        sequence.computed > sequence.blocks * options.kv_block_size ||
         scheduled.sample() != (sequence.computed == sequence.tokens.size())) {
       return false;
     }
     if (!scheduled.sample()) continue;
-    sequence.tokens.push_back(NextFakeToken(sequence.tokens, sequence.seed));
+    sequence.tokens.push_back(options.cheap_tokens
+                                  ? 'a' + static_cast<int32_t>(sequence.tokens.size() % 26)
+                                  : NextFakeToken(sequence.tokens, sequence.seed));
     v1::SampledToken& token = *result.add_tokens();
     token.set_sequence_id(scheduled.id());
     token.set_token_id(sequence.tokens.back());
@@ -161,7 +163,7 @@ void FakeGang::Serve(uint32_t rank) {
     } else if (message.has_plan()) {
       if (options_.step_delay.count() > 0) std::this_thread::sleep_for(options_.step_delay);
       v1::WorkerMessage answer;
-      if (!Step(message.plan(), options_.kv_block_size, state, *answer.mutable_result())) {
+      if (!Step(message.plan(), options_, state, *answer.mutable_result())) {
         answer.mutable_failure()->set_message("the plan contradicts the state");
         stream->Write(answer);
       } else if (responder) {
