@@ -42,6 +42,8 @@ void AddFlags(CLI::App& app, Flags& flags) {
       ->required()
       ->check(CLI::ExistingDirectory);
   add("--grpc", flags.server.address, "TRIREME_GRPC", "Address to listen on, HOST:PORT");
+  add("--metrics", flags.server.metrics_address, "TRIREME_METRICS",
+      "Address of the metrics for Prometheus, HOST:PORT, at /metrics; none if empty");
   app.add_flag("--insecure", flags.server.insecure,
                "Allow an address that other machines reach: there is no encryption or password")
       ->envname("TRIREME_INSECURE");

@@ -18,25 +18,27 @@ namespace {
 constexpr int kReceiveBytesMax = 16 << 20;
 constexpr std::chrono::milliseconds kShutdownTimeout{1500};
 
-absl::Status CheckAddress(const ServerOptions& options) {
-  const std::string& address = options.address;
+absl::Status CheckAddress(const char* flag, const std::string& address, bool insecure) {
   const size_t colon = address.rfind(':');
   uint32_t port = 0;
   if (colon == std::string::npos || colon == 0 ||
       !absl::SimpleAtoi(address.substr(colon + 1), &port) || port > 65535) {
     return absl::InvalidArgumentError(absl::StrCat(
-        "--grpc ", address, " is not HOST:PORT, for example 127.0.0.1:8001 or [::1]:8001"));
+        flag, " ", address, " is not HOST:PORT, for example 127.0.0.1:8001 or [::1]:8001"));
   }
   const std::string host = address.substr(0, colon);
   const bool loopback = host == "localhost" || host == "[::1]" || absl::StartsWith(host, "127.");
-  if (loopback || options.insecure) return absl::OkStatus();
+  if (loopback || insecure) return absl::OkStatus();
   return absl::InvalidArgumentError(absl::StrCat(
-      "--grpc ", address, " can be reached from other machines, without encryption or password; ",
+      flag, " ", address, " can be reached from other machines, without encryption or password; ",
       "add --insecure if the network is trusted"));
 }
 
 absl::Status CheckOptions(const ServerOptions& options, const ModelConfig& config) {
-  RETURN_IF_ERROR(CheckAddress(options));
+  RETURN_IF_ERROR(CheckAddress("--grpc", options.address, options.insecure));
+  if (!options.metrics_address.empty()) {
+    RETURN_IF_ERROR(CheckAddress("--metrics", options.metrics_address, options.insecure));
+  }
   const auto at_least_one = [](uint64_t value, const char* flag) {
     return value > 0 ? absl::OkStatus()
                      : absl::InvalidArgumentError(absl::StrCat(flag, " must be at least 1"));
@@ -99,6 +101,10 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServerOptions& optio
   EngineOptions engine_options = ToEngineOptions(options, model);
   std::unique_ptr<Server> server(new Server(std::move(model), std::move(engine_options)));
   RETURN_IF_ERROR(server->Listen(options.address));
+  if (!options.metrics_address.empty()) {
+    ASSIGN_OR_RETURN(server->metrics_,
+                     MetricsEndpoint::Listen(options.metrics_address, server->engine_));
+  }
   return server;
 }
 

@@ -14,6 +14,7 @@
 #include "coordinator/engine.h"
 #include "coordinator/gateway/cluster_service.h"
 #include "coordinator/gateway/inference_service.h"
+#include "coordinator/gateway/metrics.h"
 #include "coordinator/gateway/worker_control_service.h"
 #include "coordinator/served_model.h"
 
@@ -22,6 +23,7 @@ namespace trireme {
 struct ServerOptions {
   std::filesystem::path model_dir;
   std::string address = "127.0.0.1:8001";  // HOST:PORT; port 0 takes a free one
+  std::string metrics_address;             // HOST:PORT of Prometheus' endpoint; empty: none
   bool insecure = false;                   // allow an address that other machines reach
   std::string served_model_name;           // empty: the directory's name
   std::optional<uint32_t> max_model_len;   // unset: the model's own, or what the workers can hold
@@ -51,6 +53,7 @@ class Server {
   void Shutdown(const std::string& reason);
 
   int port() const { return port_; }
+  int metrics_port() const { return metrics_ == nullptr ? 0 : metrics_->port(); }
   const ServedModel& model() const { return model_; }
   Engine& engine() { return engine_; }
 
@@ -65,6 +68,7 @@ class Server {
   ClusterService cluster_;
   WorkerControlService worker_control_;
   std::unique_ptr<grpc::Server> grpc_;
+  std::unique_ptr<MetricsEndpoint> metrics_;
   int port_ = 0;
 };
 

@@ -222,6 +222,24 @@ TEST_F(ServingTest, APromptOfExactlyTheContextIsRefusedOneLessIsAnswered) {
   ExpectRefused(Request("", 1), grpc::StatusCode::INVALID_ARGUMENT, "empty");
 }
 
+TEST_F(ServingTest, MetricsAreServedAsText) {
+  options_.metrics_address = "127.0.0.1:0";
+  StartServer();
+  const auto gang = StartGang(Gang());
+  CachedTokens(std::string(100, 'p'), "", "");
+  CachedTokens(std::string(100, 'p'), "", "");
+  FILE* curl = popen(
+      absl::StrCat("curl -s http://127.0.0.1:", server_->metrics_port(), "/metrics").c_str(), "r");
+  std::string text;
+  for (int c = fgetc(curl); c != EOF; c = fgetc(curl)) text.push_back(static_cast<char>(c));
+  EXPECT_EQ(pclose(curl), 0);
+  for (const char* line :
+       {"trireme_prefix_cache_hits_tokens_total 96\n", "trireme_ready 1\n",
+        "trireme_requests_finished_total 2\n", "# TYPE trireme_prefix_cache_hit_ratio gauge\n"}) {
+    EXPECT_NE(text.find(line), std::string::npos) << line << "in:\n" << text;
+  }
+}
+
 // Every one of two thousand streams at once gets its own text, with a pool for a few of them.
 TEST_F(ServingTest, TwoThousandStreamsAtOnce) {
   options_.max_num_seqs = 64;
