@@ -1,13 +1,33 @@
 #include "coordinator/engine.h"
 
 #include <algorithm>
+#include <cmath>
 #include <utility>
 
+#include "absl/strings/cord.h"
 #include "absl/strings/str_cat.h"
 #include "base/check.h"
 #include "base/log.h"
+#include "base/status_macros.h"
 
 namespace trireme {
+namespace {
+
+// Between two messages of a stream, where tokens come faster.
+constexpr std::chrono::milliseconds kFlushInterval{4};
+
+absl::Status TryAgain(const std::string& why, double after_ms) {
+  absl::Status status = absl::ResourceExhaustedError(why);
+  const auto whole_ms = static_cast<int64_t>(std::clamp(after_ms, 100.0, 600'000.0));
+  status.SetPayload(kRetryAfterMs, absl::Cord(absl::StrCat(whole_ms)));
+  return status;
+}
+
+double Milliseconds(std::chrono::steady_clock::duration duration) {
+  return std::chrono::duration<double, std::milli>(duration).count();
+}
+
+}  // namespace
 
 Engine::Engine(EngineOptions options)
     : options_(std::move(options)),
@@ -39,7 +59,19 @@ void Engine::Submit(uint64_t request_id, GenerationRequest request,
 }
 
 void Engine::Cancel(uint64_t request_id) {
-  Post([this, request_id] { CloseRequest(request_id); });
+  Post([this, request_id] {
+    if (requests_.contains(request_id))
+      counts_.set_requests_cancelled(counts_.requests_cancelled() + 1);
+    CloseRequest(request_id);
+  });
+}
+
+void Engine::Pause(uint64_t request_id) {
+  Post([this, request_id] { HandlePause(request_id); });
+}
+
+void Engine::Resume(uint64_t request_id) {
+  Post([this, request_id] { HandleResume(request_id); });
 }
 
 uint64_t Engine::OnWorkerConnect(std::shared_ptr<WorkerStream> stream, std::string peer) {
@@ -67,6 +99,11 @@ v1::ListRanksResponse Engine::Describe() const {
   return description_;
 }
 
+v1::GetStatsResponse Engine::Stats() const {
+  const std::lock_guard lock(description_mutex_);
+  return stats_;
+}
+
 bool Engine::Post(Event event) {
   const std::lock_guard lock(events_mutex_);
   if (closed_) return false;
@@ -80,7 +117,9 @@ void Engine::Loop() {
     for (const Event& event : NextEvents()) event();
     if (stopped_) break;
     CheckDeadlines();
-    SendNextPlan();
+    SendPlans();
+    FlushSinks();
+    PublishStats();
   }
   ShutDown();
 }
@@ -88,14 +127,26 @@ void Engine::Loop() {
 std::vector<Engine::Event> Engine::NextEvents() {
   std::unique_lock lock(events_mutex_);
   const auto some = [this] { return !events_.empty(); };
-  // At most one of the two deadlines is set: steps need a gang.
-  const auto deadline = step_deadline_.has_value() ? step_deadline_ : gang_deadline_;
+  const std::optional<Clock::time_point> deadline = NextDeadline();
   if (deadline.has_value()) {
     events_ready_.wait_until(lock, *deadline, some);
   } else {
     events_ready_.wait(lock, some);
   }
   return std::exchange(events_, {});
+}
+
+std::optional<Engine::Clock::time_point> Engine::NextDeadline() const {
+  // At most one of the two is set: steps need a gang.
+  std::optional<Clock::time_point> next =
+      step_deadline_.has_value() ? step_deadline_ : gang_deadline_;
+  if (!unflushed_.empty()) next = std::min(next.value_or(next_flush_), next_flush_);
+  if (num_stalled_ == 0) return next;
+  for (const auto& [id, request] : requests_) {
+    if (request.give_up.has_value())
+      next = std::min(next.value_or(*request.give_up), *request.give_up);
+  }
+  return next;
 }
 
 void Engine::CheckDeadlines() {
@@ -106,6 +157,17 @@ void Engine::CheckDeadlines() {
         "it is stuck: no answer to a step within ",
         std::chrono::duration<double>(options_.step_timeout).count(), " s (--step-timeout-s)")));
   }
+  std::vector<uint64_t> stalled;
+  for (const auto& [id, request] : requests_) {
+    if (num_stalled_ == 0) break;
+    if (request.give_up.has_value() && now >= *request.give_up) stalled.push_back(id);
+  }
+  for (const uint64_t id : stalled) {
+    FailRequest(id, absl::ResourceExhaustedError(
+                        absl::StrCat("the client reads too slowly: it took nothing for ",
+                                     std::chrono::duration<double>(options_.client_timeout).count(),
+                                     " s (--client-timeout-s)")));
+  }
   if (gang_deadline_.has_value() && now >= *gang_deadline_) {
     gang_deadline_.reset();
     FailAll(absl::UnavailableError(
@@ -114,34 +176,61 @@ void Engine::CheckDeadlines() {
   }
 }
 
-void Engine::SendNextPlan() {
-  std::optional<v1::StepPlan> plan = scheduler_.Plan();
-  if (!plan.has_value()) return;
-  supervisor_.SendPlan(*std::move(plan));
-  step_deadline_ = Clock::now() + options_.step_timeout;
+void Engine::SendPlans() {
+  if (options_.step_target.count() > 0) {
+    const auto tokens = load_.TokensWithin(static_cast<double>(options_.step_target.count()));
+    if (tokens.has_value()) scheduler_.SetMixedStepTokens(*tokens);
+  }
+  while (std::optional<v1::StepPlan> plan = scheduler_.Plan()) {
+    SentPlan sent{.tokens = 0, .gang_had_work = !dry_};
+    for (const v1::ScheduledSequence& each : plan->scheduled()) sent.tokens += each.num_tokens();
+    dry_ = false;
+    sent_plans_.push_back(sent);
+    supervisor_.SendPlan(*std::move(plan));
+    if (!step_deadline_.has_value()) step_deadline_ = Clock::now() + options_.step_timeout;
+  }
+  if (sent_plans_.empty()) dry_ = true;
 }
 
-void Engine::HandleSubmit(uint64_t request_id, const GenerationRequest& request,
+void Engine::HandleSubmit(uint64_t request_id, GenerationRequest request,
                           const std::shared_ptr<TokenSink>& sink) {
   const absl::Status admitted = CheckAdmission(request);
   if (!admitted.ok()) {
+    counts_.set_requests_refused(counts_.requests_refused() + 1);
     sink->OnError(admitted);
     return;
   }
   Request& entry = requests_[request_id];
   entry.sink = sink;
+  const BlockHash root = CacheRoot(request);
+  std::vector<Sequence> siblings(request.n);
   for (uint32_t index = 0; index < request.n; ++index) {
-    Sequence sequence;
+    Sequence& sequence = siblings[index];
     sequence.id = next_sequence_id_++;
+    sequence.priority = request.priority;
+    sequence.tenant_name = request.tenant;
+    sequence.cache_root = root;
     sequence.tokens = request.prompt;
     sequence.sampling = request.sampling;
     sequence.sampling.set_seed(request.sampling.seed() + index);
+    if (index > 0) sequence.sampling.clear_prompt_logprobs();  // those of the first are the same
     sequence.max_tokens = request.max_tokens;
     sequence.stop_token_ids = request.stop_token_ids;
     owners_[sequence.id] = {.request_id = request_id, .index = index};
     entry.open_sequences.push_back(sequence.id);
-    scheduler_.Add(std::move(sequence));
   }
+  scheduler_.Add(std::move(siblings));
+}
+
+// Prefixes are shared within one model, adapter (none yet) and tenant with the same salt only: the
+// time of a first token would tell one tenant what another has asked.
+BlockHash Engine::CacheRoot(const GenerationRequest& request) const {
+  std::string name;
+  for (const std::string& part :
+       {options_.model_name, std::string(), request.tenant, request.cache_salt}) {
+    absl::StrAppend(&name, part.size(), ":", part, ";");
+  }
+  return HashNamespace(options_.scheduler.hash_key, name);
 }
 
 absl::Status Engine::CheckAdmission(const GenerationRequest& request) const {
@@ -155,15 +244,67 @@ absl::Status Engine::CheckAdmission(const GenerationRequest& request) const {
                                                    " tokens, the workers serve a context of ",
                                                    max_model_len()));
   }
+  RETURN_IF_ERROR(CheckQueue(request));
+  return CheckDeadline(request);
+}
+
+absl::Status Engine::CheckQueue(const GenerationRequest& request) const {
   const size_t places = options_.scheduler.max_num_seqs + options_.max_waiting;
-  const size_t taken = scheduler_.num_running() + scheduler_.num_waiting();
-  if (taken + request.n > places) {
-    return absl::ResourceExhaustedError(
+  const double after_ms = load_.FirstTokenMs(QueueAhead(request));
+  if (scheduler_.num_sequences() + request.n > places) {
+    return TryAgain(
         absl::StrCat("the queue is full: ", scheduler_.num_waiting(), " sequences wait and ",
                      scheduler_.num_running(), " run; try again later, or raise --max-waiting (",
-                     options_.max_waiting, ")"));
+                     options_.max_waiting, ")"),
+        after_ms);
+  }
+  const size_t of_tenant = scheduler_.num_waiting_of(request.tenant);
+  if (of_tenant + request.n > options_.max_waiting_per_tenant + options_.scheduler.max_num_seqs) {
+    return TryAgain(absl::StrCat("the tenant's queue is full: ", of_tenant,
+                                 " of its sequences wait; try again later, or raise "
+                                 "--max-waiting-per-tenant (",
+                                 options_.max_waiting_per_tenant, ")"),
+                    after_ms);
   }
   return absl::OkStatus();
+}
+
+LoadEstimate::Queue Engine::QueueAhead(const GenerationRequest& request) const {
+  return {.tokens_ahead = scheduler_.TokensAhead(request.priority) + request.prompt.size(),
+          .sequences_ahead = scheduler_.SequencesAhead(request.priority),
+          .running = scheduler_.num_running(),
+          .running_max = options_.scheduler.max_num_seqs,
+          .tokens_per_step = options_.scheduler.max_num_batched_tokens};
+}
+
+absl::Status Engine::CheckDeadline(const GenerationRequest& request) const {
+  if (!request.deadline.has_value()) return absl::OkStatus();
+  const double left_ms = Milliseconds(*request.deadline - Clock::now());
+  const LoadEstimate::Queue queue = QueueAhead(request);
+  const double total_ms = load_.TotalMs(queue, request.max_tokens);
+  if (total_ms <= left_ms) return absl::OkStatus();
+  return TryAgain(absl::StrCat("the call's deadline is ", std::llround(left_ms),
+                               " ms away, an answer takes about ", std::llround(total_ms),
+                               " ms now (first token ", std::llround(load_.FirstTokenMs(queue)),
+                               " ms, ", queue.sequences_ahead,
+                               " sequences go first); try again later, or allow more time"),
+                  total_ms - left_ms);
+}
+
+void Engine::HandlePause(uint64_t request_id) {
+  const auto found = requests_.find(request_id);
+  if (found == requests_.end() || found->second.give_up.has_value()) return;
+  found->second.give_up = Clock::now() + options_.client_timeout;
+  ++num_stalled_;
+  for (const uint64_t id : found->second.open_sequences) scheduler_.Pause(id);
+}
+
+void Engine::HandleResume(uint64_t request_id) {
+  const auto found = requests_.find(request_id);
+  if (found == requests_.end() || !found->second.give_up.has_value()) return;
+  found->second.give_up.reset();
+  --num_stalled_;
+  for (const uint64_t id : found->second.open_sequences) scheduler_.Resume(id);
 }
 
 void Engine::HandleGangEvent(GangEvent event) {
@@ -171,8 +312,8 @@ void Engine::HandleGangEvent(GangEvent event) {
     HandleGangReady(ready->capacity);
   } else if (const auto* lost = std::get_if<GangIsLost>(&event)) {
     HandleGangLost(lost->reason);
-  } else if (const auto* result = std::get_if<v1::StepResult>(&event)) {
-    HandleResult(*result);
+  } else if (auto* result = std::get_if<v1::StepResult>(&event)) {
+    HandleResult(std::move(*result));
   }
 }
 
@@ -193,6 +334,8 @@ void Engine::HandleGangReady(const GangCapacity& capacity) {
 
 void Engine::HandleGangLost(const std::string& reason) {
   step_deadline_.reset();
+  sent_plans_.clear();
+  dry_ = true;
   gang_deadline_ = Clock::now() + options_.gang_timeout;
   gang_lost_reason_ = reason;
   max_model_len_ = options_.gang.max_model_len;
@@ -206,19 +349,33 @@ void Engine::HandleGangLost(const std::string& reason) {
   }
 }
 
-void Engine::HandleResult(const v1::StepResult& result) {
-  const absl::StatusOr<std::vector<SequenceOutput>> outputs = scheduler_.Apply(result);
-  if (!outputs.ok()) {
-    HandleGangEvent(supervisor_.LoseGang(std::string(outputs.status().message())));
+void Engine::HandleResult(v1::StepResult result) {
+  const size_t in_flight = scheduler_.plans_in_flight();
+  v1::StepResult times;  // what Apply leaves of it
+  times.set_step_ms(result.step_ms());
+  times.set_idle_ms(result.idle_ms());
+  times.set_bubble_ms(result.bubble_ms());
+  const absl::StatusOr<StepOutput> output = scheduler_.Apply(std::move(result));
+  if (!output.ok()) {
+    HandleGangEvent(supervisor_.LoseGang(std::string(output.status().message())));
     return;
   }
-  if (!scheduler_.plan_in_flight()) step_deadline_.reset();
-  {
-    const std::lock_guard lock(description_mutex_);
-    description_.set_steps(scheduler_.steps());
-    description_.set_tokens_generated(scheduler_.tokens_generated());
-  }
-  for (const SequenceOutput& output : *outputs) Deliver(output);
+  if (scheduler_.plans_in_flight() < in_flight) CountStep(times);
+  // The next plan first: the gang must not wait until the tokens of this one are delivered.
+  SendPlans();
+  for (const v1::PromptLogprob& logprob : output->prompt_logprobs) DeliverPromptLogprob(logprob);
+  for (const SequenceOutput& each : output->tokens) Deliver(each);
+}
+
+void Engine::CountStep(const v1::StepResult& result) {
+  const SentPlan sent = sent_plans_.front();
+  sent_plans_.pop_front();
+  step_deadline_.reset();
+  if (!sent_plans_.empty()) step_deadline_ = Clock::now() + options_.step_timeout;
+  load_.AddStep(sent.tokens, result.step_ms());
+  counts_.set_step_ms_total(counts_.step_ms_total() + result.step_ms());
+  counts_.set_bubble_ms_total(counts_.bubble_ms_total() + result.bubble_ms());
+  if (sent.gang_had_work) counts_.set_idle_ms_total(counts_.idle_ms_total() + result.idle_ms());
 }
 
 void Engine::Deliver(const SequenceOutput& output) {
@@ -226,24 +383,55 @@ void Engine::Deliver(const SequenceOutput& output) {
   const auto owner = owners_.find(sequence_id);
   if (owner == owners_.end()) return;  // its request was stopped by an output of this step
   const uint64_t request_id = owner->second.request_id;
-  TokenSink& sink = *requests_.at(request_id).sink;
+  TokenSink& sink = Touch(request_id);
   const TokenSink::Verdict verdict = sink.OnToken(owner->second.index, output);
   if (verdict == TokenSink::Verdict::kStopRequest) {
     CloseRequest(request_id);
   } else if (verdict == TokenSink::Verdict::kStopSequence ||
              output.finish_reason != v1::FINISH_REASON_UNSPECIFIED) {
+    load_.AddFinished(output.num_sampled, Milliseconds(Clock::now().time_since_epoch()),
+                      scheduler_.num_waiting() > 0);
     CloseSequence(sequence_id);
   }
 }
 
+TokenSink& Engine::Touch(uint64_t request_id) {
+  Request& request = requests_.at(request_id);
+  if (!request.unflushed) unflushed_.emplace_back(request_id, request.sink);
+  request.unflushed = true;
+  return *request.sink;
+}
+
+void Engine::FlushSinks() {
+  if (unflushed_.empty()) return;
+  const Clock::time_point now = Clock::now();
+  if (now < next_flush_) return;
+  next_flush_ = now + kFlushInterval;
+  for (const auto& [id, sink] : std::exchange(unflushed_, {})) {
+    sink->Flush();
+    const auto open = requests_.find(id);
+    if (open != requests_.end()) open->second.unflushed = false;
+  }
+}
+
+void Engine::DeliverPromptLogprob(const v1::PromptLogprob& logprob) {
+  const auto owner = owners_.find(logprob.sequence_id());
+  if (owner == owners_.end()) return;
+  const uint64_t request_id = owner->second.request_id;
+  TokenSink& sink = Touch(request_id);
+  if (sink.OnPromptLogprob(logprob) == TokenSink::Verdict::kStopRequest) CloseRequest(request_id);
+}
+
 void Engine::CloseSequence(uint64_t sequence_id) {
-  scheduler_.Cancel(sequence_id);
   const auto owner = owners_.find(sequence_id);
   const uint64_t request_id = owner->second.request_id;
+  scheduler_.Cancel(sequence_id);
   owners_.erase(owner);
   Request& request = requests_.at(request_id);
   std::erase(request.open_sequences, sequence_id);
-  if (request.open_sequences.empty()) requests_.erase(request_id);
+  if (!request.open_sequences.empty()) return;
+  counts_.set_requests_finished(counts_.requests_finished() + 1);
+  CloseRequest(request_id);
 }
 
 void Engine::CloseRequest(uint64_t request_id) {
@@ -253,11 +441,13 @@ void Engine::CloseRequest(uint64_t request_id) {
     scheduler_.Cancel(id);
     owners_.erase(id);
   }
+  if (found->second.give_up.has_value()) --num_stalled_;
   requests_.erase(found);
 }
 
 void Engine::FailRequest(uint64_t request_id, const absl::Status& status) {
   const std::shared_ptr<TokenSink> sink = requests_.at(request_id).sink;
+  counts_.set_requests_failed(counts_.requests_failed() + 1);
   CloseRequest(request_id);
   sink->OnError(status);
 }
@@ -282,6 +472,7 @@ void Engine::ShutDown() {
   }
   // Requests and workers that came in meanwhile must hear of the end, too.
   for (const Event& event : late) event();
+  for (const auto& [id, sink] : std::exchange(unflushed_, {})) sink->Flush();
   FailAll(absl::UnavailableError(stop_reason_));
   supervisor_.ShutdownAll(stop_reason_);
   PublishGang();
@@ -289,14 +480,37 @@ void Engine::ShutDown() {
 
 void Engine::PublishGang() {
   v1::ListRanksResponse description = supervisor_.Describe();
-  description.set_steps(scheduler_.steps());
-  description.set_tokens_generated(scheduler_.tokens_generated());
+  description.set_steps(scheduler_.stats().steps);
+  description.set_tokens_generated(scheduler_.stats().tokens_generated);
   const bool ready = description.ready();
   {
     const std::lock_guard lock(description_mutex_);
     description_ = std::move(description);
   }
   if (ready_.exchange(ready) != ready) options_.on_ready_change(ready);
+}
+
+void Engine::PublishStats() {
+  const SchedulerStats& scheduler = scheduler_.stats();
+  const BlockManager& blocks = scheduler_.blocks();
+  counts_.set_waiting(static_cast<uint32_t>(scheduler_.num_waiting()));
+  counts_.set_running(static_cast<uint32_t>(scheduler_.num_running()));
+  counts_.set_paused(static_cast<uint32_t>(scheduler_.num_paused()));
+  counts_.set_kv_tokens(uint64_t{blocks.num_blocks()} * blocks.block_size());
+  counts_.set_kv_tokens_used(uint64_t{blocks.num_blocks() - blocks.num_free()} *
+                             blocks.block_size());
+  counts_.set_kv_tokens_cached(uint64_t{blocks.num_cached()} * blocks.block_size());
+  counts_.set_steps(scheduler.steps);
+  counts_.set_tokens_prefilled(scheduler.tokens_prefilled);
+  counts_.set_tokens_generated(scheduler.tokens_generated);
+  counts_.set_prefix_tokens_asked(scheduler.prefix_tokens_asked);
+  counts_.set_prefix_tokens_hit(scheduler.prefix_tokens_hit);
+  counts_.set_preemptions(scheduler.preemptions);
+  counts_.set_swaps(scheduler.swaps);
+  const std::lock_guard lock(description_mutex_);
+  stats_ = counts_;
+  description_.set_steps(scheduler.steps);
+  description_.set_tokens_generated(scheduler.tokens_generated);
 }
 
 }  // namespace trireme

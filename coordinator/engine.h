@@ -3,6 +3,7 @@
 #include <atomic>
 #include <chrono>
 #include <condition_variable>
+#include <deque>
 #include <functional>
 #include <map>
 #include <memory>
@@ -10,11 +11,13 @@
 #include <optional>
 #include <string>
 #include <thread>
-#include <unordered_map>
+#include <utility>
 #include <vector>
 
+#include "absl/container/flat_hash_map.h"
 #include "absl/status/status.h"
 #include "coordinator/gangs.h"
+#include "coordinator/load_estimate.h"
 #include "coordinator/scheduler.h"
 
 namespace trireme {
@@ -26,26 +29,43 @@ struct GenerationRequest {
   uint32_t max_tokens = 0;      // at least 1
   std::vector<int32_t> stop_token_ids;
   uint32_t n = 1;  // continuations
+  v1::Priority priority = v1::PRIORITY_NORMAL;
+  std::string tenant;
+  std::string cache_salt;
+  // Refused if it is not likely to be answered by then.
+  std::optional<std::chrono::steady_clock::time_point> deadline;
 };
 
+// Errors that will pass carry this payload: milliseconds, in decimal, after which to try again.
+inline constexpr const char* kRetryAfterMs = "retry-after-ms";
+
 // Receives what becomes of a request. The engine's thread calls it, so it must not block; it may
-// call the engine.
+// call the engine. What it hears it may keep back until Flush, which comes soon after: at once
+// where steps are slow, every few milliseconds where many are fast and messages of one token each
+// would cost more than the tokens.
 class TokenSink {
  public:
   enum class Verdict { kContinue, kStopSequence, kStopRequest };
 
   virtual ~TokenSink() = default;
+  // How probable the prompt's next token was, from the second on; before the first OnToken.
+  virtual Verdict OnPromptLogprob(const v1::PromptLogprob& logprob) = 0;
   // The next token of continuation `index`, each exactly once and in order. After a finish reason
   // or a stop nothing more comes for this continuation.
   virtual Verdict OnToken(uint32_t index, const SequenceOutput& output) = 0;
-  // The request has failed; nothing more comes.
+  // The request has failed; nothing more comes, not even Flush.
   virtual void OnError(const absl::Status& status) = 0;
+  virtual void Flush() = 0;
 };
 
 struct EngineOptions {
   GangRequirements gang;
   SchedulerOptions scheduler;
-  uint32_t max_waiting = 1024;  // sequences that may wait for a place
+  std::string model_name;       // part of the prefix cache's namespace
+  uint32_t max_waiting = 4096;  // sequences that may wait for a place
+  uint32_t max_waiting_per_tenant = 4096;
+  std::chrono::milliseconds step_target{0};  // of steps that mix prefill and decode; 0: no target
+  std::chrono::milliseconds client_timeout{30'000};  // a paused request is given up after it
   std::chrono::milliseconds step_timeout{120'000};
   std::chrono::milliseconds gang_timeout{60'000};
   std::string worker_hint;  // how to start workers, for the error when there are none
@@ -69,11 +89,17 @@ class Engine {
   uint64_t NewRequestId() { return next_request_id_++; }
 
   // The sink hears all about the request, also that it is refused: UNAVAILABLE (no gang),
-  // RESOURCE_EXHAUSTED (queue full), INVALID_ARGUMENT (exceeds the gang's context).
+  // RESOURCE_EXHAUSTED (queue full, or not before the deadline), INVALID_ARGUMENT (exceeds the
+  // gang's context).
   void Submit(uint64_t request_id, GenerationRequest request, std::shared_ptr<TokenSink> sink);
 
   // Frees the request's sequences; the sink hears nothing more. No effect if it is over.
   void Cancel(uint64_t request_id);
+
+  // Its client does not read: nothing more is computed for it until Resume, and if that takes
+  // longer than client_timeout, it fails with RESOURCE_EXHAUSTED.
+  void Pause(uint64_t request_id);
+  void Resume(uint64_t request_id);
 
   // The events of one worker's control stream, in order.
   uint64_t OnWorkerConnect(std::shared_ptr<WorkerStream> stream, std::string peer);
@@ -84,6 +110,7 @@ class Engine {
   // Of the serving gang, or else what the coordinator wants to serve.
   uint32_t max_model_len() const { return max_model_len_; }
   v1::ListRanksResponse Describe() const;
+  v1::GetStatsResponse Stats() const;
 
  private:
   using Clock = std::chrono::steady_clock;
@@ -91,6 +118,12 @@ class Engine {
   struct Request {
     std::shared_ptr<TokenSink> sink;
     std::vector<uint64_t> open_sequences;
+    std::optional<Clock::time_point> give_up;  // while paused
+    bool unflushed = false;                    // in unflushed_
+  };
+  struct SentPlan {
+    uint32_t tokens = 0;
+    bool gang_had_work = false;  // it idled only because the plan was late
   };
   struct SequenceOwner {
     uint64_t request_id = 0;
@@ -101,24 +134,36 @@ class Engine {
   bool Post(Event event);
   void Loop();
   std::vector<Event> NextEvents();
+  std::optional<Clock::time_point> NextDeadline() const;
   void CheckDeadlines();
-  void SendNextPlan();
+  void SendPlans();
   void ShutDown();
 
-  void HandleSubmit(uint64_t request_id, const GenerationRequest& request,
+  void HandleSubmit(uint64_t request_id, GenerationRequest request,
                     const std::shared_ptr<TokenSink>& sink);
   absl::Status CheckAdmission(const GenerationRequest& request) const;
+  absl::Status CheckQueue(const GenerationRequest& request) const;
+  absl::Status CheckDeadline(const GenerationRequest& request) const;
+  LoadEstimate::Queue QueueAhead(const GenerationRequest& request) const;
+  BlockHash CacheRoot(const GenerationRequest& request) const;
+  void HandlePause(uint64_t request_id);
+  void HandleResume(uint64_t request_id);
   void HandleGangEvent(GangEvent event);
   void HandleGangReady(const GangCapacity& capacity);
   void HandleGangLost(const std::string& reason);
-  void HandleResult(const v1::StepResult& result);
+  void HandleResult(v1::StepResult result);
+  void CountStep(const v1::StepResult& result);
   void Deliver(const SequenceOutput& output);
+  void DeliverPromptLogprob(const v1::PromptLogprob& logprob);
+  void FlushSinks();
+  TokenSink& Touch(uint64_t request_id);
   void CloseSequence(uint64_t sequence_id);
   void CloseRequest(uint64_t request_id);
   void FailRequest(uint64_t request_id, const absl::Status& status);
   void FailRequestsOf(const std::vector<uint64_t>& sequence_ids, const absl::Status& status);
   void FailAll(const absl::Status& status);
   void PublishGang();
+  void PublishStats();
 
   const EngineOptions options_;
   std::thread thread_;
@@ -134,12 +179,20 @@ class Engine {
 
   mutable std::mutex description_mutex_;
   v1::ListRanksResponse description_;  // guarded by description_mutex_
+  v1::GetStatsResponse stats_;         // guarded by description_mutex_
 
   // The rest belongs to the engine's thread.
   Scheduler scheduler_;
   GangSupervisor supervisor_;
   std::map<uint64_t, Request> requests_;
-  std::unordered_map<uint64_t, SequenceOwner> owners_;  // by sequence id
+  absl::flat_hash_map<uint64_t, SequenceOwner> owners_;  // by sequence id
+  LoadEstimate load_;
+  std::deque<SentPlan> sent_plans_;
+  std::vector<std::pair<uint64_t, std::shared_ptr<TokenSink>>> unflushed_;  // by request id
+  Clock::time_point next_flush_;
+  bool dry_ = true;              // all work was done when the last plan came back
+  size_t num_stalled_ = 0;       // requests with give_up
+  v1::GetStatsResponse counts_;  // what the scheduler does not count
   uint64_t next_sequence_id_ = 1;
   std::optional<Clock::time_point> step_deadline_;
   std::optional<Clock::time_point> gang_deadline_;

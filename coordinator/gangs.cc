@@ -17,6 +17,7 @@ namespace {
 constexpr size_t kStreamsMax = 4096;
 constexpr uint32_t kWorldSizeMax = 1024;
 constexpr size_t kNameBytesMax = 256;
+constexpr uint32_t kBlocksMax = 1 << 24;
 constexpr size_t kFailureBytesMax = 2000;
 
 v1::CoordinatorMessage ShutdownMessage(const std::string& reason) {
@@ -116,7 +117,8 @@ absl::Status GangSupervisor::CheckAlone(const v1::Register& registration) const 
   }
   if (registration.info().host().size() > kNameBytesMax ||
       registration.info().device().size() > kNameBytesMax ||
-      registration.communicator().size() > kNameBytesMax) {
+      registration.communicator().size() > kNameBytesMax ||
+      registration.kv_cache_dtype().size() > kNameBytesMax) {
     return absl::InvalidArgumentError(
         absl::StrCat("a name in the registration exceeds ", kNameBytesMax, " bytes"));
   }
@@ -127,6 +129,10 @@ absl::Status GangSupervisor::CheckAlone(const v1::Register& registration) const 
         absl::StrCat(RankName(registration),
                      ": kv_block_size, kv_blocks, max_model_len and max_num_batched_tokens must "
                      "all be at least 1"));
+  }
+  if (registration.kv_blocks() > kBlocksMax || registration.swap_blocks() > kBlocksMax) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        RankName(registration), ": kv_blocks and swap_blocks must be at most ", kBlocksMax));
   }
   const uint64_t pool = uint64_t{registration.kv_block_size()} * registration.kv_blocks();
   const uint64_t context = std::min<uint64_t>(pool, registration.max_model_len());
@@ -174,6 +180,8 @@ absl::Status GangSupervisor::CheckAgainstPeers(const v1::Register& registration)
   RETURN_IF_ERROR(same(registration.tensor_parallel_size(), first.tensor_parallel_size(),
                        "tensor_parallel_size"));
   RETURN_IF_ERROR(same(registration.kv_block_size(), first.kv_block_size(), "kv_block_size"));
+  RETURN_IF_ERROR(same(absl::CHexEscape(registration.kv_cache_dtype()),
+                       absl::CHexEscape(first.kv_cache_dtype()), "kv_cache_dtype"));
   return same(absl::CHexEscape(registration.communicator()), absl::CHexEscape(first.communicator()),
               "communicator");
 }
@@ -190,8 +198,10 @@ GangEvent GangSupervisor::StartServing(const std::string& gang_id) {
   serving_ = gang_id;
   ++epoch_;
   GangCapacity capacity{.epoch = epoch_,
+                        .pipeline_stages = 1,
                         .kv_block_size = 0,
                         .kv_blocks = std::numeric_limits<uint32_t>::max(),
+                        .swap_blocks = std::numeric_limits<uint32_t>::max(),
                         .max_model_len = requirements_.max_model_len,
                         .max_num_batched_tokens = std::numeric_limits<uint32_t>::max()};
   v1::CoordinatorMessage welcome;
@@ -200,7 +210,9 @@ GangEvent GangSupervisor::StartServing(const std::string& gang_id) {
     const Stream& stream = streams_.at(id);
     const v1::Register& registration = stream.registration;
     capacity.kv_block_size = registration.kv_block_size();
+    capacity.pipeline_stages = registration.pipeline_parallel_size();
     capacity.kv_blocks = std::min(capacity.kv_blocks, registration.kv_blocks());
+    capacity.swap_blocks = std::min(capacity.swap_blocks, registration.swap_blocks());
     capacity.max_model_len = std::min(capacity.max_model_len, registration.max_model_len());
     capacity.max_num_batched_tokens =
         std::min(capacity.max_num_batched_tokens, registration.max_num_batched_tokens());

@@ -6,11 +6,16 @@
 #include <CLI/CLI.hpp>
 #include <cstdio>
 #include <cstdlib>
+#include <map>
 #include <memory>
 #include <string>
+#include <vector>
 
+#include "absl/status/statusor.h"
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "base/log.h"
+#include "base/status_macros.h"
 #include "coordinator/server.h"
 
 namespace trireme {
@@ -22,6 +27,10 @@ struct Flags {
   uint32_t max_model_len = 0;
   double step_timeout_s = 120;
   double gang_timeout_s = 60;
+  double client_timeout_s = 30;
+  double max_step_ms = 250;
+  std::vector<std::string> tenant_weights;
+  bool no_prefix_caching = false;
   std::string log_level = "info";
 };
 
@@ -33,6 +42,8 @@ void AddFlags(CLI::App& app, Flags& flags) {
       ->required()
       ->check(CLI::ExistingDirectory);
   add("--grpc", flags.server.address, "TRIREME_GRPC", "Address to listen on, HOST:PORT");
+  add("--metrics", flags.server.metrics_address, "TRIREME_METRICS",
+      "Address of the metrics for Prometheus, HOST:PORT, at /metrics; none if empty");
   app.add_flag("--insecure", flags.server.insecure,
                "Allow an address that other machines reach: there is no encryption or password")
       ->envname("TRIREME_INSECURE");
@@ -47,6 +58,25 @@ void AddFlags(CLI::App& app, Flags& flags) {
       "TRIREME_MAX_NUM_BATCHED_TOKENS", "Tokens computed in one step");
   add("--max-waiting", flags.server.max_waiting, "TRIREME_MAX_WAITING",
       "Sequences that may wait; more are refused with RESOURCE_EXHAUSTED");
+  add("--max-waiting-per-tenant", flags.server.max_waiting_per_tenant,
+      "TRIREME_MAX_WAITING_PER_TENANT", "Sequences of one tenant that may wait");
+  app.add_option(
+         "--tenant-weight", flags.tenant_weights,
+         "NAME=WEIGHT, repeatable: a tenant's share among those of its priority (default 1)")
+      ->envname("TRIREME_TENANT_WEIGHT")
+      ->delimiter(',');
+  add("--starvation-steps", flags.server.starvation_steps, "TRIREME_STARVATION_STEPS",
+      "A sequence that has waited for so many steps goes before every priority");
+  app.add_flag("--no-enable-prefix-caching", flags.no_prefix_caching,
+               "Compute every prompt anew, also where the KV cache still holds its beginning")
+      ->envname("TRIREME_NO_ENABLE_PREFIX_CACHING");
+  add("--max-step-ms", flags.max_step_ms, "TRIREME_MAX_STEP_MS",
+      "Prompts are cut so that a step that also decodes takes about so long, and no stream waits "
+      "longer for its next token; 0: as --max-num-batched-tokens alone allows")
+      ->check(CLI::Range(0.0, 1e6));
+  add("--client-timeout-s", flags.client_timeout_s, "TRIREME_CLIENT_TIMEOUT_S",
+      "How long a client may leave its stream unread before the request is given up")
+      ->check(CLI::Range(0.001, 1e6));
   add("--step-timeout-s", flags.step_timeout_s, "TRIREME_STEP_TIMEOUT_S",
       "Workers that need longer for a step are given up")
       ->check(CLI::Range(0.001, 1e6));
@@ -57,7 +87,20 @@ void AddFlags(CLI::App& app, Flags& flags) {
       ->check(CLI::IsMember({"debug", "info", "warning", "error", "off"}));
 }
 
-ServerOptions ToOptions(const Flags& flags) {
+// NAME=WEIGHT
+absl::Status AddTenantWeight(const std::string& text, std::map<std::string, double>& weights) {
+  const size_t equals = text.rfind('=');
+  double weight = 0;
+  if (equals == std::string::npos || !absl::SimpleAtod(text.substr(equals + 1), &weight) ||
+      !(weight > 0 && weight <= 1e6)) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "--tenant-weight ", text, " is not NAME=WEIGHT with a weight above 0, at most 1000000"));
+  }
+  weights[text.substr(0, equals)] = weight;
+  return absl::OkStatus();
+}
+
+absl::StatusOr<ServerOptions> ToOptions(const Flags& flags) {
   const auto milliseconds = [](double seconds) {
     return std::chrono::milliseconds(static_cast<int64_t>(seconds * 1000));
   };
@@ -66,6 +109,12 @@ ServerOptions ToOptions(const Flags& flags) {
   if (flags.max_model_len > 0) options.max_model_len = flags.max_model_len;
   options.step_timeout = milliseconds(flags.step_timeout_s);
   options.gang_timeout = milliseconds(flags.gang_timeout_s);
+  options.client_timeout = milliseconds(flags.client_timeout_s);
+  options.step_target = std::chrono::milliseconds(static_cast<int64_t>(flags.max_step_ms));
+  options.prefix_caching = !flags.no_prefix_caching;
+  for (const std::string& text : flags.tenant_weights) {
+    RETURN_IF_ERROR(AddTenantWeight(text, options.tenant_weights));
+  }
   return options;
 }
 
@@ -88,7 +137,12 @@ sigset_t BlockStopSignals() {
 int Run(const Flags& flags) {
   const sigset_t signals = BlockStopSignals();
   InitLog("coordinator", ParseLogLevel(flags.log_level));
-  const ServerOptions options = ToOptions(flags);
+  const absl::StatusOr<ServerOptions> parsed = ToOptions(flags);
+  if (!parsed.ok()) {
+    LogError(std::string(parsed.status().message()));
+    return 1;
+  }
+  const ServerOptions& options = *parsed;
   absl::StatusOr<std::unique_ptr<Server>> server = Server::Start(options);
   if (!server.ok()) {
     LogError(std::string(server.status().message()));

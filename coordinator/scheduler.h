@@ -2,14 +2,17 @@
 
 #include <cstdint>
 #include <deque>
-#include <map>
+#include <memory>
 #include <optional>
+#include <string>
 #include <vector>
 
+#include "absl/container/flat_hash_map.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "coordinator/block_manager.h"
 #include "coordinator/sequence.h"
+#include "coordinator/wait_queue.h"
 #include "trireme/v1/inference.pb.h"
 #include "trireme/v1/worker.pb.h"
 
@@ -20,13 +23,18 @@ struct SchedulerOptions {
   uint32_t max_num_batched_tokens = 512;  // tokens computed in one step
   uint32_t vocab_size = 0;                // a sampled token is below it
   uint32_t gangs_lost_max = 3;  // a sequence that saw so many gangs die may be what kills them
+  bool prefix_caching = true;
+  HashKey hash_key{};  // secret, drawn once per process
+  WaitQueue::Options queue;
 };
 
 // What a gang offers while it lives.
 struct GangCapacity {
   uint64_t epoch = 0;
+  uint32_t pipeline_stages = 1;
   uint32_t kv_block_size = 0;
   uint32_t kv_blocks = 0;
+  uint32_t swap_blocks = 0;  // host memory; numbered from kv_blocks on
   uint32_t max_model_len = 0;
   uint32_t max_num_batched_tokens = 0;
 };
@@ -35,32 +43,53 @@ struct GangCapacity {
 struct SequenceOutput {
   v1::SampledToken token;
   v1::FinishReason finish_reason = v1::FINISH_REASON_UNSPECIFIED;  // set: the sequence is over
+  uint32_t num_sampled = 0;    // tokens of the sequence so far, this one included
+  uint32_t cached_tokens = 0;  // prompt tokens that were found in the prefix cache
 };
 
-// Decides what every step of the gang computes. A pure state machine: no clock, thread or I/O, so
-// the same calls give the same plans. Not thread safe.
+struct StepOutput {
+  std::vector<v1::PromptLogprob> prompt_logprobs;  // each position of a sequence once, in order
+  std::vector<SequenceOutput> tokens;
+};
+
+struct SchedulerStats {
+  uint64_t steps = 0;
+  uint64_t tokens_prefilled = 0;
+  uint64_t tokens_generated = 0;
+  uint64_t prefix_tokens_asked = 0;
+  uint64_t prefix_tokens_hit = 0;
+  uint64_t preemptions = 0;
+  uint64_t swaps = 0;
+};
+
+// Decides what every step of the gang computes: continuous batching (Yu et al. 2022) on a paged KV
+// cache with chunked prefill (Agrawal et al. 2024). A pure state machine: no clock, thread or I/O,
+// so the same calls give the same plans. Not thread safe. The policy is told in docs/scheduler.md.
 //
-// A step decodes one token of every running sequence and spends what is left of the token budget on
-// prefill, in chunks, oldest sequence first. A sequence starts when blocks for all tokens it can
-// come to are free, so a running one never has to give way. One plan is in flight at a time.
-//
-//   GangReady → [Plan → Apply]* → GangLost → GangReady …; Add and Cancel at any time.
+//   GangReady → [Plan* → Apply]* → GangLost → GangReady …; Add, Cancel, Pause, Resume at any time.
 class Scheduler {
  public:
-  explicit Scheduler(const SchedulerOptions& options) : options_(options) {}
+  explicit Scheduler(const SchedulerOptions& options) : options_(options), queue_(options.queue) {}
 
-  // Queues a new sequence. Its id must be larger than those before, its prompt not empty.
-  void Add(Sequence sequence);
+  // Queues the continuations of one prompt, which they share; the first is their leader. Ids must
+  // be larger than those before, the prompt not empty.
+  void Add(std::vector<Sequence> siblings);
 
   // Ends a sequence without output; no effect if it has ended.
   void Cancel(uint64_t id);
 
-  // The next step, or nothing if there is no work, no gang, or a plan in flight.
+  // A paused sequence is not computed, and the first to give way. No effect if it has ended.
+  void Pause(uint64_t id);
+  void Resume(uint64_t id);
+
+  // The next step, or nothing if there is no work, no gang, or enough plans are in flight: one more
+  // than there are pipeline stages.
   std::optional<v1::StepPlan> Plan();
 
-  // Takes the result of the plan in flight. A result of another epoch is dropped (no output). Any
-  // other disagreement with the plan is an Internal error: the gang cannot be trusted any more.
-  absl::StatusOr<std::vector<SequenceOutput>> Apply(const v1::StepResult& result);
+  // Takes the result of the oldest plan in flight. A result of another epoch is dropped (no
+  // output). Any other disagreement with the plan is an Internal error: the gang cannot be trusted
+  // any more.
+  absl::StatusOr<StepOutput> Apply(v1::StepResult result);
 
   // A gang starts to serve, with empty caches. Returns the sequences that can never fit it; they
   // have ended.
@@ -70,16 +99,27 @@ class Scheduler {
   // Returns those that lost too many gangs; they have ended.
   std::vector<uint64_t> GangLost();
 
+  // Tokens of a step in which others decode; at least a few more than decode. What one step may
+  // keep a stream waiting for its next token.
+  void SetMixedStepTokens(uint32_t tokens) { mixed_step_tokens_ = tokens; }
+
   bool has_gang() const { return capacity_.has_value(); }
-  bool plan_in_flight() const { return in_flight_.has_value(); }
-  size_t num_waiting() const { return waiting_.size(); }
+  size_t plans_in_flight() const { return in_flight_.size(); }
+  size_t num_sequences() const { return sequences_.size(); }
   size_t num_running() const { return running_.size(); }
-  uint64_t steps() const { return steps_; }
-  uint64_t tokens_generated() const { return tokens_generated_; }
+  size_t num_paused() const { return num_paused_; }
+  // All that neither run nor have ended.
+  size_t num_waiting() const { return sequences_.size() - running_.size(); }
+  size_t num_waiting_of(const std::string& tenant) const { return queue_.TenantWaiting(tenant); }
+  // Prompt tokens to be computed before a new sequence of this class would get its turn.
+  uint64_t TokensAhead(v1::Priority priority) const;
+  uint64_t SequencesAhead(v1::Priority priority) const { return queue_.SequencesAhead(priority); }
+  const SchedulerStats& stats() const { return stats_; }
   const BlockManager& blocks() const { return blocks_; }
+  const BlockManager& swap() const { return swap_; }
   const Sequence* Find(uint64_t id) const;
 
-  // Whether blocks and queues agree with the sequences. Internal error otherwise; for tests.
+  // Whether blocks, queues and sequences agree. Internal error otherwise; for tests.
   absl::Status CheckIntegrity() const;
 
  private:
@@ -87,28 +127,71 @@ class Scheduler {
     uint64_t step = 0;
     std::vector<uint64_t> sampled_ids;  // in the order of the plan
   };
+  // Blocks that an admission finds, before it takes them.
+  struct Prefix {
+    std::vector<uint32_t> shared;    // full blocks with the sequence's first tokens
+    std::optional<uint32_t> source;  // the next block is a copy of this one's beginning
+    uint32_t computed = 0;           // tokens in all of them
+  };
 
-  Sequence& Get(uint64_t id);
+  uint64_t step() const { return last_step_ + 1; }  // being planned
   uint32_t token_budget() const;
-  // Adds up to `budget` tokens of the sequence to the plan; returns how many.
-  uint32_t Schedule(Sequence& sequence, uint32_t budget, v1::StepPlan& plan);
-  // Gives the oldest waiting sequence its blocks and tells the workers of it, if it fits now.
-  bool AdmitNext(v1::StepPlan& plan);
+  uint32_t running_max() const;
+  uint64_t reserve() const;
+  void Queue(Sequence& sequence);
+  void InsertRunning(Sequence& sequence);
+
+  // Preempts running sequences for a waiting one of a higher class, if that helps.
+  void MakeRoom();
+  bool Fits(const Sequence& waiting) const;
+  void ScheduleRunning(v1::StepPlan& plan, uint32_t& budget);
+  bool Eligible(const Sequence& sequence, bool any_step) const;
+  bool ScheduleDecodes(v1::StepPlan& plan, uint32_t& budget, bool any_step);
+  // Adds up to `budget` tokens of a sequence whose blocks from `known_blocks` on are new to the
+  // workers.
+  void Schedule(Sequence& sequence, size_t known_blocks, uint32_t& budget, v1::StepPlan& plan);
+  // Blocks for the sequence's next token. False if it had to give way itself.
+  bool GrowTable(Sequence& sequence);
+  Sequence* Victim(const Sequence& for_whom) const;
+  void Preempt(Sequence& sequence);
+  void SwapOut(Sequence& sequence);
+
+  bool AdmitNext(uint32_t& budget, v1::StepPlan& plan);
+  Prefix FindPrefix(Sequence& sequence);
+  bool IsFresh(uint32_t block) const;
+  uint32_t ComputedBefore(const Sequence& sequence) const;
+  bool TakeBlocks(Sequence& sequence, const Prefix& prefix);
+  void SwapIn(Sequence& sequence, size_t first_block);
+  void Announce(Sequence& sequence, v1::StepPlan& plan);
+  void HashBlocks(Sequence& sequence, size_t count);
+  void Publish(Sequence& sequence);
+  void ReleaseFollowers(uint64_t leader_id);
+
   absl::Status CheckResult(const v1::StepResult& result) const;
-  SequenceOutput Accept(Sequence& sequence, const v1::SampledToken& token);
+  absl::Status CheckPromptLogprobs(const v1::StepResult& result) const;
+  SequenceOutput Accept(Sequence& sequence, v1::SampledToken token);
   void Finish(Sequence& sequence);
+  absl::Status CheckSequence(const Sequence& sequence) const;
 
   const SchedulerOptions options_;
   std::optional<GangCapacity> capacity_;
   BlockManager blocks_;
-  std::map<uint64_t, Sequence> sequences_;  // all that have not ended
-  std::deque<uint64_t> waiting_;            // ascending ids
-  std::vector<uint64_t> running_;           // ascending ids, all below those waiting
-  std::vector<uint64_t> unsent_finished_;   // ended, but the workers do not know yet
-  std::optional<InFlight> in_flight_;
+  BlockManager swap_;  // numbers from 0; plans add kv_blocks
+  absl::flat_hash_map<uint64_t, std::unique_ptr<Sequence>> sequences_;  // all that have not ended
+  WaitQueue queue_;
+  std::vector<Sequence*> running_;  // highest class first, then oldest first
+  absl::flat_hash_map<uint64_t, std::vector<uint64_t>> followers_;  // by leader id
+  std::vector<uint32_t> fresh_blocks_;  // published by the step being planned, which computes them
+  std::vector<uint64_t> leaders_done_;  // their prompt is computed by the step being planned
+  std::vector<uint64_t> unsent_finished_;  // ended or preempted, but the workers do not know yet
+  std::vector<v1::BlockCopy> unsent_copies_;
+  std::deque<InFlight> in_flight_;
   uint64_t last_step_ = 0;  // of this epoch
-  uint64_t steps_ = 0;
-  uint64_t tokens_generated_ = 0;
+  uint64_t last_id_ = 0;
+  size_t num_paused_ = 0;
+  bool preempted_ = false;  // by the step being planned, for want of blocks
+  uint32_t mixed_step_tokens_ = UINT32_MAX;
+  SchedulerStats stats_;
 };
 
 }  // namespace trireme

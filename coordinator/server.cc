@@ -3,6 +3,7 @@
 #include <grpcpp/ext/proto_server_reflection_plugin.h>
 #include <grpcpp/health_check_service_interface.h>
 
+#include <random>
 #include <utility>
 
 #include "absl/strings/match.h"
@@ -17,31 +18,34 @@ namespace {
 constexpr int kReceiveBytesMax = 16 << 20;
 constexpr std::chrono::milliseconds kShutdownTimeout{1500};
 
-absl::Status CheckAddress(const ServerOptions& options) {
-  const std::string& address = options.address;
+absl::Status CheckAddress(const char* flag, const std::string& address, bool insecure) {
   const size_t colon = address.rfind(':');
   uint32_t port = 0;
   if (colon == std::string::npos || colon == 0 ||
       !absl::SimpleAtoi(address.substr(colon + 1), &port) || port > 65535) {
     return absl::InvalidArgumentError(absl::StrCat(
-        "--grpc ", address, " is not HOST:PORT, for example 127.0.0.1:8001 or [::1]:8001"));
+        flag, " ", address, " is not HOST:PORT, for example 127.0.0.1:8001 or [::1]:8001"));
   }
   const std::string host = address.substr(0, colon);
   const bool loopback = host == "localhost" || host == "[::1]" || absl::StartsWith(host, "127.");
-  if (loopback || options.insecure) return absl::OkStatus();
+  if (loopback || insecure) return absl::OkStatus();
   return absl::InvalidArgumentError(absl::StrCat(
-      "--grpc ", address, " can be reached from other machines, without encryption or password; ",
+      flag, " ", address, " can be reached from other machines, without encryption or password; ",
       "add --insecure if the network is trusted"));
 }
 
 absl::Status CheckOptions(const ServerOptions& options, const ModelConfig& config) {
-  RETURN_IF_ERROR(CheckAddress(options));
+  RETURN_IF_ERROR(CheckAddress("--grpc", options.address, options.insecure));
+  if (!options.metrics_address.empty()) {
+    RETURN_IF_ERROR(CheckAddress("--metrics", options.metrics_address, options.insecure));
+  }
   const auto at_least_one = [](uint64_t value, const char* flag) {
     return value > 0 ? absl::OkStatus()
                      : absl::InvalidArgumentError(absl::StrCat(flag, " must be at least 1"));
   };
   RETURN_IF_ERROR(at_least_one(options.max_num_seqs, "--max-num-seqs"));
   RETURN_IF_ERROR(at_least_one(options.max_waiting, "--max-waiting"));
+  RETURN_IF_ERROR(at_least_one(options.max_waiting_per_tenant, "--max-waiting-per-tenant"));
   if (options.max_num_batched_tokens < options.max_num_seqs) {
     return absl::InvalidArgumentError(
         absl::StrCat("--max-num-batched-tokens ", options.max_num_batched_tokens,
@@ -57,28 +61,50 @@ absl::Status CheckOptions(const ServerOptions& options, const ModelConfig& confi
   return absl::OkStatus();
 }
 
+HashKey DrawHashKey() {
+  std::random_device device;
+  const auto draw = [&] { return uint64_t{device()} << 32 | device(); };
+  return {draw(), draw()};
+}
+
+EngineOptions ToEngineOptions(const ServerOptions& options, const ServedModel& model) {
+  EngineOptions engine;
+  engine.gang.config = model.config;
+  engine.gang.max_model_len =
+      options.max_model_len.value_or(static_cast<uint32_t>(model.config.max_position_embeddings));
+  engine.gang.max_model_len_required = options.max_model_len.has_value();
+  engine.scheduler.max_num_seqs = options.max_num_seqs;
+  engine.scheduler.max_num_batched_tokens = options.max_num_batched_tokens;
+  engine.scheduler.vocab_size = model.vocab_size();
+  engine.scheduler.prefix_caching = options.prefix_caching;
+  engine.scheduler.hash_key = DrawHashKey();
+  engine.scheduler.queue.starvation_steps = options.starvation_steps;
+  engine.scheduler.queue.tenant_weights = options.tenant_weights;
+  engine.model_name = absl::StrCat(model.name, "/", model.config.NumParameters());
+  engine.max_waiting = options.max_waiting;
+  engine.max_waiting_per_tenant = options.max_waiting_per_tenant;
+  engine.step_target = options.step_target;
+  engine.client_timeout = options.client_timeout;
+  engine.step_timeout = options.step_timeout;
+  engine.gang_timeout = options.gang_timeout;
+  engine.worker_hint = absl::StrCat("start them with: mpirun -np N trireme-worker --coordinator ",
+                                    options.address, " --model ", options.model_dir.string());
+  return engine;
+}
+
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServerOptions& options) {
   ASSIGN_OR_RETURN(ServedModel model,
                    ServedModel::Load(options.model_dir, options.served_model_name));
   RETURN_IF_ERROR(CheckOptions(options, model.config));
-  const uint32_t max_model_len =
-      options.max_model_len.value_or(static_cast<uint32_t>(model.config.max_position_embeddings));
-  EngineOptions engine_options{
-      .gang = {.config = model.config,
-               .max_model_len = max_model_len,
-               .max_model_len_required = options.max_model_len.has_value()},
-      .scheduler = {.max_num_seqs = options.max_num_seqs,
-                    .max_num_batched_tokens = options.max_num_batched_tokens,
-                    .vocab_size = model.vocab_size()},
-      .max_waiting = options.max_waiting,
-      .step_timeout = options.step_timeout,
-      .gang_timeout = options.gang_timeout,
-      .worker_hint = absl::StrCat("start them with: mpirun -np N trireme-worker --coordinator ",
-                                  options.address, " --model ", options.model_dir.string())};
+  EngineOptions engine_options = ToEngineOptions(options, model);
   std::unique_ptr<Server> server(new Server(std::move(model), std::move(engine_options)));
   RETURN_IF_ERROR(server->Listen(options.address));
+  if (!options.metrics_address.empty()) {
+    ASSIGN_OR_RETURN(server->metrics_,
+                     MetricsEndpoint::Listen(options.metrics_address, server->engine_));
+  }
   return server;
 }
 

@@ -5,6 +5,7 @@
 #include <chrono>
 #include <cstdint>
 #include <filesystem>
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
@@ -13,6 +14,7 @@
 #include "coordinator/engine.h"
 #include "coordinator/gateway/cluster_service.h"
 #include "coordinator/gateway/inference_service.h"
+#include "coordinator/gateway/metrics.h"
 #include "coordinator/gateway/worker_control_service.h"
 #include "coordinator/served_model.h"
 
@@ -21,12 +23,19 @@ namespace trireme {
 struct ServerOptions {
   std::filesystem::path model_dir;
   std::string address = "127.0.0.1:8001";  // HOST:PORT; port 0 takes a free one
+  std::string metrics_address;             // HOST:PORT of Prometheus' endpoint; empty: none
   bool insecure = false;                   // allow an address that other machines reach
   std::string served_model_name;           // empty: the directory's name
   std::optional<uint32_t> max_model_len;   // unset: the model's own, or what the workers can hold
   uint32_t max_num_seqs = 64;
   uint32_t max_num_batched_tokens = 512;
-  uint32_t max_waiting = 1024;
+  uint32_t max_waiting = 4096;
+  uint32_t max_waiting_per_tenant = 4096;
+  std::map<std::string, double> tenant_weights;
+  uint64_t starvation_steps = 2000;
+  bool prefix_caching = true;
+  std::chrono::milliseconds step_target{0};
+  std::chrono::milliseconds client_timeout{30'000};
   std::chrono::milliseconds step_timeout{120'000};
   std::chrono::milliseconds gang_timeout{60'000};
 };
@@ -44,6 +53,7 @@ class Server {
   void Shutdown(const std::string& reason);
 
   int port() const { return port_; }
+  int metrics_port() const { return metrics_ == nullptr ? 0 : metrics_->port(); }
   const ServedModel& model() const { return model_; }
   Engine& engine() { return engine_; }
 
@@ -58,6 +68,7 @@ class Server {
   ClusterService cluster_;
   WorkerControlService worker_control_;
   std::unique_ptr<grpc::Server> grpc_;
+  std::unique_ptr<MetricsEndpoint> metrics_;
   int port_ = 0;
 };
 

@@ -21,6 +21,15 @@ class ClusterService : public v1::Cluster::CallbackService {
     return reactor;
   }
 
+  grpc::ServerUnaryReactor* GetStats(grpc::CallbackServerContext* context,
+                                     const v1::GetStatsRequest*,
+                                     v1::GetStatsResponse* response) override {
+    *response = engine_.Stats();
+    grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
+    reactor->Finish(grpc::Status::OK);
+    return reactor;
+  }
+
  private:
   const Engine& engine_;
 };

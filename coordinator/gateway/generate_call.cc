@@ -1,8 +1,10 @@
 #include "coordinator/gateway/generate_call.h"
 
 #include <algorithm>
+#include <numeric>
 #include <utility>
 
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "base/log.h"
 #include "base/status_macros.h"
@@ -11,10 +13,29 @@
 namespace trireme {
 namespace {
 
-// A client that reads more slowly than tokens come is given up when this much waits for it.
-constexpr size_t kPendingBytesMax = 4 << 20;
+// A client that reads more slowly than tokens come is paused when this much waits for it, and goes
+// on when little is left. What comes after the pause is bounded by the plans in flight.
+constexpr size_t kPauseBytes = 256 << 10;
+constexpr size_t kResumeBytes = 64 << 10;
 // Unread messages of a continuation are merged up to this size, well below gRPC's receive limit.
 constexpr size_t kMergedBytesMax = 64 << 10;
+
+// The engine's clock, of a deadline that may be infinitely far away.
+std::optional<std::chrono::steady_clock::time_point> SteadyDeadline(
+    const grpc::CallbackServerContext& context) {
+  const auto left = context.deadline() - std::chrono::system_clock::now();
+  if (left > std::chrono::hours(24 * 365)) return std::nullopt;
+  return std::chrono::steady_clock::now() + left;
+}
+
+// When to try again, if the status says so: for people, and for gRPC's own retries.
+void AddRetryAfter(const absl::Status& status, grpc::CallbackServerContext& context) {
+  const auto after = status.GetPayload(kRetryAfterMs);
+  int64_t after_ms = 0;
+  if (!after.has_value() || !absl::SimpleAtoi(std::string(*after), &after_ms)) return;
+  context.AddTrailingMetadata("retry-after", absl::StrCat((after_ms + 999) / 1000));
+  context.AddTrailingMetadata("grpc-retry-pushback-ms", absl::StrCat(after_ms));
+}
 
 class FailedCall : public ResponseWriter {
  public:
@@ -42,12 +63,19 @@ ResponseWriter* GenerateCall::Start(grpc::CallbackServerContext* context, const 
   if (!status.ok()) return Fail(status);
   call->self_ = call;
   const ResolvedSampling& sampling = call->prepared_.sampling;
+  v1::StepSampling step = sampling.step;
+  if (sampling.best_of > sampling.n && !step.has_logprobs()) step.set_logprobs(0);
+  const v1::Scheduling& scheduling = call->prepared_.scheduling;
   engine.Submit(call->engine_id_,
                 {.prompt = call->prepared_.prompt,
-                 .sampling = sampling.step,
+                 .sampling = std::move(step),
                  .max_tokens = sampling.max_tokens,
                  .stop_token_ids = sampling.stop_token_ids,
-                 .n = sampling.n},
+                 .n = sampling.best_of,
+                 .priority = scheduling.priority(),
+                 .tenant = scheduling.tenant(),
+                 .cache_salt = scheduling.cache_salt(),
+                 .deadline = SteadyDeadline(*context)},
                 call);
   return call.get();
 }
@@ -62,10 +90,15 @@ GenerateCall::GenerateCall(grpc::CallbackServerContext* context, const ServedMod
       prepared_(std::move(prepared)),
       engine_id_(engine.NewRequestId()),
       start_(Clock::now()),
-      open_continuations_(prepared_.sampling.n) {}
+      open_continuations_(prepared_.sampling.best_of) {}
 
 absl::Status GenerateCall::Init() {
-  for (uint32_t index = 0; index < prepared_.sampling.n; ++index) {
+  const ResolvedSampling& sampling = prepared_.sampling;
+  if (sampling.best_of > sampling.n) {
+    candidates_.resize(sampling.best_of);
+    logprobs_.resize(sampling.best_of);
+  }
+  for (uint32_t index = 0; index < sampling.best_of; ++index) {
     ASSIGN_OR_RETURN(OutputText text, OutputText::Create(model_.tokenizer, prepared_.sampling));
     texts_.push_back(std::move(text));
   }
@@ -73,7 +106,70 @@ absl::Status GenerateCall::Init() {
 }
 
 TokenSink::Verdict GenerateCall::OnToken(uint32_t index, const SequenceOutput& output) {
-  return Enqueue(MakeResponse(index, output));
+  v1::GenerateResponse response = MakeResponse(index, output);
+  {
+    const std::lock_guard lock(mutex_);
+    if (end_.has_value()) return Verdict::kStopRequest;  // the client has gone
+    if (!first_token_.has_value()) first_token_ = Clock::now();
+    ++completion_tokens_;
+    if (index == 0) cached_tokens_ = output.cached_tokens;
+  }
+  if (!candidates_.empty()) return Collect(std::move(response), output.token.logprob());
+  return Enqueue(std::move(response));
+}
+
+TokenSink::Verdict GenerateCall::OnPromptLogprob(const v1::PromptLogprob& logprob) {
+  v1::GenerateResponse response;
+  v1::LogprobEntry& entry = *response.add_prompt_logprobs();
+  FillLogprob(model_.tokenizer, prepared_.prompt[logprob.position()], logprob.logprob(),
+              *entry.mutable_chosen());
+  const int count = std::min(logprob.top_ids_size(), logprob.top_logprobs_size());
+  for (int i = 0; i < count; ++i) {
+    FillLogprob(model_.tokenizer, logprob.top_ids(i), logprob.top_logprobs(i), *entry.add_top());
+  }
+  const std::lock_guard lock(mutex_);
+  if (end_.has_value()) return Verdict::kStopRequest;
+  Append(std::move(response));
+  return Verdict::kContinue;
+}
+
+TokenSink::Verdict GenerateCall::Collect(v1::GenerateResponse response, float logprob) {
+  v1::GenerateResponse& candidate = candidates_[response.index()];
+  logprobs_[response.index()] += logprob;
+  candidate.set_index(response.index());
+  candidate.mutable_text()->append(response.text());
+  candidate.mutable_token_ids()->MergeFrom(response.token_ids());
+  candidate.mutable_logprobs()->MergeFrom(response.logprobs());
+  candidate.set_finish_reason(response.finish_reason());
+  if (response.finish_reason() == v1::FINISH_REASON_UNSPECIFIED) return Verdict::kContinue;
+  const auto open = [](const v1::GenerateResponse& each) {
+    return each.finish_reason() == v1::FINISH_REASON_UNSPECIFIED;
+  };
+  if (std::none_of(candidates_.begin(), candidates_.end(), open)) SendBest();
+  return Verdict::kStopSequence;
+}
+
+void GenerateCall::SendBest() {
+  std::vector<uint32_t> order(candidates_.size());
+  std::iota(order.begin(), order.end(), 0);
+  const auto mean = [&](uint32_t i) {
+    return logprobs_[i] / std::max(1, candidates_[i].token_ids_size());
+  };
+  std::stable_sort(order.begin(), order.end(),
+                   [&](uint32_t a, uint32_t b) { return mean(a) > mean(b); });
+  const std::lock_guard lock(mutex_);
+  for (uint32_t index = 0; index < prepared_.sampling.n; ++index) {
+    v1::GenerateResponse& best = candidates_[order[index]];
+    best.set_index(index);
+    if (!prepared_.sampling.step.has_logprobs()) best.clear_logprobs();
+    Append(std::move(best));
+  }
+  End(absl::OkStatus());
+}
+
+void GenerateCall::Flush() {
+  const std::lock_guard lock(mutex_);
+  Pump();
 }
 
 v1::GenerateResponse GenerateCall::MakeResponse(uint32_t index, const SequenceOutput& output) {
@@ -105,25 +201,19 @@ v1::GenerateResponse GenerateCall::MakeResponse(uint32_t index, const SequenceOu
 
 TokenSink::Verdict GenerateCall::Enqueue(v1::GenerateResponse response) {
   const std::lock_guard lock(mutex_);
-  if (end_.has_value()) return Verdict::kStopRequest;  // the client has gone
-  if (!first_token_.has_value()) first_token_ = Clock::now();
-  ++completion_tokens_;
   const bool last = response.finish_reason() != v1::FINISH_REASON_UNSPECIFIED;
   Append(std::move(response));
-  if (pending_bytes_ > kPendingBytesMax) {
-    pending_.clear();
-    End(absl::ResourceExhaustedError(absl::StrCat("the client reads too slowly: more than ",
-                                                  kPendingBytesMax, " bytes wait for it")));
-    Pump();
-    return Verdict::kStopRequest;
-  }
   if (last && --open_continuations_ == 0) End(absl::OkStatus());
-  Pump();
+  if (pending_bytes_ > kPauseBytes && !paused_) {
+    paused_ = true;
+    engine_.Pause(engine_id_);
+  }
   return last ? Verdict::kStopSequence : Verdict::kContinue;
 }
 
 void GenerateCall::OnError(const absl::Status& status) {
   const std::lock_guard lock(mutex_);
+  if (paused_) pending_.clear();  // it would never be read
   End(status);
   Pump();
 }
@@ -168,6 +258,7 @@ void GenerateCall::Append(v1::GenerateResponse response) {
   same->mutable_text()->append(response.text());
   same->mutable_token_ids()->MergeFrom(response.token_ids());
   same->mutable_logprobs()->MergeFrom(response.logprobs());
+  same->mutable_prompt_logprobs()->MergeFrom(response.prompt_logprobs());
   same->set_finish_reason(response.finish_reason());
 }
 
@@ -179,12 +270,17 @@ void GenerateCall::Pump() {
     pending_.pop_front();
     pending_bytes_ -= std::min(pending_bytes_, response.ByteSizeLong());
     if (pending_.empty()) pending_bytes_ = 0;
+    if (paused_ && pending_bytes_ < kResumeBytes) {
+      paused_ = false;
+      engine_.Resume(engine_id_);
+    }
     if (pending_.empty() && end_.has_value() && end_->ok()) *response.mutable_usage() = MakeUsage();
     writing_bytes_ = SerializeMessage(response);
     writing_ = true;
     StartWrite(&writing_bytes_);
   } else if (end_.has_value()) {
     finished_ = true;
+    AddRetryAfter(*end_, *context_);
     Finish(ToGrpcStatus(*end_));
   }
 }
@@ -201,6 +297,7 @@ v1::Usage GenerateCall::MakeUsage() const {
   v1::Usage usage;
   usage.set_prompt_tokens(static_cast<uint32_t>(prepared_.prompt.size()));
   usage.set_completion_tokens(completion_tokens_);
+  usage.set_cached_tokens(cached_tokens_);
   usage.set_time_to_first_token_ms(Milliseconds(first_token_.value_or(start_) - start_));
   usage.set_total_ms(Milliseconds(Clock::now() - start_));
   return usage;

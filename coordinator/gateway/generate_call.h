@@ -26,11 +26,13 @@ struct PreparedRequest {
   std::string request_id;  // for logs
   std::vector<int32_t> prompt;
   ResolvedSampling sampling;
+  v1::Scheduling scheduling;
 };
 
 // One Generate or Chat call: takes tokens from the engine, gives a stream of text to the client.
 // The engine never waits for the client: what the client has not read is kept here, merged into few
-// messages, up to a bound. The call owns itself and goes when gRPC and the engine are done with it.
+// messages, up to a bound, from where on the engine computes nothing for this call until the client
+// has read. The call owns itself and goes when gRPC and the engine are done with it.
 class GenerateCall : public ResponseWriter, public TokenSink {
  public:
   // Submits the request and returns the call's reactor.
@@ -40,8 +42,10 @@ class GenerateCall : public ResponseWriter, public TokenSink {
   static ResponseWriter* Fail(const absl::Status& status);
 
   // TokenSink, on the engine's thread.
+  Verdict OnPromptLogprob(const v1::PromptLogprob& logprob) override;
   Verdict OnToken(uint32_t index, const SequenceOutput& output) override;
   void OnError(const absl::Status& status) override;
+  void Flush() override;
 
   // grpc::ServerWriteReactor, on gRPC's threads.
   void OnWriteDone(bool ok) override;
@@ -55,6 +59,9 @@ class GenerateCall : public ResponseWriter, public TokenSink {
                PreparedRequest prepared);
   absl::Status Init();
   v1::GenerateResponse MakeResponse(uint32_t index, const SequenceOutput& output);
+  // A token of a call that sends the best of more continuations than asked for, when all are done.
+  Verdict Collect(v1::GenerateResponse response, float logprob);
+  void SendBest();
   Verdict Enqueue(v1::GenerateResponse response);
   // The rest needs mutex_ to be held.
   void Append(v1::GenerateResponse response);
@@ -68,7 +75,10 @@ class GenerateCall : public ResponseWriter, public TokenSink {
   const PreparedRequest prepared_;
   const uint64_t engine_id_;
   const Clock::time_point start_;
-  std::vector<OutputText> texts_;  // by index; belongs to the engine's thread
+  // By index; these belong to the engine's thread.
+  std::vector<OutputText> texts_;
+  std::vector<v1::GenerateResponse> candidates_;
+  std::vector<double> logprobs_;  // sums
 
   std::mutex mutex_;
   std::shared_ptr<GenerateCall> self_;  // until OnDone
@@ -78,8 +88,10 @@ class GenerateCall : public ResponseWriter, public TokenSink {
   bool writing_ = false;
   bool finished_ = false;            // Finish has been called
   std::optional<absl::Status> end_;  // how the call ends, once pending_ is written
+  bool paused_ = false;
   uint32_t open_continuations_;
   uint32_t completion_tokens_ = 0;
+  uint32_t cached_tokens_ = 0;
   std::optional<Clock::time_point> first_token_;
 };
 

@@ -89,24 +89,35 @@ absl::StatusOr<PreparedRequest> InferenceService::PrepareGenerate(const grpc::By
   } else {
     return absl::InvalidArgumentError("the request has neither prompt nor prompt_token_ids");
   }
-  return Prepare(std::move(prompt), request.sampling(), request.request_id());
+  return Prepare(std::move(prompt), request.sampling(), request.request_id(), request.scheduling());
 }
 
 absl::StatusOr<PreparedRequest> InferenceService::PrepareChat(const grpc::ByteBuffer& bytes) {
   v1::ChatRequest request;
   RETURN_IF_ERROR(ParseMessage(bytes, request));
   ASSIGN_OR_RETURN(std::vector<int32_t> prompt, EncodeChat(request.messages()));
-  return Prepare(std::move(prompt), request.sampling(), request.request_id());
+  return Prepare(std::move(prompt), request.sampling(), request.request_id(), request.scheduling());
 }
 
 absl::StatusOr<PreparedRequest> InferenceService::Prepare(std::vector<int32_t> prompt,
                                                           const v1::SamplingParams& params,
-                                                          const std::string& request_id) {
+                                                          const std::string& request_id,
+                                                          const v1::Scheduling& scheduling) {
   if (request_id.size() > kRequestIdBytesMax) {
     return absl::InvalidArgumentError(
         absl::StrCat("request_id has ", request_id.size(), " bytes; at most ", kRequestIdBytesMax));
   }
+  if (scheduling.tenant().size() > kRequestIdBytesMax ||
+      scheduling.cache_salt().size() > kRequestIdBytesMax) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("tenant and cache_salt have at most ", kRequestIdBytesMax, " bytes"));
+  }
+  if (!v1::Priority_IsValid(scheduling.priority())) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("priority ", static_cast<int>(scheduling.priority()), " is not known"));
+  }
   PreparedRequest prepared;
+  prepared.scheduling = scheduling;
   prepared.request_id = request_id.empty() ? absl::StrCat("request-", next_request_number_++)
                                            : absl::CHexEscape(request_id);
   ASSIGN_OR_RETURN(prepared.sampling,

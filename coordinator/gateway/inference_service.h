@@ -45,7 +45,8 @@ class InferenceService : public InferenceBase {
   absl::StatusOr<PreparedRequest> PrepareChat(const grpc::ByteBuffer& bytes);
   absl::StatusOr<PreparedRequest> Prepare(std::vector<int32_t> prompt,
                                           const v1::SamplingParams& params,
-                                          const std::string& request_id);
+                                          const std::string& request_id,
+                                          const v1::Scheduling& scheduling);
   absl::StatusOr<std::vector<int32_t>> EncodeChat(
       const google::protobuf::RepeatedPtrField<v1::ChatMessage>& messages) const;
   absl::StatusOr<v1::TokenizeResponse> DoTokenize(const grpc::ByteBuffer& bytes) const;

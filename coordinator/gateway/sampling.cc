@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <map>
 
 #include "absl/strings/str_cat.h"
 #include "base/file.h"
@@ -19,7 +20,9 @@ constexpr int kStopStringsMax = 16;
 constexpr size_t kStopBytesMax = 256;
 constexpr int kStopTokensMax = 64;
 constexpr uint32_t kLogprobsMax = 20;
-constexpr uint32_t kContinuationsMax = 16;
+constexpr uint32_t kContinuationsMax = 128;
+constexpr size_t kBiasesMax = 1024;
+constexpr float kBiasMax = 100;
 
 absl::StatusOr<Json> ReadJson(const std::filesystem::path& path) {
   ASSIGN_OR_RETURN(const std::string text, ReadFile(path, kJsonBytesMax));
@@ -67,6 +70,40 @@ absl::Status OutOfRange(const char* name, double value, const char* bounds) {
 
 bool Within(float value, float low, float high) { return value >= low && value <= high; }
 
+absl::Status ResolveBias(const v1::SamplingParams& params, const SamplingContext& context,
+                         v1::StepSampling& step) {
+  if (params.logit_bias().size() > kBiasesMax) {
+    return OutOfRange("the number of logit_bias entries",
+                      static_cast<double>(params.logit_bias().size()), "at most 1024");
+  }
+  const std::map<int32_t, float> in_order(params.logit_bias().begin(), params.logit_bias().end());
+  for (const auto& [id, bias] : in_order) {
+    if (id < 0 || static_cast<uint32_t>(id) >= context.vocab_size) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          "logit_bias: token id ", id, " is outside of the vocabulary of ", context.vocab_size));
+    }
+    if (!Within(bias, -kBiasMax, kBiasMax)) {
+      return OutOfRange("a logit_bias", bias, "from -100 to 100");
+    }
+    step.add_bias_ids(id);
+    step.add_bias(bias);
+  }
+  return absl::OkStatus();
+}
+
+// n and best_of, and what choosing the best needs.
+absl::Status ResolveContinuations(const v1::SamplingParams& params, ResolvedSampling& resolved) {
+  resolved.n = params.has_n() ? params.n() : 1;
+  if (resolved.n < 1 || resolved.n > kContinuationsMax) {
+    return OutOfRange("n", resolved.n, "from 1 to 128");
+  }
+  resolved.best_of = params.has_best_of() ? params.best_of() : resolved.n;
+  if (resolved.best_of < resolved.n || resolved.best_of > kContinuationsMax) {
+    return OutOfRange("best_of", resolved.best_of, "from n to 128");
+  }
+  return absl::OkStatus();
+}
+
 absl::Status ResolveStep(const v1::SamplingParams& params, const SamplingContext& context,
                          v1::StepSampling& step) {
   const SamplingDefaults& defaults = *context.defaults;
@@ -100,7 +137,11 @@ absl::Status ResolveStep(const v1::SamplingParams& params, const SamplingContext
     return OutOfRange("frequency_penalty", step.frequency_penalty(), "from -2 to 2");
   }
   if (step.logprobs() > kLogprobsMax) return OutOfRange("logprobs", step.logprobs(), "at most 20");
-  return absl::OkStatus();
+  if (params.has_prompt_logprobs()) step.set_prompt_logprobs(params.prompt_logprobs());
+  if (step.prompt_logprobs() > kLogprobsMax) {
+    return OutOfRange("prompt_logprobs", step.prompt_logprobs(), "at most 20");
+  }
+  return ResolveBias(params, context, step);
 }
 
 absl::Status ResolveStops(const v1::SamplingParams& params, const SamplingContext& context,
@@ -196,10 +237,7 @@ absl::StatusOr<ResolvedSampling> ResolveSampling(const v1::SamplingParams& param
   ResolvedSampling resolved;
   RETURN_IF_ERROR(ResolveStep(params, context, resolved.step));
   RETURN_IF_ERROR(ResolveStops(params, context, resolved));
-  resolved.n = params.has_n() ? params.n() : 1;
-  if (resolved.n < 1 || resolved.n > kContinuationsMax) {
-    return OutOfRange("n", resolved.n, "from 1 to 16");
-  }
+  RETURN_IF_ERROR(ResolveContinuations(params, resolved));
   resolved.skip_special_tokens = !params.has_skip_special_tokens() || params.skip_special_tokens();
   RETURN_IF_ERROR(ResolveLength(params, context, resolved));
   return resolved;

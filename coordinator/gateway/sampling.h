@@ -32,7 +32,8 @@ struct SamplingDefaults {
 struct ResolvedSampling {
   v1::StepSampling step;
   uint32_t max_tokens = 0;
-  uint32_t n = 1;
+  uint32_t n = 1;        // continuations sent
+  uint32_t best_of = 1;  // continuations computed
   std::vector<std::string> stop;
   std::vector<int32_t> stop_token_ids;  // the model's end tokens included
   bool skip_special_tokens = true;

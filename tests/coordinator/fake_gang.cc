@@ -12,11 +12,13 @@ struct FakeSequence {
   size_t blocks = 0;
   uint64_t seed = 0;
   uint32_t logprobs = 0;
+  size_t prompt = 0;
+  bool prompt_logprobs = false;
 };
 
 // Computes one plan; false if it contradicts the state.
-bool Step(const v1::StepPlan& plan, uint32_t block_size, std::map<uint64_t, FakeSequence>& state,
-          v1::StepResult& result) {
+bool Step(const v1::StepPlan& plan, const FakeGangOptions& options,
+          std::map<uint64_t, FakeSequence>& state, v1::StepResult& result) {
   for (const uint64_t id : plan.finished_ids()) {
     if (state.erase(id) == 0) return false;
   }
@@ -25,10 +27,12 @@ bool Step(const v1::StepPlan& plan, uint32_t block_size, std::map<uint64_t, Fake
         state
             .insert({added.id(),
                      {.tokens = {added.token_ids().begin(), added.token_ids().end()},
-                      .computed = 0,
+                      .computed = added.computed_tokens(),
                       .blocks = 0,
                       .seed = added.sampling().seed(),
-                      .logprobs = added.sampling().logprobs()}})
+                      .logprobs = added.sampling().logprobs(),
+                      .prompt = added.prompt_tokens(),
+                      .prompt_logprobs = added.sampling().has_prompt_logprobs()}})
             .second;
     if (!is_new) return false;
   }
@@ -39,14 +43,24 @@ bool Step(const v1::StepPlan& plan, uint32_t block_size, std::map<uint64_t, Fake
     if (found == state.end()) return false;
     FakeSequence& sequence = found->second;
     sequence.blocks += static_cast<size_t>(scheduled.new_block_ids_size());
+    for (uint32_t i = 0; i < scheduled.num_tokens() && sequence.prompt_logprobs; ++i) {
+      const size_t position = sequence.computed + i + 1;
+      if (position >= sequence.prompt) break;
+      v1::PromptLogprob& logprob = *result.add_prompt_logprobs();
+      logprob.set_sequence_id(scheduled.id());
+      logprob.set_position(static_cast<uint32_t>(position));
+      logprob.set_logprob(-static_cast<float>(position));
+    }
     sequence.computed += scheduled.num_tokens();
     if (sequence.computed > sequence.tokens.size() ||
-        sequence.computed > sequence.blocks * block_size ||
+        sequence.computed > sequence.blocks * options.kv_block_size ||
         scheduled.sample() != (sequence.computed == sequence.tokens.size())) {
       return false;
     }
     if (!scheduled.sample()) continue;
-    sequence.tokens.push_back(NextFakeToken(sequence.tokens, sequence.seed));
+    sequence.tokens.push_back(options.cheap_tokens
+                                  ? 'a' + static_cast<int32_t>(sequence.tokens.size() % 26)
+                                  : NextFakeToken(sequence.tokens, sequence.seed));
     v1::SampledToken& token = *result.add_tokens();
     token.set_sequence_id(scheduled.id());
     token.set_token_id(sequence.tokens.back());
@@ -149,10 +163,11 @@ void FakeGang::Serve(uint32_t rank) {
     } else if (message.has_plan()) {
       if (options_.step_delay.count() > 0) std::this_thread::sleep_for(options_.step_delay);
       v1::WorkerMessage answer;
-      if (!Step(message.plan(), options_.kv_block_size, state, *answer.mutable_result())) {
+      if (!Step(message.plan(), options_, state, *answer.mutable_result())) {
         answer.mutable_failure()->set_message("the plan contradicts the state");
         stream->Write(answer);
       } else if (responder) {
+        answer.mutable_result()->set_step_ms(static_cast<double>(options_.step_delay.count()));
         options_.spoil(*answer.mutable_result());
         ++steps_;
         stream->Write(answer);

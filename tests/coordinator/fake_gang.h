@@ -30,6 +30,7 @@ struct FakeGangOptions {
   uint32_t kv_blocks = 64;
   uint32_t max_model_len = 512;
   std::chrono::milliseconds step_delay{0};
+  bool cheap_tokens = false;  // for benchmarks: tokens that depend on the position alone
   std::function<void(v1::Register&)> change = [](v1::Register&) {};  // spoils registrations
   std::function<void(v1::StepResult&)> spoil = [](v1::StepResult&) {};
 };

@@ -4,6 +4,8 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
+
 #include <cmath>
 #include <filesystem>
 #include <fstream>
@@ -52,6 +54,16 @@ TEST_F(SamplingTest, FillsInDefaults) {
   EXPECT_EQ(Resolve(params)->step.seed(), 5u);
 }
 
+TEST_F(SamplingTest, BiasesComeInTheOrderOfTheirTokens) {
+  v1::SamplingParams params;
+  for (const int32_t id : {7, 3, 11, 5})
+    (*params.mutable_logit_bias())[id] = static_cast<float>(id);
+  const v1::StepSampling step = Resolve(params)->step;
+  ASSERT_EQ(step.bias_ids_size(), 4);
+  for (int i = 0; i < 4; ++i) EXPECT_EQ(step.bias(i), static_cast<float>(step.bias_ids(i)));
+  EXPECT_TRUE(std::is_sorted(step.bias_ids().begin(), step.bias_ids().end()));
+}
+
 TEST_F(SamplingTest, RefusesWhatIsOutOfBounds) {
   const auto with = [](auto set) {
     v1::SamplingParams params;
@@ -78,7 +90,19 @@ TEST_F(SamplingTest, RefusesWhatIsOutOfBounds) {
   ExpectRefused(with([](P& p) { p.set_top_k(-2); }), "top_k");
   ExpectRefused(with([](P& p) { p.set_logprobs(21); }), "logprobs");
   ExpectRefused(with([](P& p) { p.set_n(0); }), "n is 0");
-  ExpectRefused(with([](P& p) { p.set_n(17); }), "n is 17");
+  ExpectRefused(with([](P& p) { p.set_n(1000); }), "n is 1000; it must be from 1 to 128");
+  ExpectRefused(with([](P& p) { p.set_best_of(1000); }), "best_of is 1000");
+  ExpectRefused(with([](P& p) {
+                  p.set_n(3);
+                  p.set_best_of(2);
+                }),
+                "best_of is 2; it must be from n");
+  ExpectRefused(with([](P& p) { p.set_prompt_logprobs(21); }), "prompt_logprobs");
+  ExpectRefused(with([](P& p) { (*p.mutable_logit_bias())[50] = 1; }), "token id 50");
+  ExpectRefused(with([](P& p) { (*p.mutable_logit_bias())[-1] = 1; }), "token id -1");
+  for (const float bad : {-100.5f, 101.0f, NAN, INFINITY}) {
+    ExpectRefused(with([&](P& p) { (*p.mutable_logit_bias())[1] = bad; }), "logit_bias");
+  }
   ExpectRefused(with([](P& p) { p.set_max_tokens(0); }), "max_tokens");
   ExpectRefused(with([](P& p) { p.set_max_tokens(91); }), "at most 90");
   ExpectRefused(with([](P& p) { p.add_stop_token_ids(50); }), "50");

@@ -1,0 +1,122 @@
+#include "coordinator/wait_queue.h"
+
+#include <algorithm>
+#include <limits>
+
+#include "absl/strings/str_cat.h"
+#include "base/check.h"
+
+namespace trireme {
+
+size_t WaitQueue::ClassOf(v1::Priority priority) {
+  switch (priority) {
+    case v1::PRIORITY_HIGH:
+      return 0;
+    case v1::PRIORITY_BATCH:
+      return 2;
+    default:
+      return 1;
+  }
+}
+
+Tenant* WaitQueue::Enter(const std::string& name) {
+  const auto [found, is_new] = tenants_.try_emplace(name);
+  Tenant& tenant = found->second;
+  ++tenant.members;
+  if (!is_new) return &tenant;
+  tenant.name = name;
+  const auto weight = options_.tenant_weights.find(name);
+  if (weight != options_.tenant_weights.end()) tenant.weight = weight->second;
+  // Time without work is not saved up: it starts where the least served of the others stands.
+  double least = std::numeric_limits<double>::infinity();
+  for (const auto& [other, state] : tenants_) {
+    if (&state != &tenant) least = std::min(least, state.served);
+  }
+  if (tenants_.size() > 1) tenant.served = least;
+  return &tenant;
+}
+
+void WaitQueue::Leave(Tenant* tenant) {
+  CHECK(tenant->members > 0);
+  if (--tenant->members == 0) tenants_.erase(tenants_.find(tenant->name));
+}
+
+void WaitQueue::Push(Sequence& sequence) {
+  const size_t index = ClassOf(sequence.priority);
+  const bool added = sequence.tenant->queues[index].try_emplace(sequence.id, &sequence).second;
+  CHECK(added);
+  ++size_;
+  ++class_size_[index];
+  class_tokens_[index] += sequence.tokens.size();
+}
+
+void WaitQueue::Remove(const Sequence& sequence) {
+  const size_t index = ClassOf(sequence.priority);
+  CHECK(sequence.tenant->queues[index].erase(sequence.id) == 1);
+  --size_;
+  --class_size_[index];
+  class_tokens_[index] -= sequence.tokens.size();
+}
+
+Sequence* WaitQueue::Next(uint64_t step) const {
+  Sequence* oldest = nullptr;
+  Sequence* next = nullptr;
+  size_t next_class = Tenant::kClasses;
+  double least = 0;
+  for (const auto& [name, tenant] : tenants_) {
+    for (size_t index = 0; index < Tenant::kClasses; ++index) {
+      if (tenant.queues[index].empty()) continue;
+      Sequence* head = tenant.queues[index].begin()->second;
+      if (oldest == nullptr || head->id < oldest->id) oldest = head;
+      if (index < next_class ||
+          (index == next_class &&
+           (tenant.served < least || (tenant.served == least && head->id < next->id)))) {
+        next = head;
+        next_class = index;
+        least = tenant.served;
+      }
+    }
+  }
+  if (oldest != nullptr && Starved(*oldest, step)) return oldest;
+  return next;
+}
+
+size_t WaitQueue::TenantWaiting(const std::string& name) const {
+  const auto found = tenants_.find(name);
+  if (found == tenants_.end()) return 0;
+  size_t count = 0;
+  for (const auto& queue : found->second.queues) count += queue.size();
+  return count;
+}
+
+uint64_t WaitQueue::TokensAhead(v1::Priority priority) const {
+  uint64_t tokens = 0;
+  for (size_t index = 0; index <= ClassOf(priority); ++index) tokens += class_tokens_[index];
+  return tokens;
+}
+
+uint64_t WaitQueue::SequencesAhead(v1::Priority priority) const {
+  uint64_t sequences = 0;
+  for (size_t index = 0; index <= ClassOf(priority); ++index) sequences += class_size_[index];
+  return sequences;
+}
+
+absl::Status WaitQueue::CheckIntegrity() const {
+  size_t size = 0;
+  for (const auto& [name, tenant] : tenants_) {
+    if (tenant.members == 0) return absl::InternalError(absl::StrCat("tenant ", name, " is empty"));
+    for (size_t index = 0; index < Tenant::kClasses; ++index) {
+      for (const auto& [id, sequence] : tenant.queues[index]) {
+        ++size;
+        if (sequence->id != id || sequence->state != SequenceState::kWaiting ||
+            ClassOf(sequence->priority) != index || sequence->tenant != &tenant) {
+          return absl::InternalError(absl::StrCat("sequence ", id, " is in the wrong queue"));
+        }
+      }
+    }
+  }
+  if (size != size_) return absl::InternalError("the queue's size is wrong");
+  return absl::OkStatus();
+}
+
+}  // namespace trireme
