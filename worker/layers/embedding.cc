@@ -56,14 +56,14 @@ absl::Status VocabParallelHead::Forward(std::span<const float> x, int64_t rows,
   all_.resize(mine_.size() * static_cast<size_t>(tp_->size()));
   RETURN_IF_ERROR(
       tp_->AllGather(std::as_bytes(std::span(mine_)), std::as_writable_bytes(std::span(all_))));
-  for (int64_t r = 0; r < tp_->size(); ++r) {
-    const int64_t first = r * slice;
-    const int64_t count = std::clamp<int64_t>(vocab_size_ - first, 0, slice);
-    for (int64_t row = 0; row < rows; ++row) {
+  ops_->ForEach(rows, [&](int64_t row) {
+    for (int64_t r = 0; r < tp_->size(); ++r) {
+      const int64_t first = r * slice;
+      const int64_t count = std::clamp<int64_t>(vocab_size_ - first, 0, slice);
       std::copy_n(all_.begin() + (r * rows + row) * slice, count,
                   logits.begin() + row * vocab_size_ + first);
     }
-  }
+  });
   return absl::OkStatus();
 }
 
