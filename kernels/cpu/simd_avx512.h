@@ -12,11 +12,13 @@ namespace trireme {
 
 // SimdScalar's lanes in one 512-bit register. Needs AVX-512 F, BW, DQ and VL.
 struct SimdAvx512 {
+  using Part = SimdAvx512;
   static constexpr const char* kName = "avx512";
   static constexpr int kLanes = 16;
   static constexpr int kTileRowsSingle = 8;
+  // 24 accumulators, four of x and one of w: 29 of 32 registers.
   static constexpr int kTileTokens = 4;
-  static constexpr int kTileRows = 4;
+  static constexpr int kTileRows = 6;
 
   using V = __m512;
 
