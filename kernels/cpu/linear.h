@@ -16,12 +16,14 @@ namespace trireme::cpu {
 inline constexpr int64_t kLinearTokenBlock = 64;
 inline constexpr int64_t kLinearRowBlock = 24;  // a multiple of every variant's kTileRows
 inline constexpr int64_t kLinearColumnBlock = 512;
+// From one kept row to the next: not a power of two, lest rows fight for cache sets.
+inline constexpr int64_t kLinearKeptStride = kLinearColumnBlock + 16;
 inline constexpr int kLinearGroupsMax = 8;
 inline constexpr int kLinearTileRowsMax = 6;
 
 // One thread's memory for it.
 struct alignas(64) LinearScratch {
-  float weights[kLinearTileRowsMax * kLinearColumnBlock];
+  float weights[kLinearTileRowsMax * kLinearKeptStride];
   float lanes[kLinearTokenBlock * kLinearRowBlock][16];
   float partial[kLinearGroupsMax][kLinearTokenBlock * kLinearRowBlock];
 };
@@ -96,59 +98,60 @@ struct LinearBlock {
   LinearScratch* scratch;
 };
 
-// Adds the block's columns to the running sums of kTokens x kRows dot products: kParts parts of
-// their sixteen lanes, from `part` on. With kKeep, leaves the widened weights in the scratch.
+// Adds the block's columns, but for a tail of less than sixteen, to the running sums of kTokens x
+// kRows dot products: kParts parts of their lanes, from `part` on. With kKeep, leaves the widened
+// weights in the scratch.
 template <class S, class Rows, int kTokens, int kRows, int kParts, bool kKeep>
 inline void TilePass(const LinearBlock& b, int64_t token, const typename Rows::Element* w,
                      int64_t w_stride, int64_t row, int part) {
   using P = typename S::Part;
   const float* x = b.x + token * b.x_stride + part * P::kLanes;
-  const auto* wp = w + part * P::kLanes;
   float* kept = b.scratch->weights + part * P::kLanes;
-  const auto lanes = [&](int t, int r) {
-    return b.scratch->lanes[(token + t) * kLinearRowBlock + row + r] + part * P::kLanes;
-  };
+  float* to = b.scratch->lanes[token * kLinearRowBlock + row] + part * P::kLanes;
+  // The same loads whether the sums start or go on: a branch would make them live in memory.
+  static constexpr float kZeros[16] = {};
+  const float* from = b.first ? kZeros : to;
+  const int64_t from_lanes = b.first ? 0 : 16;
+  w += part * P::kLanes;
   typename P::V sum[kTokens][kRows][kParts];
   for (int t = 0; t < kTokens; ++t) {
     for (int r = 0; r < kRows; ++r) {
       for (int p = 0; p < kParts; ++p) {
-        sum[t][r][p] = b.first ? P::Zero() : P::Load(lanes(t, r) + p * P::kLanes);
+        sum[t][r][p] = P::Load(from + (t * kLinearRowBlock + r) * from_lanes + p * P::kLanes);
       }
     }
   }
-  // `load` and `load_w` take the place of n columns from k on in a row.
-  const auto add = [&](int64_t k, auto load_x, auto load_w) {
-    typename P::V xv[kTokens][kParts];
-    for (int t = 0; t < kTokens; ++t) {
-      for (int p = 0; p < kParts; ++p) {
-        xv[t][p] = load_x(x + t * b.x_stride + k + p * P::kLanes, p);
+  for (int64_t k = 0; k + S::kLanes <= b.cols; k += S::kLanes) {
+    for (int p = 0; p < kParts; ++p) {
+      typename P::V xv[kTokens];
+      for (int t = 0; t < kTokens; ++t) xv[t] = P::Load(x + t * b.x_stride + k + p * P::kLanes);
+      for (int r = 0; r < kRows; ++r) {
+        typename P::V wv = Rows::Load(w + r * w_stride + k + p * P::kLanes);
+        P::Hold(wv);
+        if constexpr (kKeep) P::Store(kept + r * kLinearKeptStride + k + p * P::kLanes, wv);
+        for (int t = 0; t < kTokens; ++t) sum[t][r][p] = P::Fma(xv[t], wv, sum[t][r][p]);
       }
     }
-    for (int r = 0; r < kRows; ++r) {
-      for (int p = 0; p < kParts; ++p) {
-        const typename P::V wv = load_w(wp + r * w_stride + k + p * P::kLanes, p);
-        if constexpr (kKeep) P::Store(kept + r * kLinearColumnBlock + k + p * P::kLanes, wv);
-        for (int t = 0; t < kTokens; ++t) sum[t][r][p] = P::Fma(xv[t][p], wv, sum[t][r][p]);
-      }
-    }
-  };
-  int64_t k = 0;
-  for (; k + S::kLanes <= b.cols; k += S::kLanes) {
-    add(
-        k, [](const float* p, int) { return P::Load(p); },
-        [](const typename Rows::Element* p, int) { return Rows::Load(p); });
-  }
-  if (const int tail = static_cast<int>(b.cols - k); tail > 0) {
-    const auto left = [&](int p) {
-      return std::clamp(tail - (part + p) * P::kLanes, 0, static_cast<int>(P::kLanes));
-    };
-    add(
-        k, [&](const float* from, int p) { return P::Load(from, left(p)); },
-        [&](const typename Rows::Element* from, int p) { return Rows::Load(from, left(p)); });
   }
   for (int t = 0; t < kTokens; ++t) {
     for (int r = 0; r < kRows; ++r) {
-      for (int p = 0; p < kParts; ++p) P::Store(lanes(t, r) + p * P::kLanes, sum[t][r][p]);
+      for (int p = 0; p < kParts; ++p) {
+        P::Store(to + (t * kLinearRowBlock + r) * 16 + p * P::kLanes, sum[t][r][p]);
+      }
+    }
+  }
+}
+
+// The block's last n columns, fewer than sixteen, for all its tokens and `rows` rows.
+template <class S, class Rows>
+[[gnu::noinline]] void TailColumns(const LinearBlock& b, const typename Rows::Element* w,
+                                   int64_t w_stride, int64_t rows, int n) {
+  const int64_t k = b.cols - n;
+  for (int64_t r = 0; r < rows; ++r) {
+    const typename S::V wv = Rows::Load(w + r * w_stride + k, n);
+    for (int64_t t = 0; t < b.tokens; ++t) {
+      float* lanes = b.scratch->lanes[t * kLinearRowBlock + r];
+      S::Store(lanes, S::Fma(S::Load(b.x + t * b.x_stride + k, n), wv, S::Load(lanes)));
     }
   }
 }
@@ -170,7 +173,7 @@ template <class S, int kTokens, int kRows>
 inline void KeptTiles(const LinearBlock& b, int64_t token, int64_t end, int64_t row) {
   using Rows = F32Rows<typename S::Part>;
   for (; token + kTokens <= end; token += kTokens) {
-    Tile<S, Rows, kTokens, kRows, false>(b, token, b.scratch->weights, kLinearColumnBlock, row);
+    Tile<S, Rows, kTokens, kRows, false>(b, token, b.scratch->weights, kLinearKeptStride, row);
   }
   if constexpr (kTokens > 1) KeptTiles<S, kTokens / 2, kRows>(b, token, end, row);
 }
@@ -188,12 +191,14 @@ inline void TileRows(const LinearBlock& b, const typename Rows::Element* w, int6
 }
 
 // Rows [row_begin, row_end), at most kLinearRowBlock, of tokens [token_begin, token_end).
-template <class S, class Rows>
+template <class S, template <class> class Rows>
 void LinearRows(const LinearArgs& a, int64_t row_begin, int64_t row_end, int64_t token_begin,
                 int64_t token_end) {
+  using PartRows = Rows<typename S::Part>;
   const int64_t rows = row_end - row_begin;
   const int64_t stride = a.weight.row_stride;
-  const auto* w = static_cast<const typename Rows::Element*>(a.weight.data) + row_begin * stride;
+  const auto* w =
+      static_cast<const typename PartRows::Element*>(a.weight.data) + row_begin * stride;
   LinearBlock b{.x = nullptr,
                 .x_stride = a.weight.cols,
                 .tokens = token_end - token_begin,
@@ -209,10 +214,14 @@ void LinearRows(const LinearArgs& a, int64_t row_begin, int64_t row_end, int64_t
       b.first = k == 0;
       int64_t row = 0;
       for (; row + S::kTileRows <= rows; row += S::kTileRows) {
-        TileRows<S, Rows, S::kTileTokens, S::kTileRows>(b, w + row * stride + column, stride, row);
+        TileRows<S, PartRows, S::kTileTokens, S::kTileRows>(b, w + row * stride + column, stride,
+                                                            row);
       }
       for (; row < rows; ++row) {
-        TileRows<S, Rows, S::kTileTokens, 1>(b, w + row * stride + column, stride, row);
+        TileRows<S, PartRows, S::kTileTokens, 1>(b, w + row * stride + column, stride, row);
+      }
+      if (const int tail = static_cast<int>(b.cols % S::kLanes); tail > 0) {
+        TailColumns<S, Rows<S>>(b, w + column, stride, rows, tail);
       }
     }
     for (int64_t t = 0; t < b.tokens; ++t) {
@@ -239,8 +248,7 @@ void LinearOfType(const LinearArgs& a, int64_t row_begin, int64_t row_end) {
   for (int64_t token = 0; token < a.tokens; token += kLinearTokenBlock) {
     const int64_t token_end = std::min(token + kLinearTokenBlock, a.tokens);
     for (int64_t row = row_begin; row < row_end; row += kLinearRowBlock) {
-      LinearRows<S, Rows<typename S::Part>>(a, row, std::min(row + kLinearRowBlock, row_end), token,
-                                            token_end);
+      LinearRows<S, Rows>(a, row, std::min(row + kLinearRowBlock, row_end), token, token_end);
     }
   }
 }

@@ -29,6 +29,8 @@ struct SimdAvx2Half {
   static void Store(float* p, V a) { _mm256_storeu_ps(p, a); }
   static void Store(float* p, V a, int n) { _mm256_maskstore_ps(p, Mask(n), a); }
   static V Fma(V a, V b, V c) { return _mm256_fmadd_ps(a, b, c); }
+  // Keeps the value in a register: the compiler would load it anew for every use.
+  static void Hold(V& a) { __asm__("" : "+x"(a)); }
 
  private:
   static __m256i Mask(int n) {

@@ -45,6 +45,12 @@ struct SimdAvx512 {
   static V Mul(V a, V b) { return _mm512_mul_ps(a, b); }
   static V Div(V a, V b) { return _mm512_div_ps(a, b); }
   static V Fma(V a, V b, V c) { return _mm512_fmadd_ps(a, b, c); }
+#ifdef TRIREME_EMULATE_AVX512
+  static void Hold(V&) {}
+#else
+  // Keeps the value in a register: the compiler would load it anew for every use.
+  static void Hold(V& a) { __asm__("" : "+v"(a)); }
+#endif
   static V Max(V a, V b) { return _mm512_max_ps(a, b); }
   static V Min(V a, V b) { return _mm512_min_ps(a, b); }
   static V RoundToInteger(V a) { return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT); }

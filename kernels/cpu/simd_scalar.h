@@ -72,6 +72,7 @@ struct SimdScalar {
   static V Fma(V a, V b, V c) {
     return Map([&](int i) { return std::fma(a.lane[i], b.lane[i], c.lane[i]); });
   }
+  static void Hold(V&) {}
   static V Max(V a, V b) {
     return Map([&](int i) { return a.lane[i] > b.lane[i] ? a.lane[i] : b.lane[i]; });
   }
