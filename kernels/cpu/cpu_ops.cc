@@ -60,10 +60,7 @@ class CpuOps final : public Ops {
     CHECK(static_cast<int64_t>(y.size()) == tokens * weight.rows);
     CHECK(bias.empty() || static_cast<int64_t>(bias.size()) == weight.rows);
     CHECK(groups >= 1 && groups <= cpu::kLinearGroupsMax && weight.cols % groups == 0);
-    const int64_t scratch = cpu::kLinearScratchRows * weight.cols;
-    if (tokens >= cpu::kLinearWidenTokens) {
-      scratch_.resize(static_cast<size_t>(scratch * pool_.size()));
-    }
+    if (tokens > 1 && scratch_.empty()) scratch_.resize(static_cast<size_t>(pool_.size()));
     const cpu::LinearArgs args{.x = x.data(),
                                .tokens = tokens,
                                .weight = weight,
@@ -71,12 +68,12 @@ class CpuOps final : public Ops {
                                .groups = groups,
                                .y = y.data(),
                                .scratch = nullptr};
-    constexpr int64_t kGrain = 24;  // a multiple of every variant's tile rows
-    pool_.ParallelFor(weight.rows, kGrain, [&](int64_t begin, int64_t end, int thread) {
+    const auto task = [&](int64_t begin, int64_t end, int thread) {
       cpu::LinearArgs own = args;
-      own.scratch = scratch_.data() + thread * scratch;
+      own.scratch = scratch_.data() + thread;
       kernels_.linear(own, begin, end);
-    });
+    };
+    pool_.ParallelFor(weight.rows, cpu::kLinearRowBlock, task);
   }
 
   void Rope(std::span<float> x, int64_t heads, int64_t head_dim, std::span<const float> cos,
@@ -199,7 +196,7 @@ class CpuOps final : public Ops {
   cpu::ThreadPool pool_;
   const std::string name_;
   std::vector<float> norm_weight_;
-  std::vector<float> scratch_;
+  std::vector<cpu::LinearScratch> scratch_;  // one for each thread, once there is a batch
 };
 
 // Best first.

@@ -1,171 +1,290 @@
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 
+#include "kernels/cpu/elementwise.h"
 #include "kernels/cpu/rows.h"
 #include "kernels/tensor.h"
 
 namespace trireme::cpu {
 
+// A product of several tokens walks blocks of tokens, of weight rows, of columns, and in these,
+// tiles that fit the registers. A block of x stays in the second-level cache, a tile's weights,
+// widened to float, in the first; running sums go to memory and back between blocks of columns,
+// which leaves their bits alone.
+inline constexpr int64_t kLinearTokenBlock = 64;
+inline constexpr int64_t kLinearRowBlock = 24;  // a multiple of every variant's kTileRows
+inline constexpr int64_t kLinearColumnBlock = 512;
+// From one kept row to the next: not a power of two, lest rows fight for cache sets.
+inline constexpr int64_t kLinearKeptStride = kLinearColumnBlock + 16;
+inline constexpr int kLinearGroupsMax = 8;
+inline constexpr int kLinearTileRowsMax = 6;
+
+// One thread's memory for it.
+struct alignas(64) LinearScratch {
+  float weights[kLinearTileRowsMax * kLinearKeptStride];
+  float lanes[kLinearTokenBlock * kLinearRowBlock][16];
+  float partial[kLinearGroupsMax][kLinearTokenBlock * kLinearRowBlock];
+};
+
 // y[t, n] = x[t, :] . weight[n, :], for weight rows [row_begin, row_end).
 struct LinearArgs {
   const float* x;  // [tokens, cols]
   int64_t tokens;
-  Weight weight;      // [rows, cols]
-  const float* bias;  // [rows], or null
-  int groups;         // a power of two that divides cols
-  float* y;           // [tokens, rows]
-  float* scratch;     // kTileRows rows of cols floats, this thread's own
+  Weight weight;           // [rows, cols]
+  const float* bias;       // [rows], or null
+  int groups;              // a power of two that divides cols
+  float* y;                // [tokens, rows]
+  LinearScratch* scratch;  // unused if tokens == 1
 };
 
-inline constexpr int kLinearGroupsMax = 8;
-// From so many tokens on, weight rows are widened to float once and used for many tokens.
-inline constexpr int64_t kLinearWidenTokens = 8;
-// Tokens whose activations stay in the second-level cache while weight rows stream past them.
-inline constexpr int64_t kLinearTokenBlock = 32;
-// Rows of scratch: at least every variant's kTileRows.
-inline constexpr int kLinearScratchRows = 4;
-
-// Dot products of kTokens rows of x with kRows rows of w over columns [begin, end): one accumulator
-// of sixteen lanes for each, whatever the tile's shape, so the tile's shape never shows in the
-// bits.
-template <class S, class Rows, int kTokens, int kRows>
-inline void DotTile(const float* x, int64_t x_stride, const typename Rows::Element* w,
-                    int64_t w_stride, int64_t begin, int64_t end, float out[kTokens][kRows]) {
-  typename S::V sum[kTokens][kRows];
-  for (int t = 0; t < kTokens; ++t) {
-    for (int r = 0; r < kRows; ++r) sum[t][r] = S::Zero();
+// The sum of `groups` values `stride` apart, in a binary tree.
+inline float TreeSum(float* values, int64_t stride, int groups) {
+  for (int width = 1; width < groups; width *= 2) {
+    for (int g = 0; g < groups; g += 2 * width) values[g * stride] += values[(g + width) * stride];
   }
-  int64_t k = begin;
-  for (; k + S::kLanes <= end; k += S::kLanes) {
-    typename S::V xv[kTokens];
-    for (int t = 0; t < kTokens; ++t) xv[t] = S::Load(x + t * x_stride + k);
-    for (int r = 0; r < kRows; ++r) {
-      const typename S::V wv = Rows::Load(w + r * w_stride + k);
-      for (int t = 0; t < kTokens; ++t) sum[t][r] = S::Fma(xv[t], wv, sum[t][r]);
-    }
-  }
-  if (const int tail = static_cast<int>(end - k); tail > 0) {
-    for (int r = 0; r < kRows; ++r) {
-      const typename S::V wv = Rows::Load(w + r * w_stride + k, tail);
-      for (int t = 0; t < kTokens; ++t) {
-        sum[t][r] = S::Fma(S::Load(x + t * x_stride + k, tail), wv, sum[t][r]);
-      }
-    }
-  }
-  for (int t = 0; t < kTokens; ++t) {
-    for (int r = 0; r < kRows; ++r) out[t][r] = S::ReduceAdd(sum[t][r]);
-  }
+  return values[0];
 }
 
-// One tile of y: the columns in equal groups, their sums added in a binary tree, then the bias.
-template <class S, class Rows, int kTokens, int kRows>
-inline void LinearTile(const LinearArgs& a, int64_t token, const typename Rows::Element* w,
-                       int64_t w_stride, int64_t row) {
-  const float* x = a.x + token * a.weight.cols;
-  const int64_t span = a.weight.cols / a.groups;
-  float partial[kLinearGroupsMax][kTokens][kRows];
-  for (int g = 0; g < a.groups; ++g) {
-    DotTile<S, Rows, kTokens, kRows>(x, a.weight.cols, w, w_stride, g * span, (g + 1) * span,
-                                     partial[g]);
-  }
-  for (int t = 0; t < kTokens; ++t) {
-    for (int r = 0; r < kRows; ++r) {
-      for (int width = 1; width < a.groups; width *= 2) {
-        for (int g = 0; g < a.groups; g += 2 * width) partial[g][t][r] += partial[g + width][t][r];
-      }
-      const float sum = partial[0][t][r];
-      a.y[(token + t) * a.weight.rows + row + r] = a.bias == nullptr ? sum : sum + a.bias[row + r];
-    }
-  }
-}
-
-// kRows weight rows against tokens [begin, end).
+// One token: kRows weight rows as they come from memory, all columns in equal groups.
 template <class S, class Rows, int kRows>
-inline void LinearRows(const LinearArgs& a, int64_t begin, int64_t end,
-                       const typename Rows::Element* w, int64_t w_stride, int64_t row) {
-  int64_t t = begin;
-  for (; t + S::kTileTokens <= end; t += S::kTileTokens) {
-    LinearTile<S, Rows, S::kTileTokens, kRows>(a, t, w, w_stride, row);
-  }
-  for (; t < end; ++t) LinearTile<S, Rows, 1, kRows>(a, t, w, w_stride, row);
-}
-
-template <class S, class Rows, int kRows>
-inline void WidenRows(const typename Rows::Element* w, int64_t w_stride, int64_t cols,
-                      float* scratch) {
-  for (int r = 0; r < kRows; ++r) {
-    int64_t k = 0;
-    for (; k + S::kLanes <= cols; k += S::kLanes) {
-      S::Store(scratch + r * cols + k, Rows::Load(w + r * w_stride + k));
-    }
-    if (const int tail = static_cast<int>(cols - k); tail > 0) {
-      S::Store(scratch + r * cols + k, Rows::Load(w + r * w_stride + k, tail), tail);
-    }
-  }
-}
-
-template <class S, class Rows, int kRows>
-inline void LinearBlock(const LinearArgs& a, int64_t begin, int64_t end, int64_t row) {
+inline void SingleTile(const LinearArgs& a, int64_t row) {
   const auto* w =
       static_cast<const typename Rows::Element*>(a.weight.data) + row * a.weight.row_stride;
-  if (end - begin >= kLinearWidenTokens) {
-    WidenRows<S, Rows, kRows>(w, a.weight.row_stride, a.weight.cols, a.scratch);
-    LinearRows<S, F32Rows<S>, kRows>(a, begin, end, a.scratch, a.weight.cols, row);
-  } else {
-    LinearRows<S, Rows, kRows>(a, begin, end, w, a.weight.row_stride, row);
+  const int64_t span = a.weight.cols / a.groups;
+  float partial[kRows][kLinearGroupsMax];
+  for (int g = 0; g < a.groups; ++g) {
+    typename S::V sum[kRows];
+    for (int r = 0; r < kRows; ++r) sum[r] = S::Zero();
+    const int64_t end = (g + 1) * span;
+    int64_t k = g * span;
+    for (; k + S::kLanes <= end; k += S::kLanes) {
+      const typename S::V x = S::Load(a.x + k);
+      for (int r = 0; r < kRows; ++r) {
+        sum[r] = S::Fma(x, Rows::Load(w + r * a.weight.row_stride + k), sum[r]);
+      }
+    }
+    if (const int tail = static_cast<int>(end - k); tail > 0) {
+      const typename S::V x = S::Load(a.x + k, tail);
+      for (int r = 0; r < kRows; ++r) {
+        sum[r] = S::Fma(x, Rows::Load(w + r * a.weight.row_stride + k, tail), sum[r]);
+      }
+    }
+    for (int r = 0; r < kRows; ++r) partial[r][g] = S::ReduceAdd(sum[r]);
+  }
+  for (int r = 0; r < kRows; ++r) {
+    const float sum = TreeSum(partial[r], 1, a.groups);
+    a.y[row + r] = a.bias == nullptr ? sum : sum + a.bias[row + r];
   }
 }
 
 template <class S, class Rows>
-void LinearOfType(const LinearArgs& a, int64_t row_begin, int64_t row_end) {
-  if (a.tokens == 1) {
-    const auto* w = static_cast<const typename Rows::Element*>(a.weight.data);
-    const int64_t stride = a.weight.row_stride;
-    int64_t row = row_begin;
-    for (; row + S::kTileRowsSingle <= row_end; row += S::kTileRowsSingle) {
-      LinearTile<S, Rows, 1, S::kTileRowsSingle>(a, 0, w + row * stride, stride, row);
-    }
-    for (; row < row_end; ++row) LinearTile<S, Rows, 1, 1>(a, 0, w + row * stride, stride, row);
-    return;
+void LinearSingle(const LinearArgs& a, int64_t row_begin, int64_t row_end) {
+  int64_t row = row_begin;
+  for (; row + S::kTileRowsSingle <= row_end; row += S::kTileRowsSingle) {
+    SingleTile<S, Rows, S::kTileRowsSingle>(a, row);
   }
-  for (int64_t begin = 0; begin < a.tokens; begin += kLinearTokenBlock) {
-    const int64_t end = begin + kLinearTokenBlock < a.tokens ? begin + kLinearTokenBlock : a.tokens;
-    int64_t row = row_begin;
-    for (; row + S::kTileRows <= row_end; row += S::kTileRows) {
-      LinearBlock<S, Rows, S::kTileRows>(a, begin, end, row);
+  for (; row < row_end; ++row) SingleTile<S, Rows, 1>(a, row);
+}
+
+// A block of columns of a block of rows and tokens.
+struct LinearBlock {
+  const float* x;  // the block's first token and column
+  int64_t x_stride;
+  int64_t tokens;
+  int64_t cols;  // at most kLinearColumnBlock
+  bool first;    // of its group of columns: the sums start at zero
+  LinearScratch* scratch;
+};
+
+// Adds the block's columns, but for a tail of less than sixteen, to the running sums of kTokens x
+// kRows dot products: kParts parts of their lanes, from `part` on. With kKeep, leaves the widened
+// weights in the scratch.
+template <class S, class Rows, int kTokens, int kRows, int kParts, bool kKeep>
+inline void TilePass(const LinearBlock& b, int64_t token, const typename Rows::Element* w,
+                     int64_t w_stride, int64_t row, int part) {
+  using P = typename S::Part;
+  const float* x = b.x + token * b.x_stride + part * P::kLanes;
+  float* kept = b.scratch->weights + part * P::kLanes;
+  float* to = b.scratch->lanes[token * kLinearRowBlock + row] + part * P::kLanes;
+  // The same loads whether the sums start or go on: a branch would make them live in memory.
+  static constexpr float kZeros[16] = {};
+  const float* from = b.first ? kZeros : to;
+  const int64_t from_lanes = b.first ? 0 : 16;
+  w += part * P::kLanes;
+  typename P::V sum[kTokens][kRows][kParts];
+  for (int t = 0; t < kTokens; ++t) {
+    for (int r = 0; r < kRows; ++r) {
+      for (int p = 0; p < kParts; ++p) {
+        sum[t][r][p] = P::Load(from + (t * kLinearRowBlock + r) * from_lanes + p * P::kLanes);
+      }
     }
-    for (; row < row_end; ++row) LinearBlock<S, Rows, 1>(a, begin, end, row);
+  }
+  for (int64_t k = 0; k + S::kLanes <= b.cols; k += S::kLanes) {
+    for (int p = 0; p < kParts; ++p) {
+      typename P::V xv[kTokens];
+      for (int t = 0; t < kTokens; ++t) xv[t] = P::Load(x + t * b.x_stride + k + p * P::kLanes);
+      for (int r = 0; r < kRows; ++r) {
+        typename P::V wv = Rows::Load(w + r * w_stride + k + p * P::kLanes);
+        P::Hold(wv);
+        if constexpr (kKeep) P::Store(kept + r * kLinearKeptStride + k + p * P::kLanes, wv);
+        for (int t = 0; t < kTokens; ++t) sum[t][r][p] = P::Fma(xv[t], wv, sum[t][r][p]);
+      }
+    }
+  }
+  for (int t = 0; t < kTokens; ++t) {
+    for (int r = 0; r < kRows; ++r) {
+      for (int p = 0; p < kParts; ++p) {
+        P::Store(to + (t * kLinearRowBlock + r) * 16 + p * P::kLanes, sum[t][r][p]);
+      }
+    }
+  }
+}
+
+// The block's last n columns, fewer than sixteen, for all its tokens and `rows` rows.
+template <class S, class Rows>
+[[gnu::noinline]] void TailColumns(const LinearBlock& b, const typename Rows::Element* w,
+                                   int64_t w_stride, int64_t rows, int n) {
+  const int64_t k = b.cols - n;
+  for (int64_t r = 0; r < rows; ++r) {
+    const typename S::V wv = Rows::Load(w + r * w_stride + k, n);
+    for (int64_t t = 0; t < b.tokens; ++t) {
+      float* lanes = b.scratch->lanes[t * kLinearRowBlock + r];
+      S::Store(lanes, S::Fma(S::Load(b.x + t * b.x_stride + k, n), wv, S::Load(lanes)));
+    }
+  }
+}
+
+// All sixteen lanes: in turn where a tile of one part fills the registers, else together.
+template <class S, class Rows, int kTokens, int kRows, bool kKeep>
+inline void Tile(const LinearBlock& b, int64_t token, const typename Rows::Element* w,
+                 int64_t w_stride, int64_t row) {
+  constexpr int kParts = S::kLanes / S::Part::kLanes;
+  constexpr bool kFull = 2 * kTokens * kRows > S::kTileTokens * S::kTileRows;
+  constexpr int kTogether = kFull ? 1 : kParts;
+  for (int part = 0; part < kParts; part += kTogether) {
+    TilePass<S, Rows, kTokens, kRows, kTogether, kKeep>(b, token, w, w_stride, row, part);
+  }
+}
+
+// Tokens [token, end) of kRows rows whose weights are in the scratch.
+template <class S, int kTokens, int kRows>
+inline void KeptTiles(const LinearBlock& b, int64_t token, int64_t end, int64_t row) {
+  using Rows = F32Rows<typename S::Part>;
+  for (; token + kTokens <= end; token += kTokens) {
+    Tile<S, Rows, kTokens, kRows, false>(b, token, b.scratch->weights, kLinearKeptStride, row);
+  }
+  if constexpr (kTokens > 1) KeptTiles<S, kTokens / 2, kRows>(b, token, end, row);
+}
+
+// kRows rows of the block: its first tokens widen the weights on their way from memory.
+template <class S, class Rows, int kTokens, int kRows>
+inline void TileRows(const LinearBlock& b, const typename Rows::Element* w, int64_t w_stride,
+                     int64_t row) {
+  if constexpr (kTokens > 1) {
+    if (b.tokens < kTokens) return TileRows<S, Rows, kTokens / 2, kRows>(b, w, w_stride, row);
+  }
+  if (b.tokens == kTokens) return Tile<S, Rows, kTokens, kRows, false>(b, 0, w, w_stride, row);
+  Tile<S, Rows, kTokens, kRows, true>(b, 0, w, w_stride, row);
+  KeptTiles<S, kTokens, kRows>(b, kTokens, b.tokens, row);
+}
+
+// Rows [row_begin, row_end), at most kLinearRowBlock, of tokens [token_begin, token_end).
+template <class S, template <class> class Rows>
+void LinearRows(const LinearArgs& a, int64_t row_begin, int64_t row_end, int64_t token_begin,
+                int64_t token_end) {
+  using PartRows = Rows<typename S::Part>;
+  const int64_t rows = row_end - row_begin;
+  const int64_t stride = a.weight.row_stride;
+  const auto* w =
+      static_cast<const typename PartRows::Element*>(a.weight.data) + row_begin * stride;
+  LinearBlock b{.x = nullptr,
+                .x_stride = a.weight.cols,
+                .tokens = token_end - token_begin,
+                .cols = 0,
+                .first = true,
+                .scratch = a.scratch};
+  const int64_t span = a.weight.cols / a.groups;
+  for (int g = 0; g < a.groups; ++g) {
+    for (int64_t k = 0; k < span; k += kLinearColumnBlock) {
+      const int64_t column = g * span + k;
+      b.x = a.x + token_begin * a.weight.cols + column;
+      b.cols = std::min(kLinearColumnBlock, span - k);
+      b.first = k == 0;
+      int64_t row = 0;
+      for (; row + S::kTileRows <= rows; row += S::kTileRows) {
+        TileRows<S, PartRows, S::kTileTokens, S::kTileRows>(b, w + row * stride + column, stride,
+                                                            row);
+      }
+      for (; row < rows; ++row) {
+        TileRows<S, PartRows, S::kTileTokens, 1>(b, w + row * stride + column, stride, row);
+      }
+      if (const int tail = static_cast<int>(b.cols % S::kLanes); tail > 0) {
+        TailColumns<S, Rows<S>>(b, w + column, stride, rows, tail);
+      }
+    }
+    for (int64_t t = 0; t < b.tokens; ++t) {
+      const int64_t at = t * kLinearRowBlock;
+      for (int64_t r = at; r < at + rows; ++r) {
+        a.scratch->partial[g][r] = S::ReduceAdd(S::Load(a.scratch->lanes[r]));
+      }
+    }
+  }
+  for (int64_t t = 0; t < b.tokens; ++t) {
+    float* y = a.y + (token_begin + t) * a.weight.rows + row_begin;
+    for (int64_t r = 0; r < rows; ++r) {
+      const float sum = TreeSum(a.scratch->partial[0] + t * kLinearRowBlock + r,
+                                kLinearTokenBlock * kLinearRowBlock, a.groups);
+      y[r] = a.bias == nullptr ? sum : sum + a.bias[row_begin + r];
+    }
+  }
+}
+
+template <class S, template <class> class Rows>
+void LinearOfType(const LinearArgs& a, int64_t row_begin, int64_t row_end) {
+  static_assert(S::kTileRows <= kLinearTileRowsMax && kLinearRowBlock % S::kTileRows == 0);
+  if (a.tokens == 1) return LinearSingle<S, Rows<S>>(a, row_begin, row_end);
+  for (int64_t token = 0; token < a.tokens; token += kLinearTokenBlock) {
+    const int64_t token_end = std::min(token + kLinearTokenBlock, a.tokens);
+    for (int64_t row = row_begin; row < row_end; row += kLinearRowBlock) {
+      LinearRows<S, Rows>(a, row, std::min(row + kLinearRowBlock, row_end), token, token_end);
+    }
   }
 }
 
 template <class S>
 void Linear(const LinearArgs& a, int64_t row_begin, int64_t row_end) {
-  static_assert(S::kTileRows <= kLinearScratchRows);
   switch (a.weight.dtype) {
     case DType::kF32:
-      return LinearOfType<S, F32Rows<S>>(a, row_begin, row_end);
+      return LinearOfType<S, F32Rows>(a, row_begin, row_end);
     case DType::kF16:
-      return LinearOfType<S, F16Rows<S>>(a, row_begin, row_end);
+      return LinearOfType<S, F16Rows>(a, row_begin, row_end);
     case DType::kBF16:
-      return LinearOfType<S, Bf16Rows<S>>(a, row_begin, row_end);
+      return LinearOfType<S, Bf16Rows>(a, row_begin, row_end);
   }
+}
+
+// Widens a row of n elements to floats.
+template <class S, class Rows>
+inline void WidenElements(const typename Rows::Element* w, int64_t n, float* out) {
+  ForEachVector<S>(
+      n, [&](int64_t i, int count) { S::Store(out + i, Rows::Load(w + i, count), count); });
 }
 
 // Widens one row of a weight matrix to floats.
 template <class S>
 void WidenRow(const Weight& weight, int64_t row, float* out) {
   const int64_t offset = row * weight.row_stride;
+  const auto* halves = static_cast<const uint16_t*>(weight.data) + offset;
   switch (weight.dtype) {
     case DType::kF32:
-      return WidenRows<S, F32Rows<S>, 1>(static_cast<const float*>(weight.data) + offset, 0,
-                                         weight.cols, out);
-    case DType::kF16:
-      return WidenRows<S, F16Rows<S>, 1>(static_cast<const uint16_t*>(weight.data) + offset, 0,
-                                         weight.cols, out);
-    case DType::kBF16:
-      return WidenRows<S, Bf16Rows<S>, 1>(static_cast<const uint16_t*>(weight.data) + offset, 0,
+      return WidenElements<S, F32Rows<S>>(static_cast<const float*>(weight.data) + offset,
                                           weight.cols, out);
+    case DType::kF16:
+      return WidenElements<S, F16Rows<S>>(halves, weight.cols, out);
+    case DType::kBF16:
+      return WidenElements<S, Bf16Rows<S>>(halves, weight.cols, out);
   }
 }
 

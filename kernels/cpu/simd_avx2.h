@@ -6,13 +6,47 @@
 
 namespace trireme {
 
+// Eight of the lanes: what a matrix product works on, so that a larger tile fits the registers.
+struct SimdAvx2Half {
+  static constexpr int kLanes = 8;
+  using V = __m256;
+
+  static V Zero() { return _mm256_setzero_ps(); }
+  static V Load(const float* p) { return _mm256_loadu_ps(p); }
+  // The first n lanes, none if n < 0; the others are zero.
+  static V Load(const float* p, int n) { return _mm256_maskload_ps(p, Mask(n)); }
+  static V LoadBf16(const uint16_t* p) {
+    const __m128i bits = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(bits), 16));
+  }
+  static V LoadF16(const uint16_t* p) {
+    return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+  }
+  static V LoadInt8(const int8_t* p) {
+    const __m128i bytes = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(p));
+    return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(bytes));
+  }
+  static void Store(float* p, V a) { _mm256_storeu_ps(p, a); }
+  static void Store(float* p, V a, int n) { _mm256_maskstore_ps(p, Mask(n), a); }
+  static V Fma(V a, V b, V c) { return _mm256_fmadd_ps(a, b, c); }
+  // Keeps the value in a register: the compiler would load it anew for every use.
+  static void Hold(V& a) { __asm__("" : "+x"(a)); }
+
+ private:
+  static __m256i Mask(int n) {
+    return _mm256_cmpgt_epi32(_mm256_set1_epi32(n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+  }
+};
+
 // SimdScalar's lanes in two 256-bit registers. Needs AVX2, FMA and F16C.
 struct SimdAvx2 {
+  using Part = SimdAvx2Half;
   static constexpr const char* kName = "avx2";
   static constexpr int kLanes = 16;
   static constexpr int kTileRowsSingle = 4;
+  // Twelve accumulators of eight lanes, two of x and one of w: 15 of 16 registers.
   static constexpr int kTileTokens = 2;
-  static constexpr int kTileRows = 3;
+  static constexpr int kTileRows = 6;
 
   struct V {
     __m256 lo, hi;
@@ -21,19 +55,17 @@ struct SimdAvx2 {
   static V Zero() { return {_mm256_setzero_ps(), _mm256_setzero_ps()}; }
   static V Set1(float x) { return {_mm256_set1_ps(x), _mm256_set1_ps(x)}; }
   static V Load(const float* p) { return {_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)}; }
-  static V Load(const float* p, int n) {
-    return {_mm256_maskload_ps(p, Mask(n)), _mm256_maskload_ps(p + 8, Mask(n - 8))};
-  }
-  static V LoadBf16(const uint16_t* p) { return {Bf16(p), Bf16(p + 8)}; }
-  static V LoadF16(const uint16_t* p) { return {F16(p), F16(p + 8)}; }
-  static V LoadInt8(const int8_t* p) { return {Int8(p), Int8(p + 8)}; }
+  static V Load(const float* p, int n) { return {Part::Load(p, n), Part::Load(p + 8, n - 8)}; }
+  static V LoadBf16(const uint16_t* p) { return {Part::LoadBf16(p), Part::LoadBf16(p + 8)}; }
+  static V LoadF16(const uint16_t* p) { return {Part::LoadF16(p), Part::LoadF16(p + 8)}; }
+  static V LoadInt8(const int8_t* p) { return {Part::LoadInt8(p), Part::LoadInt8(p + 8)}; }
   static void Store(float* p, V a) {
     _mm256_storeu_ps(p, a.lo);
     _mm256_storeu_ps(p + 8, a.hi);
   }
   static void Store(float* p, V a, int n) {
-    _mm256_maskstore_ps(p, Mask(n), a.lo);
-    _mm256_maskstore_ps(p + 8, Mask(n - 8), a.hi);
+    Part::Store(p, a.lo, n);
+    Part::Store(p + 8, a.hi, n - 8);
   }
 
   static V Add(V a, V b) { return {_mm256_add_ps(a.lo, b.lo), _mm256_add_ps(a.hi, b.hi)}; }
@@ -65,21 +97,6 @@ struct SimdAvx2 {
   }
 
  private:
-  // All bits set in the first n lanes of eight.
-  static __m256i Mask(int n) {
-    return _mm256_cmpgt_epi32(_mm256_set1_epi32(n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
-  }
-  static __m256 Bf16(const uint16_t* p) {
-    const __m128i bits = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
-    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(bits), 16));
-  }
-  static __m256 F16(const uint16_t* p) {
-    return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
-  }
-  static __m256 Int8(const int8_t* p) {
-    const __m128i bytes = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(p));
-    return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(bytes));
-  }
   static __m256 Scale(__m256 a, __m256 n) {
     const __m256i exponent = _mm256_slli_epi32(_mm256_cvtps_epi32(n), 23);
     return _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(a), exponent));

@@ -12,11 +12,13 @@ namespace trireme {
 
 // SimdScalar's lanes in one 512-bit register. Needs AVX-512 F, BW, DQ and VL.
 struct SimdAvx512 {
+  using Part = SimdAvx512;
   static constexpr const char* kName = "avx512";
   static constexpr int kLanes = 16;
   static constexpr int kTileRowsSingle = 8;
+  // 24 accumulators, four of x and one of w: 29 of 32 registers.
   static constexpr int kTileTokens = 4;
-  static constexpr int kTileRows = 4;
+  static constexpr int kTileRows = 6;
 
   using V = __m512;
 
@@ -43,6 +45,12 @@ struct SimdAvx512 {
   static V Mul(V a, V b) { return _mm512_mul_ps(a, b); }
   static V Div(V a, V b) { return _mm512_div_ps(a, b); }
   static V Fma(V a, V b, V c) { return _mm512_fmadd_ps(a, b, c); }
+#ifdef TRIREME_EMULATE_AVX512
+  static void Hold(V&) {}
+#else
+  // Keeps the value in a register: the compiler would load it anew for every use.
+  static void Hold(V& a) { __asm__("" : "+v"(a)); }
+#endif
   static V Max(V a, V b) { return _mm512_max_ps(a, b); }
   static V Min(V a, V b) { return _mm512_min_ps(a, b); }
   static V RoundToInteger(V a) { return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT); }

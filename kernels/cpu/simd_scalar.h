@@ -10,6 +10,7 @@ namespace trireme {
 // bit. A dot product keeps sixteen running sums, one per lane, each updated by fused multiply-add;
 // lanes past the end of a row hold zero. Every variant offers the same static functions.
 struct SimdScalar {
+  using Part = SimdScalar;  // the lanes that one register holds
   static constexpr const char* kName = "scalar";
   static constexpr int kLanes = 16;
   // Register tile of the matrix product: tokens x weight rows, for one token and for several.
@@ -71,6 +72,7 @@ struct SimdScalar {
   static V Fma(V a, V b, V c) {
     return Map([&](int i) { return std::fma(a.lane[i], b.lane[i], c.lane[i]); });
   }
+  static void Hold(V&) {}
   static V Max(V a, V b) {
     return Map([&](int i) { return a.lane[i] > b.lane[i] ? a.lane[i] : b.lane[i]; });
   }

@@ -42,7 +42,7 @@ std::vector<float> RunLinear(const KernelTable& table, DType dtype, int64_t toke
   const std::vector<float> w = RandomFloats(rows * cols, 2);
   const std::vector<uint16_t> bits = ToBf16(w);  // taken as halves as well: any finite bits will do
   const std::vector<float> bias = RandomFloats(rows, 3);
-  std::vector<float> scratch(kLinearScratchRows * cols);
+  const auto scratch = std::make_unique<LinearScratch>();
   std::vector<float> y(tokens * rows);
   const void* data = dtype == DType::kF32 ? static_cast<const void*>(w.data()) : bits.data();
   table.linear(
@@ -52,7 +52,7 @@ std::vector<float> RunLinear(const KernelTable& table, DType dtype, int64_t toke
        .bias = bias.data(),
        .groups = groups,
        .y = y.data(),
-       .scratch = scratch.data()},
+       .scratch = scratch.get()},
       0, rows);
   return y;
 }
