@@ -100,10 +100,11 @@ double Sum(std::span<const double> weights) {
 constexpr size_t kBinBits = 6;
 constexpr size_t kBins = size_t{64} << kBinBits;
 
+constexpr int kBinShift = 52 - static_cast<int>(kBinBits);
+constexpr uint64_t kOne = std::bit_cast<uint64_t>(1.0) >> kBinShift;
+
 size_t BinOf(double weight) {
-  constexpr int kShift = 52 - static_cast<int>(kBinBits);
-  constexpr uint64_t kOne = std::bit_cast<uint64_t>(1.0) >> kShift;
-  return std::min<uint64_t>(kOne - (std::bit_cast<uint64_t>(weight) >> kShift), kBins - 1);
+  return std::min<uint64_t>(kOne - (std::bit_cast<uint64_t>(weight) >> kBinShift), kBins - 1);
 }
 
 }  // namespace
@@ -141,7 +142,10 @@ std::vector<Candidate> Best(std::span<const float> logits, size_t count) {
 }
 
 LogitWeights::LogitWeights(std::span<const float> logits, double temperature)
-    : logits_(logits), largest_(Largest(logits)), weights_(logits.size()) {
+    : logits_(logits),
+      largest_(Largest(logits)),
+      memory_(std::make_unique_for_overwrite<double[]>(logits.size())),
+      weights_(memory_.get(), logits.size()) {
   FillWeights(logits.data(), logits.size(), largest_, 1 / temperature, weights_.data());
 }
 
@@ -168,10 +172,13 @@ void LogitWeights::KeepShare(double share) {
   double sum = 0;
   size_t bin = 0;
   for (; bin + 1 < kBins && sum + bins[bin] < mass; ++bin) sum += bins[bin];
-  // The prefix ends in this bin, or with all there is.
+  // The prefix ends in this bin, or with all there is. Positive numbers are in the order of their
+  // bits; one comparison says whether they are in a range.
+  const uint64_t least = bin + 1 < kBins ? (kOne - bin) << kBinShift : 1;
+  const uint64_t width = ((kOne - bin + 1) << kBinShift) - least;
   std::vector<Candidate> candidates;
   for (size_t i = 0; i < weights_.size(); ++i) {
-    if (BinOf(weights_[i]) == bin && weights_[i] > 0) {
+    if (std::bit_cast<uint64_t>(weights_[i]) - least < width) {
       candidates.push_back({logits_[i], static_cast<int32_t>(i)});
     }
   }
@@ -188,7 +195,7 @@ void LogitWeights::KeepShare(double share) {
 int32_t LogitWeights::Draw(double uniform) const {
   constexpr size_t kBlock = 512;
   const auto block = [&](size_t begin) {
-    return std::span(weights_).subspan(begin, std::min(kBlock, weights_.size() - begin));
+    return weights_.subspan(begin, std::min(kBlock, weights_.size() - begin));
   };
   std::vector<double> sums;
   double total = 0;
@@ -202,7 +209,7 @@ int32_t LogitWeights::Draw(double uniform) const {
       left -= sums[i];
       continue;
     }
-    const std::span<const double> weights = block(i * kBlock);
+    const std::span<double> weights = block(i * kBlock);
     for (size_t j = 0; j < weights.size(); ++j) {
       left -= weights[j];
       if (left < 0) return static_cast<int32_t>(i * kBlock + j);

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <span>
 #include <vector>
 
@@ -45,7 +46,8 @@ class LogitWeights {
 
   std::span<const float> logits_;
   float largest_ = 0;
-  std::vector<double> weights_;
+  std::unique_ptr<double[]> memory_;
+  std::span<double> weights_;
 };
 
 }  // namespace trireme
