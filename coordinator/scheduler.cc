@@ -489,11 +489,17 @@ absl::Status Scheduler::CheckResult(const v1::StepResult& result) const {
                                               options_.vocab_size));
     }
   }
+  const v1::PromptLogprob* previous = nullptr;
   for (const v1::PromptLogprob& logprob : result.prompt_logprobs()) {
+    // The positions of a sequence come in a row, and leave none out that was not delivered before.
+    const bool goes_on = previous != nullptr && previous->sequence_id() == logprob.sequence_id();
+    const uint32_t before = goes_on ? previous->position() : 0;
+    previous = &logprob;
     const auto found = sequences_.find(logprob.sequence_id());
     if (found == sequences_.end()) continue;
+    const uint32_t next = (goes_on ? before : found->second->prompt_logprobs) + 1;
     if (logprob.position() == 0 || logprob.position() >= found->second->num_prompt ||
-        logprob.position() > found->second->prompt_logprobs + 1) {
+        logprob.position() > next) {
       return absl::InternalError(absl::StrCat("the gang sent a log probability of position ",
                                               logprob.position(), " of sequence ",
                                               logprob.sequence_id(), " out of turn"));
