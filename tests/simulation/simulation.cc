@@ -303,6 +303,7 @@ absl::Status Simulation::Drain() {
     RETURN_IF_ERROR(CheckAll());
   }
   // One more, so that the gang is told of all that ended before it.
+  while (!results_.empty()) RETURN_IF_ERROR(Deliver());
   const uint64_t last = next_id_;
   Add(1, DrawPrompt(1), 1);
   RETURN_IF_ERROR(PlanAll());

@@ -50,15 +50,17 @@ absl::Status Simulation::CheckOrder(const v1::StepPlan& plan, const std::vector<
       }
     }
   }
+  const auto runs_on = [&](const Sequence& sequence) {
+    return sequence.state == SequenceState::kRunning &&
+           std::none_of(plan.new_sequences().begin(), plan.new_sequences().end(),
+                        [&](const auto& added) { return added.id() == sequence.id; });
+  };
   for (const uint64_t preempted_id : ran) {
     const Sequence& preempted = *scheduler_.Find(preempted_id);
-    const bool again = std::any_of(plan.new_sequences().begin(), plan.new_sequences().end(),
-                                   [&](const auto& added) { return added.id() == preempted.id; });
-    if (preempted.state == SequenceState::kRunning && !again) continue;
+    if (preempted.paused || runs_on(preempted)) continue;
     for (const uint64_t id : ran) {
       const Sequence& runs = *scheduler_.Find(id);
-      if (runs.state != SequenceState::kRunning || id == preempted_id || preempted.paused) continue;
-      if (runs.paused || RunsBefore(preempted, runs)) {
+      if (runs_on(runs) && (runs.paused || RunsBefore(preempted, runs))) {
         return Wrong("sequence ", preempted_id, " gave way before ", id);
       }
     }
