@@ -184,7 +184,8 @@ bool Scheduler::ScheduleDecodes(v1::StepPlan& plan, uint32_t& budget, bool any_s
     if (!GrowTable(sequence)) break;  // all behind it have given way already
     Schedule(sequence, known_blocks, budget, plan);
     ++scheduled;
-    while (running_[i] != &sequence) --i;  // a paused one before it gave way
+    // Paused ones before it may have given way.
+    while (i >= running_.size() || running_[i] != &sequence) --i;
   }
   return scheduled > 0;
 }
