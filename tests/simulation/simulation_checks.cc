@@ -33,13 +33,17 @@ absl::Status Simulation::CheckAll() {
 }
 
 // Classes are strict: nobody is admitted while one of a higher class waits on, unless it is
-// starved; and nobody is preempted while one that should give way before it runs on.
+// starved; nobody is preempted while one that should give way before it runs on; and nobody runs
+// who is paused.
 absl::Status Simulation::CheckOrder(const v1::StepPlan& plan, const std::vector<uint64_t>& waited,
                                     const std::vector<uint64_t>& ran) const {
   const uint64_t steps = scheduler_.stats().steps;
   const auto starved = [&](const Sequence& sequence) {
     return steps > sequence.queued_step + options_.queue.starvation_steps;
   };
+  for (const v1::ScheduledSequence& scheduled : plan.scheduled()) {
+    if (scheduler_.Find(scheduled.id())->paused) return Wrong(scheduled.id(), " is paused");
+  }
   for (const uint64_t id : waited) {
     const Sequence& waits = *scheduler_.Find(id);
     if (waits.state != SequenceState::kWaiting) continue;
