@@ -81,7 +81,9 @@ std::optional<v1::StepPlan> Scheduler::Plan() {
     return std::nullopt;
   }
   v1::StepPlan plan;
+  plan.mutable_scheduled()->Reserve(static_cast<int>(running_.size()));
   in_flight_.push_back({.step = step(), .sampled_ids = {}});
+  in_flight_.back().sampled_ids.reserve(running_.size());
   preempted_ = false;
   fresh_blocks_.clear();
   MakeRoom();
@@ -509,7 +511,7 @@ absl::Status Scheduler::CheckResult(const v1::StepResult& result) const {
   return absl::OkStatus();
 }
 
-SequenceOutput Scheduler::Accept(Sequence& sequence, v1::SampledToken token) {
+SequenceOutput Scheduler::Accept(Sequence& sequence, v1::SampledToken&& token) {
   ++stats_.tokens_generated;
   --sequence.num_pending;
   const int32_t id = token.token_id();

@@ -168,7 +168,7 @@ class Scheduler {
   void ReleaseFollowers(uint64_t leader_id);
 
   absl::Status CheckResult(const v1::StepResult& result) const;
-  SequenceOutput Accept(Sequence& sequence, v1::SampledToken token);
+  SequenceOutput Accept(Sequence& sequence, v1::SampledToken&& token);
   void Finish(Sequence& sequence);
   absl::Status CheckSequence(const Sequence& sequence) const;
 
