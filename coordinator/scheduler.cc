@@ -311,7 +311,7 @@ Scheduler::Prefix Scheduler::FindPrefix(Sequence& sequence) {
   Prefix prefix;
   // Prompt log probabilities come from computing the prompt.
   const bool wants_prompt =
-      sequence.sampling.has_prompt_logprobs() && sequence.prompt_logprobs < sequence.num_prompt;
+      sequence.sampling.has_prompt_logprobs() && sequence.prompt_logprobs + 1 < sequence.num_prompt;
   if (!options_.prefix_caching || wants_prompt) return prefix;
   const uint32_t size = blocks_.block_size();
   // The last token is always computed: its logits are wanted.
