@@ -81,7 +81,9 @@ std::optional<v1::StepPlan> Scheduler::Plan() {
     return std::nullopt;
   }
   v1::StepPlan plan;
+  plan.mutable_scheduled()->Reserve(static_cast<int>(running_.size()));
   in_flight_.push_back({.step = step(), .sampled_ids = {}});
+  in_flight_.back().sampled_ids.reserve(running_.size());
   preempted_ = false;
   fresh_blocks_.clear();
   MakeRoom();
@@ -184,7 +186,8 @@ bool Scheduler::ScheduleDecodes(v1::StepPlan& plan, uint32_t& budget, bool any_s
     if (!GrowTable(sequence)) break;  // all behind it have given way already
     Schedule(sequence, known_blocks, budget, plan);
     ++scheduled;
-    while (running_[i] != &sequence) --i;  // a paused one before it gave way
+    // Paused ones before it may have given way.
+    while (i >= running_.size() || running_[i] != &sequence) --i;
   }
   return scheduled > 0;
 }
@@ -308,7 +311,7 @@ Scheduler::Prefix Scheduler::FindPrefix(Sequence& sequence) {
   Prefix prefix;
   // Prompt log probabilities come from computing the prompt.
   const bool wants_prompt =
-      sequence.sampling.has_prompt_logprobs() && sequence.prompt_logprobs < sequence.num_prompt;
+      sequence.sampling.has_prompt_logprobs() && sequence.prompt_logprobs + 1 < sequence.num_prompt;
   if (!options_.prefix_caching || wants_prompt) return prefix;
   const uint32_t size = blocks_.block_size();
   // The last token is always computed: its logits are wanted.
@@ -510,7 +513,7 @@ absl::Status Scheduler::CheckPromptLogprobs(const v1::StepResult& result) const 
   return absl::OkStatus();
 }
 
-SequenceOutput Scheduler::Accept(Sequence& sequence, v1::SampledToken token) {
+SequenceOutput Scheduler::Accept(Sequence& sequence, v1::SampledToken&& token) {
   ++stats_.tokens_generated;
   --sequence.num_pending;
   const int32_t id = token.token_id();

@@ -169,7 +169,7 @@ class Scheduler {
 
   absl::Status CheckResult(const v1::StepResult& result) const;
   absl::Status CheckPromptLogprobs(const v1::StepResult& result) const;
-  SequenceOutput Accept(Sequence& sequence, v1::SampledToken token);
+  SequenceOutput Accept(Sequence& sequence, v1::SampledToken&& token);
   void Finish(Sequence& sequence);
   absl::Status CheckSequence(const Sequence& sequence) const;
 

@@ -44,8 +44,7 @@ void WaitQueue::Leave(Tenant* tenant) {
 void WaitQueue::Push(Sequence& sequence) {
   const size_t index = ClassOf(sequence.priority);
   const bool added = sequence.tenant->queues[index].try_emplace(sequence.id, &sequence).second;
-  CHECK(added);
-  ++size_;
+  CHECK(added && by_age_.try_emplace({sequence.queued_step, sequence.id}, &sequence).second);
   ++class_size_[index];
   class_tokens_[index] += sequence.tokens.size();
 }
@@ -53,13 +52,15 @@ void WaitQueue::Push(Sequence& sequence) {
 void WaitQueue::Remove(const Sequence& sequence) {
   const size_t index = ClassOf(sequence.priority);
   CHECK(sequence.tenant->queues[index].erase(sequence.id) == 1);
-  --size_;
+  CHECK(by_age_.erase({sequence.queued_step, sequence.id}) == 1);
   --class_size_[index];
   class_tokens_[index] -= sequence.tokens.size();
 }
 
 Sequence* WaitQueue::Next(uint64_t step) const {
-  Sequence* oldest = nullptr;
+  // Apart from the tenants' queues: one that was preempted long after it came is the first of its
+  // tenant, but has not waited for long.
+  if (!by_age_.empty() && Starved(*by_age_.begin()->second, step)) return by_age_.begin()->second;
   Sequence* next = nullptr;
   size_t next_class = Tenant::kClasses;
   double least = 0;
@@ -67,7 +68,6 @@ Sequence* WaitQueue::Next(uint64_t step) const {
     for (size_t index = 0; index < Tenant::kClasses; ++index) {
       if (tenant.queues[index].empty()) continue;
       Sequence* head = tenant.queues[index].begin()->second;
-      if (oldest == nullptr || head->id < oldest->id) oldest = head;
       if (index < next_class ||
           (index == next_class &&
            (tenant.served < least || (tenant.served == least && head->id < next->id)))) {
@@ -77,7 +77,6 @@ Sequence* WaitQueue::Next(uint64_t step) const {
       }
     }
   }
-  if (oldest != nullptr && Starved(*oldest, step)) return oldest;
   return next;
 }
 
@@ -103,11 +102,15 @@ uint64_t WaitQueue::SequencesAhead(v1::Priority priority) const {
 
 absl::Status WaitQueue::CheckIntegrity() const {
   size_t size = 0;
+  std::array<uint64_t, Tenant::kClasses> class_size{};
+  std::array<uint64_t, Tenant::kClasses> class_tokens{};
   for (const auto& [name, tenant] : tenants_) {
     if (tenant.members == 0) return absl::InternalError(absl::StrCat("tenant ", name, " is empty"));
     for (size_t index = 0; index < Tenant::kClasses; ++index) {
       for (const auto& [id, sequence] : tenant.queues[index]) {
         ++size;
+        ++class_size[index];
+        class_tokens[index] += sequence->tokens.size();
         if (sequence->id != id || sequence->state != SequenceState::kWaiting ||
             ClassOf(sequence->priority) != index || sequence->tenant != &tenant) {
           return absl::InternalError(absl::StrCat("sequence ", id, " is in the wrong queue"));
@@ -115,7 +118,14 @@ absl::Status WaitQueue::CheckIntegrity() const {
       }
     }
   }
-  if (size != size_) return absl::InternalError("the queue's size is wrong");
+  for (const auto& [age, sequence] : by_age_) {
+    if (age != std::pair(sequence->queued_step, sequence->id)) {
+      return absl::InternalError(absl::StrCat("sequence ", age.second, " has another age"));
+    }
+  }
+  if (size != by_age_.size() || class_size != class_size_ || class_tokens != class_tokens_) {
+    return absl::InternalError("the queue's sizes are wrong");
+  }
   return absl::OkStatus();
 }
 

@@ -23,7 +23,7 @@ struct Tenant {
 };
 
 // The sequences that wait for a place, and whose turn it is:
-//   1. who has waited for more than `starvation_steps`, oldest first;
+//   1. who has waited for more than `starvation_steps`, the longest waiting first;
 //   2. the highest priority class;
 //   3. within it, the tenant that has had the least service for its weight (virtual token counters:
 //      Sheng et al. 2024; a tenant that comes back from idleness starts level with the others);
@@ -49,8 +49,8 @@ class WaitQueue {
     return step > sequence.queued_step + options_.starvation_steps;
   }
 
-  size_t size() const { return size_; }
-  bool empty() const { return size_ == 0; }
+  size_t size() const { return by_age_.size(); }
+  bool empty() const { return by_age_.empty(); }
   size_t TenantWaiting(const std::string& tenant) const;
   // Prompt and output tokens that are to be computed before a new sequence of this class would be.
   uint64_t TokensAhead(v1::Priority priority) const;
@@ -63,7 +63,8 @@ class WaitQueue {
 
   const Options options_;
   std::map<std::string, Tenant> tenants_;
-  size_t size_ = 0;
+  std::map<std::pair<uint64_t, uint64_t>, Sequence*>
+      by_age_;  // all, by when they were queued, and id
   std::array<uint64_t, Tenant::kClasses> class_size_{};
   std::array<uint64_t, Tenant::kClasses> class_tokens_{};
 };

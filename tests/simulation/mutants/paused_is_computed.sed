@@ -1,0 +1,2 @@
+# scheduler.cc: a paused sequence decodes on.
+/^bool Scheduler::Eligible/,/^}/s/!sequence\.paused && //
