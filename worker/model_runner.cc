@@ -127,7 +127,7 @@ absl::Status ModelRunner::CopyBlocks(const v1::StepPlan& plan) {
 StepBatch ModelRunner::BuildBatch(const v1::StepPlan& plan) const {
   StepBatch batch;
   for (const v1::ScheduledSequence& scheduled : plan.scheduled()) {
-    const SequenceState& sequence = sequences_.at(scheduled.id());
+    const RankSequence& sequence = sequences_.at(scheduled.id());
     for (size_t i = 0; i < scheduled.num_tokens(); ++i) {
       const size_t position = sequence.computed + i;
       batch.ids.push_back(sequence.token_ids[position]);
@@ -164,7 +164,7 @@ std::vector<ModelRunner::LogitsWanted> ModelRunner::WantedLogits(const v1::StepP
   std::vector<LogitsWanted> wanted;
   int64_t token = 0;
   for (const v1::ScheduledSequence& scheduled : plan.scheduled()) {
-    const SequenceState& sequence = sequences_.at(scheduled.id());
+    const RankSequence& sequence = sequences_.at(scheduled.id());
     const size_t end = sequence.computed + scheduled.num_tokens();
     for (size_t position = sequence.computed; position < end; ++position, ++token) {
       const bool sample = scheduled.sample() && position + 1 == end;
@@ -208,7 +208,7 @@ void ModelRunner::SampleSlice(std::span<const LogitsWanted> wanted, v1::StepResu
   ops_->ForEach(static_cast<int64_t>(wanted.size()), [&](int64_t index) {
     const size_t row = static_cast<size_t>(index);
     const LogitsWanted& want = wanted[row];
-    const SequenceState& sequence = *want.sequence;
+    const RankSequence& sequence = *want.sequence;
     if (want.sample) {
       tokens[row] = SampleToken({.logits = logits(row),
                                  .token_ids = sequence.token_ids,

@@ -88,7 +88,7 @@ class ModelRunner {
   struct LogitsWanted {
     int64_t token = 0;  // index in the batch
     uint64_t id = 0;
-    const SequenceState* sequence = nullptr;
+    const RankSequence* sequence = nullptr;
     size_t position = 0;
     bool sample = false;
   };

@@ -50,13 +50,13 @@ absl::Status Sequences::Add(const v1::NewSequence& added) {
   }
   const bool inserted =
       sequences_
-          .try_emplace(added.id(), SequenceState{.token_ids = {added.token_ids().begin(),
-                                                               added.token_ids().end()},
-                                                 .prompt_tokens = added.prompt_tokens(),
-                                                 .computed = added.computed_tokens(),
-                                                 .block_table = {},
-                                                 .sampling = sampling,
-                                                 .incarnation = ++incarnations_})
+          .try_emplace(added.id(), RankSequence{.token_ids = {added.token_ids().begin(),
+                                                              added.token_ids().end()},
+                                                .prompt_tokens = added.prompt_tokens(),
+                                                .computed = added.computed_tokens(),
+                                                .block_table = {},
+                                                .sampling = sampling,
+                                                .incarnation = ++incarnations_})
           .second;
   return inserted ? absl::OkStatus() : BadPlan(added.id(), "is new, but not the first of its id");
 }
@@ -64,7 +64,7 @@ absl::Status Sequences::Add(const v1::NewSequence& added) {
 absl::Status Sequences::Schedule(const v1::ScheduledSequence& scheduled) {
   const auto found = sequences_.find(scheduled.id());
   if (found == sequences_.end()) return BadPlan(scheduled.id(), "is not known");
-  SequenceState& sequence = found->second;
+  RankSequence& sequence = found->second;
   if (std::exchange(sequence.last_plan, plans_) == plans_) {
     return BadPlan(scheduled.id(), "is scheduled twice");
   }
@@ -88,7 +88,7 @@ absl::Status Sequences::Schedule(const v1::ScheduledSequence& scheduled) {
 void Sequences::Finish(const v1::StepPlan& plan, std::span<const int32_t> sampled) {
   size_t next = 0;
   for (const v1::ScheduledSequence& scheduled : plan.scheduled()) {
-    SequenceState& sequence = sequences_.at(scheduled.id());
+    RankSequence& sequence = sequences_.at(scheduled.id());
     sequence.computed += scheduled.num_tokens();
     if (!scheduled.sample()) continue;
     sequence.token_ids.push_back(sampled.empty() ? kUnknownToken : sampled[next++]);
@@ -101,7 +101,7 @@ void Sequences::FinishUnknown(const v1::StepPlan& plan) {
   std::vector<Place> places;
   for (const v1::ScheduledSequence& scheduled : plan.scheduled()) {
     if (!scheduled.sample()) continue;
-    const SequenceState& sequence = sequences_.at(scheduled.id());
+    const RankSequence& sequence = sequences_.at(scheduled.id());
     places.push_back({.id = scheduled.id(),
                       .incarnation = sequence.incarnation,
                       .position = sequence.token_ids.size() - 1});
@@ -122,7 +122,7 @@ void Sequences::Fill(std::span<const int32_t> sampled) {
 
 bool Sequences::NeedsUnknown(const v1::StepPlan& plan) const {
   for (const v1::ScheduledSequence& scheduled : plan.scheduled()) {
-    const SequenceState& sequence = sequences_.at(scheduled.id());
+    const RankSequence& sequence = sequences_.at(scheduled.id());
     const auto begin = sequence.token_ids.begin() + static_cast<ptrdiff_t>(sequence.computed);
     const auto end = begin + static_cast<ptrdiff_t>(scheduled.num_tokens());
     if (std::find(begin, end, kUnknownToken) != end) return true;

@@ -16,7 +16,7 @@ constexpr int32_t kUnknownToken = -1;
 
 // One sequence, as a rank knows it. Every rank knows how many tokens it has; which they are, only
 // the ranks that need to.
-struct SequenceState {
+struct RankSequence {
   std::vector<int32_t> token_ids;  // prompt and output, or kUnknownToken
   size_t prompt_tokens = 0;
   size_t computed = 0;  // tokens whose keys and values are in the cache
@@ -45,7 +45,7 @@ class Sequences {
   absl::Status Apply(const v1::StepPlan& plan);
 
   // A scheduled sequence of the plan applied last. The reference lasts until the next Apply.
-  const SequenceState& at(uint64_t id) const { return sequences_.at(id); }
+  const RankSequence& at(uint64_t id) const { return sequences_.at(id); }
 
   // Ends the plan's step: what it computed is computed, and the sampled sequences have one token
   // more: those of `sampled`, in order, or unknown ones if it is empty.
@@ -74,7 +74,7 @@ class Sequences {
   absl::Status Schedule(const v1::ScheduledSequence& scheduled);
 
   Limits limits_;
-  absl::flat_hash_map<uint64_t, SequenceState> sequences_;
+  absl::flat_hash_map<uint64_t, RankSequence> sequences_;
   std::deque<std::vector<Place>> unfilled_;  // a step's sampled tokens each, oldest first
   uint64_t last_epoch_ = 0;
   uint64_t incarnations_ = 0;
