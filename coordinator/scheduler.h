@@ -25,7 +25,7 @@ struct SchedulerOptions {
   uint32_t gangs_lost_max = 3;  // a sequence that saw so many gangs die may be what kills them
   bool prefix_caching = true;
   HashKey hash_key{};  // secret, drawn once per process
-  WaitQueue::Options queue;
+  WaitQueue::Options queue = {};
 };
 
 // What a gang offers while it lives.

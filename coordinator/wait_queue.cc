@@ -27,23 +27,39 @@ Tenant* WaitQueue::Enter(const std::string& name) {
   tenant.name = name;
   const auto weight = options_.tenant_weights.find(name);
   if (weight != options_.tenant_weights.end()) tenant.weight = weight->second;
-  // Time without work is not saved up: it starts where the least served of the others stands.
-  double least = std::numeric_limits<double>::infinity();
-  for (const auto& [other, state] : tenants_) {
-    if (&state != &tenant) least = std::min(least, state.served);
-  }
-  if (tenants_.size() > 1) tenant.served = least;
   return &tenant;
 }
 
+// One without members is kept as long as it has had more than who waits: coming back must not clear
+// what it had. If none waits, nobody is owed anything.
 void WaitQueue::Leave(Tenant* tenant) {
   CHECK(tenant->members > 0);
-  if (--tenant->members == 0) tenants_.erase(tenants_.find(tenant->name));
+  if (--tenant->members > 0) return;
+  double least = std::numeric_limits<double>::infinity();
+  for (size_t index = 0; index < Tenant::kClasses; ++index) {
+    if (class_size_[index] > 0) least = std::min(least, Level(index));
+  }
+  std::erase_if(tenants_, [least](const auto& entry) {
+    return entry.second.members == 0 && entry.second.served <= least;
+  });
+}
+
+double WaitQueue::Level(size_t index) const {
+  if (class_size_[index] == 0) return last_level_[index];
+  double least = std::numeric_limits<double>::infinity();
+  for (const auto& [name, tenant] : tenants_) {
+    if (!tenant.queues[index].empty()) least = std::min(least, tenant.served);
+  }
+  return least;
 }
 
 void WaitQueue::Push(Sequence& sequence) {
   const size_t index = ClassOf(sequence.priority);
-  const bool added = sequence.tenant->queues[index].try_emplace(sequence.id, &sequence).second;
+  // Time without work is not saved up: the tenant starts where the least served of those that wait
+  // in this class stands.
+  Tenant& tenant = *sequence.tenant;
+  if (tenant.queues[index].empty()) tenant.served = std::max(tenant.served, Level(index));
+  const bool added = tenant.queues[index].try_emplace(sequence.id, &sequence).second;
   CHECK(added && by_age_.try_emplace({sequence.queued_step, sequence.id}, &sequence).second);
   ++class_size_[index];
   class_tokens_[index] += sequence.tokens.size();
@@ -53,6 +69,7 @@ void WaitQueue::Remove(const Sequence& sequence) {
   const size_t index = ClassOf(sequence.priority);
   CHECK(sequence.tenant->queues[index].erase(sequence.id) == 1);
   CHECK(by_age_.erase({sequence.queued_step, sequence.id}) == 1);
+  last_level_[index] = sequence.tenant->served;
   --class_size_[index];
   class_tokens_[index] -= sequence.tokens.size();
 }
@@ -105,8 +122,10 @@ absl::Status WaitQueue::CheckIntegrity() const {
   std::array<uint64_t, Tenant::kClasses> class_size{};
   std::array<uint64_t, Tenant::kClasses> class_tokens{};
   for (const auto& [name, tenant] : tenants_) {
-    if (tenant.members == 0) return absl::InternalError(absl::StrCat("tenant ", name, " is empty"));
     for (size_t index = 0; index < Tenant::kClasses; ++index) {
+      if (tenant.queues[index].size() > tenant.members) {
+        return absl::InternalError(absl::StrCat("tenant ", name, " has left too early"));
+      }
       for (const auto& [id, sequence] : tenant.queues[index]) {
         ++size;
         ++class_size[index];

@@ -12,7 +12,7 @@
 
 namespace trireme {
 
-// Whose sequences share the workers by weight. Lives as long as it has any.
+// Whose sequences share the workers by weight. Lives as long as it has any, at least.
 struct Tenant {
   static constexpr size_t kClasses = 3;
   std::string name;
@@ -60,11 +60,13 @@ class WaitQueue {
 
  private:
   static size_t ClassOf(v1::Priority priority);  // 0 is the highest
+  // What the least served tenant that waits in a class has had; if none waits, the last that did.
+  double Level(size_t index) const;
 
   const Options options_;
   std::map<std::string, Tenant> tenants_;
-  std::map<std::pair<uint64_t, uint64_t>, Sequence*>
-      by_age_;  // all, by when they were queued, and id
+  std::map<std::pair<uint64_t, uint64_t>, Sequence*> by_age_;  // by when they were queued, and id
+  std::array<double, Tenant::kClasses> last_level_{};
   std::array<uint64_t, Tenant::kClasses> class_size_{};
   std::array<uint64_t, Tenant::kClasses> class_tokens_{};
 };
