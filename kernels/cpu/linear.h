@@ -119,6 +119,8 @@ struct LinearBlock {
   int64_t tokens;
   int64_t cols;  // at most kLinearColumnBlock
   bool first;    // of its group of columns: the sums start at zero
+  bool last;     // of its group, and no tail: each tile's sums are complete
+  int64_t group;
   LinearScratch* scratch;
 };
 
@@ -180,6 +182,18 @@ template <class S, class Rows>
   }
 }
 
+// The group's sums of a tile, from its lanes.
+template <class S>
+inline void ReduceLanes(const LinearBlock& b, int64_t token, int64_t tokens, int64_t row,
+                        int64_t rows) {
+  for (int64_t t = token; t < token + tokens; ++t) {
+    const int64_t at = t * kLinearRowBlock + row;
+    for (int64_t i = at; i < at + rows; ++i) {
+      b.scratch->partial[b.group][i] = S::ReduceAdd(S::Load(b.scratch->lanes[i]));
+    }
+  }
+}
+
 // Weights as they come from memory, read once: all parts together, hence fewer rows at a time where
 // all of them do not fit the registers.
 template <class S, class Rows, int kTokens, int kRows, bool kKeep>
@@ -192,6 +206,7 @@ inline void RawTile(const LinearBlock& b, int64_t token, const typename Rows::El
     TilePass<S, Rows, kTokens, kFewer, kParts, kKeep>(b, token, w + r * w_stride, w_stride, row + r,
                                                       0, r);
   }
+  if (b.last) ReduceLanes<S>(b, token, kTokens, row, kRows);
 }
 
 // Widened weights: the parts in turn where a tile of one part fills the registers.
@@ -205,6 +220,7 @@ inline void KeptTile(const LinearBlock& b, int64_t token, int64_t row) {
     TilePass<S, Rows, kTokens, kRows, kTogether, false>(b, token, b.scratch->weights,
                                                         kLinearKeptStride, row, part);
   }
+  if (b.last) ReduceLanes<S>(b, token, kTokens, row, kRows);
 }
 
 // Tokens from `token` on of kRows rows whose weights are in the scratch.
@@ -245,17 +261,6 @@ inline void TileRows(const LinearBlock& b, const typename Rows::Element* w, int6
   KeptTiles<S, S::kTileTokens, kRows>(b, kTokens, row);
 }
 
-// A group's columns are through: its sums.
-template <class S>
-inline void ReduceLanes(const LinearBlock& b, int64_t rows, int64_t group) {
-  for (int64_t t = 0; t < b.tokens; ++t) {
-    const int64_t at = t * kLinearRowBlock;
-    for (int64_t r = at; r < at + rows; ++r) {
-      b.scratch->partial[group][r] = S::ReduceAdd(S::Load(b.scratch->lanes[r]));
-    }
-  }
-}
-
 // Rows [row_begin, row_end), at most kLinearRowBlock, of tokens [token_begin, token_end).
 template <class S, template <class> class Rows>
 void LinearRows(const LinearArgs& a, int64_t row_begin, int64_t row_end, int64_t token_begin,
@@ -269,12 +274,18 @@ void LinearRows(const LinearArgs& a, int64_t row_begin, int64_t row_end, int64_t
                 .tokens = token_end - token_begin,
                 .cols = 0,
                 .first = true,
+                .last = false,
+                .group = 0,
                 .scratch = a.scratch};
   const int64_t span = a.weight.cols / a.groups;
   ForColumnBlocks(a.weight.cols, a.groups, [&](int64_t column, int64_t count) {
     b.x = a.x + a.tokens * column + token_begin * count;
     b.cols = count;
+    const int tail = static_cast<int>(count % S::kLanes);
+    const bool whole = (column + count) % span == 0;
     b.first = column % span == 0;
+    b.last = whole && tail == 0;
+    b.group = column / span;
     int64_t row = 0;
     for (; row + S::kTileRows <= rows; row += S::kTileRows) {
       TileRows<S, PartRows, S::kTileTokens, S::kTileRows>(b, w + row * stride + column, stride,
@@ -283,10 +294,10 @@ void LinearRows(const LinearArgs& a, int64_t row_begin, int64_t row_end, int64_t
     for (; row < rows; ++row) {
       TileRows<S, PartRows, S::kTileTokens, 1>(b, w + row * stride + column, stride, row);
     }
-    if (const int tail = static_cast<int>(count % S::kLanes); tail > 0) {
+    if (tail > 0) {
       TailColumns<S, Rows<S>>(b, w + column, stride, rows, tail);
+      if (whole) ReduceLanes<S>(b, 0, b.tokens, 0, rows);
     }
-    if ((column + count) % span == 0) ReduceLanes<S>(b, rows, (column + count) / span - 1);
   });
   for (int64_t t = 0; t < b.tokens; ++t) {
     float* y = a.y + (token_begin + t) * a.weight.rows + row_begin;
