@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <array>
 #include <atomic>
 #include <cstring>
 
@@ -60,8 +61,17 @@ class CpuOps final : public Ops {
     CHECK(static_cast<int64_t>(y.size()) == tokens * weight.rows);
     CHECK(bias.empty() || static_cast<int64_t>(bias.size()) == weight.rows);
     CHECK(groups >= 1 && groups <= cpu::kLinearGroupsMax && weight.cols % groups == 0);
-    if (tokens > 1 && scratch_.empty()) scratch_.resize(static_cast<size_t>(pool_.size()));
-    const cpu::LinearArgs args{.x = x.data(),
+    const float* activations = x.data();
+    if (tokens > 1) {
+      if (scratch_.empty()) scratch_.resize(static_cast<size_t>(pool_.size()));
+      packed_.resize(std::max(packed_.size(), (x.size() + kCacheLine - 1) / kCacheLine));
+      float* packed = packed_.front().data();
+      ForRows(tokens, weight.cols, [&](int64_t t) {
+        cpu::PackActivations(x.data(), t, tokens, weight.cols, groups, packed);
+      });
+      activations = packed;
+    }
+    const cpu::LinearArgs args{.x = activations,
                                .tokens = tokens,
                                .weight = weight,
                                .bias = bias.empty() ? nullptr : bias.data(),
@@ -175,6 +185,9 @@ class CpuOps final : public Ops {
   }
 
  private:
+  static constexpr size_t kCacheLine = 16;  // floats
+  struct alignas(64) CacheLine : std::array<float, kCacheLine> {};
+
   // Elements below which one thread is faster than waking the others.
   static constexpr int64_t kElementGrain = 4096;
 
@@ -196,6 +209,7 @@ class CpuOps final : public Ops {
   cpu::ThreadPool pool_;
   const std::string name_;
   std::vector<float> norm_weight_;
+  std::vector<CacheLine> packed_;            // activations of Linear
   std::vector<cpu::LinearScratch> scratch_;  // one for each thread, once there is a batch
 };
 

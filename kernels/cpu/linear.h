@@ -1,6 +1,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cstddef>
 #include <cstdint>
 
 #include "kernels/cpu/elementwise.h"
@@ -16,8 +17,12 @@ namespace trireme::cpu {
 inline constexpr int64_t kLinearTokenBlock = 64;
 inline constexpr int64_t kLinearRowBlock = 24;  // a multiple of every variant's kTileRows
 inline constexpr int64_t kLinearColumnBlock = 512;
+// Elements of x that stay in the second-level cache whole.
+inline constexpr int64_t kLinearSmallBlock = 1 << 16;
 // From one kept row to the next: not a power of two, lest rows fight for cache sets.
 inline constexpr int64_t kLinearKeptStride = kLinearColumnBlock + 16;
+// Up to so many tokens use weights as they are; widening them first does not pay.
+inline constexpr int64_t kLinearRawTokens = 4;
 inline constexpr int kLinearGroupsMax = 8;
 inline constexpr int kLinearTileRowsMax = 6;
 
@@ -30,7 +35,7 @@ struct alignas(64) LinearScratch {
 
 // y[t, n] = x[t, :] . weight[n, :], for weight rows [row_begin, row_end).
 struct LinearArgs {
-  const float* x;  // [tokens, cols]
+  const float* x;  // [tokens, cols]; for several tokens in PackActivations' order
   int64_t tokens;
   Weight weight;           // [rows, cols]
   const float* bias;       // [rows], or null
@@ -38,6 +43,26 @@ struct LinearArgs {
   float* y;                // [tokens, rows]
   LinearScratch* scratch;  // unused if tokens == 1
 };
+
+// Calls f(column, count) for the blocks of columns, which do not cross groups.
+template <class F>
+inline void ForColumnBlocks(int64_t cols, int groups, F f) {
+  const int64_t span = cols / groups;
+  for (int64_t column = 0; column < cols;) {
+    const int64_t count = std::min(kLinearColumnBlock, span - column % span);
+    f(column, count);
+    column += count;
+  }
+}
+
+// Token `t`'s part of x in block order: of each block of columns, all tokens' rows side by side.
+// Rows a power of two apart would share few cache sets.
+inline void PackActivations(const float* x, int64_t t, int64_t tokens, int64_t cols, int groups,
+                            float* packed) {
+  ForColumnBlocks(cols, groups, [&](int64_t column, int64_t count) {
+    std::copy_n(x + t * cols + column, count, packed + tokens * column + t * count);
+  });
+}
 
 // The sum of `groups` values `stride` apart, in a binary tree.
 inline float TreeSum(float* values, int64_t stride, int groups) {
@@ -90,11 +115,12 @@ void LinearSingle(const LinearArgs& a, int64_t row_begin, int64_t row_end) {
 
 // A block of columns of a block of rows and tokens.
 struct LinearBlock {
-  const float* x;  // the block's first token and column
-  int64_t x_stride;
+  const float* x;  // [tokens, cols]
   int64_t tokens;
   int64_t cols;  // at most kLinearColumnBlock
   bool first;    // of its group of columns: the sums start at zero
+  bool last;     // of its group, and no tail: each tile's sums are complete
+  int64_t group;
   LinearScratch* scratch;
 };
 
@@ -103,10 +129,10 @@ struct LinearBlock {
 // weights in the scratch.
 template <class S, class Rows, int kTokens, int kRows, int kParts, bool kKeep>
 inline void TilePass(const LinearBlock& b, int64_t token, const typename Rows::Element* w,
-                     int64_t w_stride, int64_t row, int part) {
+                     int64_t w_stride, int64_t row, int part, int kept_row = 0) {
   using P = typename S::Part;
-  const float* x = b.x + token * b.x_stride + part * P::kLanes;
-  float* kept = b.scratch->weights + part * P::kLanes;
+  const float* x = b.x + token * b.cols + part * P::kLanes;
+  float* kept = b.scratch->weights + kept_row * kLinearKeptStride + part * P::kLanes;
   float* to = b.scratch->lanes[token * kLinearRowBlock + row] + part * P::kLanes;
   // The same loads whether the sums start or go on: a branch would make them live in memory.
   static constexpr float kZeros[16] = {};
@@ -124,7 +150,7 @@ inline void TilePass(const LinearBlock& b, int64_t token, const typename Rows::E
   for (int64_t k = 0; k + S::kLanes <= b.cols; k += S::kLanes) {
     for (int p = 0; p < kParts; ++p) {
       typename P::V xv[kTokens];
-      for (int t = 0; t < kTokens; ++t) xv[t] = P::Load(x + t * b.x_stride + k + p * P::kLanes);
+      for (int t = 0; t < kTokens; ++t) xv[t] = P::Load(x + t * b.cols + k + p * P::kLanes);
       for (int r = 0; r < kRows; ++r) {
         typename P::V wv = Rows::Load(w + r * w_stride + k + p * P::kLanes);
         P::Hold(wv);
@@ -151,43 +177,88 @@ template <class S, class Rows>
     const typename S::V wv = Rows::Load(w + r * w_stride + k, n);
     for (int64_t t = 0; t < b.tokens; ++t) {
       float* lanes = b.scratch->lanes[t * kLinearRowBlock + r];
-      S::Store(lanes, S::Fma(S::Load(b.x + t * b.x_stride + k, n), wv, S::Load(lanes)));
+      S::Store(lanes, S::Fma(S::Load(b.x + t * b.cols + k, n), wv, S::Load(lanes)));
     }
   }
 }
 
-// All sixteen lanes: in turn where a tile of one part fills the registers, else together.
+// The group's sums of a tile, from its lanes.
+template <class S>
+inline void ReduceLanes(const LinearBlock& b, int64_t token, int64_t tokens, int64_t row,
+                        int64_t rows) {
+  for (int64_t t = token; t < token + tokens; ++t) {
+    const int64_t at = t * kLinearRowBlock + row;
+    for (int64_t i = at; i < at + rows; ++i) {
+      b.scratch->partial[b.group][i] = S::ReduceAdd(S::Load(b.scratch->lanes[i]));
+    }
+  }
+}
+
+// Weights as they come from memory, read once: all parts together, hence fewer rows at a time where
+// all of them do not fit the registers.
 template <class S, class Rows, int kTokens, int kRows, bool kKeep>
-inline void Tile(const LinearBlock& b, int64_t token, const typename Rows::Element* w,
-                 int64_t w_stride, int64_t row) {
+inline void RawTile(const LinearBlock& b, int64_t token, const typename Rows::Element* w,
+                    int64_t w_stride, int64_t row) {
+  constexpr int kParts = S::kLanes / S::Part::kLanes;
+  constexpr bool kFits = kTokens * kRows * kParts <= S::kTileTokens * S::kTileRows;
+  constexpr int kFewer = kFits || kRows % kParts != 0 ? kRows : kRows / kParts;
+  for (int r = 0; r < kRows; r += kFewer) {
+    TilePass<S, Rows, kTokens, kFewer, kParts, kKeep>(b, token, w + r * w_stride, w_stride, row + r,
+                                                      0, r);
+  }
+  if (b.last) ReduceLanes<S>(b, token, kTokens, row, kRows);
+}
+
+// Widened weights: the parts in turn where a tile of one part fills the registers.
+template <class S, int kTokens, int kRows>
+inline void KeptTile(const LinearBlock& b, int64_t token, int64_t row) {
+  using Rows = F32Rows<typename S::Part>;
   constexpr int kParts = S::kLanes / S::Part::kLanes;
   constexpr bool kFull = 2 * kTokens * kRows > S::kTileTokens * S::kTileRows;
   constexpr int kTogether = kFull ? 1 : kParts;
   for (int part = 0; part < kParts; part += kTogether) {
-    TilePass<S, Rows, kTokens, kRows, kTogether, kKeep>(b, token, w, w_stride, row, part);
+    TilePass<S, Rows, kTokens, kRows, kTogether, false>(b, token, b.scratch->weights,
+                                                        kLinearKeptStride, row, part);
   }
+  if (b.last) ReduceLanes<S>(b, token, kTokens, row, kRows);
 }
 
-// Tokens [token, end) of kRows rows whose weights are in the scratch.
+// Tokens from `token` on of kRows rows whose weights are in the scratch.
 template <class S, int kTokens, int kRows>
-inline void KeptTiles(const LinearBlock& b, int64_t token, int64_t end, int64_t row) {
-  using Rows = F32Rows<typename S::Part>;
-  for (; token + kTokens <= end; token += kTokens) {
-    Tile<S, Rows, kTokens, kRows, false>(b, token, b.scratch->weights, kLinearKeptStride, row);
+inline void KeptTiles(const LinearBlock& b, int64_t token, int64_t row) {
+  for (; token + kTokens <= b.tokens; token += kTokens) {
+    KeptTile<S, kTokens, kRows>(b, token, row);
   }
-  if constexpr (kTokens > 1) KeptTiles<S, kTokens / 2, kRows>(b, token, end, row);
+  if constexpr (kTokens > 1) KeptTiles<S, kTokens - 1, kRows>(b, token, row);
 }
 
-// kRows rows of the block: its first tokens widen the weights on their way from memory.
+// Tokens from `token` on of kRows rows whose weights come from memory.
+template <class S, class Rows, int kTokens, int kRows>
+inline void RawTiles(const LinearBlock& b, const typename Rows::Element* w, int64_t w_stride,
+                     int64_t token, int64_t row) {
+  for (; token + kTokens <= b.tokens; token += kTokens) {
+    RawTile<S, Rows, kTokens, kRows, false>(b, token, w, w_stride, row);
+  }
+  if constexpr (kTokens > 1) {
+    RawTiles<S, Rows, kTokens - 1, kRows>(b, w, w_stride, token, row);
+  }
+}
+
+// kRows rows of the block. For many tokens, the first ones, as many as leave whole tiles, widen the
+// weights on their way from memory for the others.
 template <class S, class Rows, int kTokens, int kRows>
 inline void TileRows(const LinearBlock& b, const typename Rows::Element* w, int64_t w_stride,
                      int64_t row) {
-  if constexpr (kTokens > 1) {
-    if (b.tokens < kTokens) return TileRows<S, Rows, kTokens / 2, kRows>(b, w, w_stride, row);
+  if (b.tokens <= kLinearRawTokens) {
+    return RawTiles<S, Rows, S::kTileTokens, kRows>(b, w, w_stride, 0, row);
   }
-  if (b.tokens == kTokens) return Tile<S, Rows, kTokens, kRows, false>(b, 0, w, w_stride, row);
-  Tile<S, Rows, kTokens, kRows, true>(b, 0, w, w_stride, row);
-  KeptTiles<S, kTokens, kRows>(b, kTokens, b.tokens, row);
+  if constexpr (kTokens > 1) {
+    if (b.tokens % S::kTileTokens != kTokens % S::kTileTokens) {
+      return TileRows<S, Rows, kTokens - 1, kRows>(b, w, w_stride, row);
+    }
+  }
+  RawTile<S, Rows, kTokens, kRows, true>(b, 0, w, w_stride, row);
+  KeptTiles<S, S::kTileTokens, kRows>(b, kTokens, row);
 }
 
 // Rows [row_begin, row_end), at most kLinearRowBlock, of tokens [token_begin, token_end).
@@ -200,37 +271,34 @@ void LinearRows(const LinearArgs& a, int64_t row_begin, int64_t row_end, int64_t
   const auto* w =
       static_cast<const typename PartRows::Element*>(a.weight.data) + row_begin * stride;
   LinearBlock b{.x = nullptr,
-                .x_stride = a.weight.cols,
                 .tokens = token_end - token_begin,
                 .cols = 0,
                 .first = true,
+                .last = false,
+                .group = 0,
                 .scratch = a.scratch};
   const int64_t span = a.weight.cols / a.groups;
-  for (int g = 0; g < a.groups; ++g) {
-    for (int64_t k = 0; k < span; k += kLinearColumnBlock) {
-      const int64_t column = g * span + k;
-      b.x = a.x + token_begin * a.weight.cols + column;
-      b.cols = std::min(kLinearColumnBlock, span - k);
-      b.first = k == 0;
-      int64_t row = 0;
-      for (; row + S::kTileRows <= rows; row += S::kTileRows) {
-        TileRows<S, PartRows, S::kTileTokens, S::kTileRows>(b, w + row * stride + column, stride,
-                                                            row);
-      }
-      for (; row < rows; ++row) {
-        TileRows<S, PartRows, S::kTileTokens, 1>(b, w + row * stride + column, stride, row);
-      }
-      if (const int tail = static_cast<int>(b.cols % S::kLanes); tail > 0) {
-        TailColumns<S, Rows<S>>(b, w + column, stride, rows, tail);
-      }
+  ForColumnBlocks(a.weight.cols, a.groups, [&](int64_t column, int64_t count) {
+    b.x = a.x + a.tokens * column + token_begin * count;
+    b.cols = count;
+    const int tail = static_cast<int>(count % S::kLanes);
+    const bool whole = (column + count) % span == 0;
+    b.first = column % span == 0;
+    b.last = whole && tail == 0;
+    b.group = column / span;
+    int64_t row = 0;
+    for (; row + S::kTileRows <= rows; row += S::kTileRows) {
+      TileRows<S, PartRows, S::kTileTokens, S::kTileRows>(b, w + row * stride + column, stride,
+                                                          row);
     }
-    for (int64_t t = 0; t < b.tokens; ++t) {
-      const int64_t at = t * kLinearRowBlock;
-      for (int64_t r = at; r < at + rows; ++r) {
-        a.scratch->partial[g][r] = S::ReduceAdd(S::Load(a.scratch->lanes[r]));
-      }
+    for (; row < rows; ++row) {
+      TileRows<S, PartRows, S::kTileTokens, 1>(b, w + row * stride + column, stride, row);
     }
-  }
+    if (tail > 0) {
+      TailColumns<S, Rows<S>>(b, w + column, stride, rows, tail);
+      if (whole) ReduceLanes<S>(b, 0, b.tokens, 0, rows);
+    }
+  });
   for (int64_t t = 0; t < b.tokens; ++t) {
     float* y = a.y + (token_begin + t) * a.weight.rows + row_begin;
     for (int64_t r = 0; r < rows; ++r) {
@@ -247,8 +315,11 @@ void LinearOfType(const LinearArgs& a, int64_t row_begin, int64_t row_end) {
   if (a.tokens == 1) return LinearSingle<S, Rows<S>>(a, row_begin, row_end);
   for (int64_t token = 0; token < a.tokens; token += kLinearTokenBlock) {
     const int64_t token_end = std::min(token + kLinearTokenBlock, a.tokens);
-    for (int64_t row = row_begin; row < row_end; row += kLinearRowBlock) {
-      LinearRows<S, Rows>(a, row, std::min(row + kLinearRowBlock, row_end), token, token_end);
+    // Rows read from end to end come fastest from memory, as long as x stays in the cache.
+    const bool small = (token_end - token) * a.weight.cols <= kLinearSmallBlock;
+    const int64_t step = small ? S::kTileRows : kLinearRowBlock;
+    for (int64_t row = row_begin; row < row_end; row += step) {
+      LinearRows<S, Rows>(a, row, std::min(row + step, row_end), token, token_end);
     }
   }
 }

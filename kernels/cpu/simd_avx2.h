@@ -44,9 +44,9 @@ struct SimdAvx2 {
   static constexpr const char* kName = "avx2";
   static constexpr int kLanes = 16;
   static constexpr int kTileRowsSingle = 4;
-  // Twelve accumulators of eight lanes, two of x and one of w: 15 of 16 registers.
-  static constexpr int kTileTokens = 2;
-  static constexpr int kTileRows = 6;
+  // Twelve accumulators of eight lanes, three of x and one of w: all 16 registers.
+  static constexpr int kTileTokens = 3;
+  static constexpr int kTileRows = 4;
 
   struct V {
     __m256 lo, hi;

@@ -5,10 +5,12 @@
 //   bench/linear [--benchmark_filter=bf16/gate] ...   threads: TRIREME_BENCH_THREADS, or all CPUs
 
 #include <benchmark/benchmark.h>
+#include <sys/mman.h>
 
 #include <algorithm>
 #include <chrono>
 #include <cstdlib>
+#include <memory>
 #include <string>
 #include <thread>
 #include <vector>
@@ -84,6 +86,19 @@ double PeakGflops() {
   return best;
 }
 
+struct Free {
+  void operator()(void* p) const { std::free(p); }
+};
+
+// In huge pages where the system gives them, as the weights of a model are (PageMemory).
+std::unique_ptr<uint16_t, Free> HugePages(size_t bytes) {
+  constexpr size_t kHuge = size_t{2} << 20;
+  const size_t size = (bytes + kHuge - 1) / kHuge * kHuge;
+  void* data = std::aligned_alloc(kHuge, size);
+  madvise(data, size, MADV_HUGEPAGE);
+  return std::unique_ptr<uint16_t, Free>(static_cast<uint16_t*>(data));
+}
+
 struct Shape {
   const char* name;
   int64_t rows, cols;
@@ -95,13 +110,14 @@ void RunLinear(benchmark::State& state, const Shape& shape, DType dtype, double 
   const auto ops = *MakeCpuOps(Threads());
   const int64_t bytes = shape.rows * shape.cols * static_cast<int64_t>(DTypeBytes(dtype));
   const int64_t copies = std::max<int64_t>(1, (int64_t{256} << 20) / bytes);
-  // Halves and bf16 alike: small positive values, so that no sum overflows.
-  std::vector<uint16_t> weights(static_cast<size_t>(copies * bytes / 2), 0x3c01);
+  const auto weights = HugePages(static_cast<size_t>(copies * bytes));
+  // As f16, bf16 and f32 small positive values, so that no sum overflows.
+  std::fill_n(weights.get(), copies * bytes / 2, uint16_t{0x3c01});
   const std::vector<float> x = RandomFloats(static_cast<size_t>(tokens * shape.cols), 1);
   std::vector<float> y(static_cast<size_t>(tokens * shape.rows));
   int64_t copy = 0;
   for (auto _ : state) {
-    const Weight weight{.data = weights.data() + copy * bytes / 2,
+    const Weight weight{.data = weights.get() + copy * bytes / 2,
                         .dtype = dtype,
                         .rows = shape.rows,
                         .cols = shape.cols,
