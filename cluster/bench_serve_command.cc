@@ -211,6 +211,7 @@ int Print(const ServeFlags& flags, const ServeOutcome& outcome) {
 }
 
 int RunServe(const ServeFlags& flags) {
+  const InterruptBlocked blocked;
   const ServePlan plan = MakePlan(flags);
   const auto channels = Connect(flags);
   v1::GetModelResponse model;

@@ -20,22 +20,6 @@ sigset_t InterruptSet() {
   return set;
 }
 
-// Threads inherit the mask of the one that starts them. A thread of gRPC's that took SIGINT would
-// end the program, whoever waits for it elsewhere.
-class InterruptBlocked {
- public:
-  InterruptBlocked() {
-    const sigset_t interrupt = InterruptSet();
-    pthread_sigmask(SIG_BLOCK, &interrupt, &previous_);
-  }
-  InterruptBlocked(const InterruptBlocked&) = delete;
-  InterruptBlocked& operator=(const InterruptBlocked&) = delete;
-  ~InterruptBlocked() { pthread_sigmask(SIG_SETMASK, &previous_, nullptr); }
-
- private:
-  sigset_t previous_{};
-};
-
 // What the caller can do about a refusal: "" or "; the server asks to try again after 3 s".
 std::string RetryHint(const grpc::ClientContext& context) {
   const auto& trailers = context.GetServerTrailingMetadata();
@@ -46,6 +30,13 @@ std::string RetryHint(const grpc::ClientContext& context) {
 }
 
 }  // namespace
+
+InterruptBlocked::InterruptBlocked() {
+  const sigset_t interrupt = InterruptSet();
+  pthread_sigmask(SIG_BLOCK, &interrupt, &previous_);
+}
+
+InterruptBlocked::~InterruptBlocked() { pthread_sigmask(SIG_SETMASK, &previous_, nullptr); }
 
 std::shared_ptr<grpc::Channel> ConnectTo(const std::string& server) {
   const InterruptBlocked blocked;

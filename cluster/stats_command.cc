@@ -122,6 +122,8 @@ int Watch(const StatsFlags& flags, v1::Cluster::Stub& stub) {
 }
 
 int RunStats(const StatsFlags& flags) {
+  std::optional<InterruptBlocked> blocked;
+  if (flags.watch_s > 0) blocked.emplace();
   const auto stub = v1::Cluster::NewStub(ConnectTo(flags.server));
   if (flags.watch_s > 0) return Watch(flags, *stub);
   v1::GetStatsResponse stats;
