@@ -136,6 +136,7 @@ int RunBench(BenchFlags flags) {
 void AddBenchCommand(CLI::App& app, Command& chosen) {
   CLI::App* bench = app.add_subcommand("bench", "Measure speed");
   bench->require_subcommand(1);
+  AddBenchServeCommand(*bench, chosen);
   CLI::App* command = bench->add_subcommand(
       "offline",
       "Prefill and decode of the ranks alone: one rank with all threads, then tensor "

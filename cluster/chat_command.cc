@@ -26,7 +26,7 @@ class Conversation {
   explicit Conversation(const ChatFlags& flags)
       : flags_(flags), stub_(v1::Inference::NewStub(ConnectTo(flags.server))) {
     *request_.mutable_sampling() = flags.sampling.Params();
-    request_.mutable_sampling()->clear_n();
+    *request_.mutable_scheduling() = flags.sampling.Scheduling();
     Reset();
   }
 
@@ -50,7 +50,7 @@ class Conversation {
     if (!answer.empty()) std::cout << std::endl;
     if (!status.ok() && !interrupt.interrupted()) {
       request_.mutable_messages()->RemoveLast();
-      return ReportError(flags_.server, status);
+      return ReportError(flags_.server, status, context);
     }
     Add("assistant", answer);
     return 0;

@@ -7,12 +7,42 @@
 #include <ctime>
 #include <iostream>
 #include <thread>
+#include <utility>
 
 namespace trireme {
 
+namespace {
+
+sigset_t InterruptSet() {
+  sigset_t set;
+  sigemptyset(&set);
+  sigaddset(&set, SIGINT);
+  return set;
+}
+
+// What the caller can do about a refusal: "" or "; the server asks to try again after 3 s".
+std::string RetryHint(const grpc::ClientContext& context) {
+  const auto& trailers = context.GetServerTrailingMetadata();
+  const auto found = trailers.find("retry-after");
+  if (found == trailers.end()) return "";
+  return "; the server asks to try again after " +
+         std::string(found->second.data(), found->second.size()) + " s";
+}
+
+}  // namespace
+
+InterruptBlocked::InterruptBlocked() {
+  const sigset_t interrupt = InterruptSet();
+  pthread_sigmask(SIG_BLOCK, &interrupt, &previous_);
+}
+
+InterruptBlocked::~InterruptBlocked() { pthread_sigmask(SIG_SETMASK, &previous_, nullptr); }
+
 std::shared_ptr<grpc::Channel> ConnectTo(const std::string& server) {
+  const InterruptBlocked blocked;
   grpc::ChannelArguments arguments;
   arguments.SetMaxReceiveMessageSize(64 << 20);
+  arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
   return grpc::CreateCustomChannel(server, grpc::InsecureChannelCredentials(), arguments);
 }
 
@@ -35,49 +65,48 @@ int ReportError(const std::string& server, const grpc::Status& status) {
   return 1;
 }
 
+int ReportError(const std::string& server, const grpc::Status& status,
+                const grpc::ClientContext& context) {
+  const std::string hint = RetryHint(context);
+  if (hint.empty()) return ReportError(server, status);
+  return ReportError(server, grpc::Status(status.error_code(), status.error_message() + hint));
+}
+
 // Takes SIGINT with sigtimedwait on a thread of its own, where calling into gRPC is allowed, which
 // it is not in a signal handler.
 class InterruptScope::Watcher {
  public:
-  explicit Watcher(grpc::ClientContext& context) {
-    sigset_t interrupt = InterruptSet();
-    pthread_sigmask(SIG_BLOCK, &interrupt, &previous_);
-    thread_ = std::thread([this, &context] { Watch(context); });
-  }
+  explicit Watcher(std::function<void()> on_interrupt)
+      : on_interrupt_(std::move(on_interrupt)), thread_([this] { Watch(); }) {}
   ~Watcher() {
     stop_ = true;
     thread_.join();
-    pthread_sigmask(SIG_SETMASK, &previous_, nullptr);
   }
   bool interrupted() const { return interrupted_; }
 
  private:
-  static sigset_t InterruptSet() {
-    sigset_t set;
-    sigemptyset(&set);
-    sigaddset(&set, SIGINT);
-    return set;
-  }
-
-  void Watch(grpc::ClientContext& context) {
+  void Watch() {
     const sigset_t interrupt = InterruptSet();
     const timespec wait{.tv_sec = 0, .tv_nsec = 20'000'000};
     while (!stop_) {
       if (sigtimedwait(&interrupt, nullptr, &wait) != SIGINT) continue;
       if (interrupted_) std::_Exit(130);
       interrupted_ = true;
-      context.TryCancel();
+      on_interrupt_();
     }
   }
 
-  sigset_t previous_{};
+  InterruptBlocked blocked_;  // before the thread starts
+  std::function<void()> on_interrupt_;
   std::atomic<bool> stop_{false};
   std::atomic<bool> interrupted_{false};
   std::thread thread_;
 };
 
 InterruptScope::InterruptScope(grpc::ClientContext& context)
-    : watcher_(std::make_unique<Watcher>(context)) {}
+    : InterruptScope([&context] { context.TryCancel(); }) {}
+InterruptScope::InterruptScope(std::function<void()> on_interrupt)
+    : watcher_(std::make_unique<Watcher>(std::move(on_interrupt))) {}
 InterruptScope::~InterruptScope() = default;
 bool InterruptScope::interrupted() const { return watcher_->interrupted(); }
 

@@ -2,6 +2,7 @@
 
 #include <grpcpp/grpcpp.h>
 
+#include <csignal>
 #include <functional>
 #include <memory>
 #include <string>
@@ -12,16 +13,35 @@ namespace trireme {
 
 inline constexpr const char* kDefaultServer = "127.0.0.1:8001";
 
+// A channel with a connection of its own: two to the same server do not share one.
 std::shared_ptr<grpc::Channel> ConnectTo(const std::string& server);
 
 // Prints a failed call as one line that says what to do; returns the exit code.
 int ReportError(const std::string& server, const grpc::Status& status);
+// The same for a call that has ended, with the server's "retry-after" if it sent one.
+int ReportError(const std::string& server, const grpc::Status& status,
+                const grpc::ClientContext& context);
 
-// Cancels a call on Ctrl-C (SIGINT) as long as it lives; a second Ctrl-C ends the program. One at a
-// time.
+// Keeps SIGINT from this thread, and from those that it starts, which inherit that: a thread of
+// gRPC's that took the signal would end the program, whoever waits for it elsewhere. A signal that
+// comes meanwhile waits for an InterruptScope, or for the end of this.
+class InterruptBlocked {
+ public:
+  InterruptBlocked();
+  InterruptBlocked(const InterruptBlocked&) = delete;
+  InterruptBlocked& operator=(const InterruptBlocked&) = delete;
+  ~InterruptBlocked();
+
+ private:
+  sigset_t previous_{};
+};
+
+// Cancels a call, or calls `on_interrupt` from a thread of its own, on Ctrl-C (SIGINT) as long as
+// it lives; a second Ctrl-C ends the program. One at a time.
 class InterruptScope {
  public:
   explicit InterruptScope(grpc::ClientContext& context);
+  explicit InterruptScope(std::function<void()> on_interrupt);
   InterruptScope(const InterruptScope&) = delete;
   InterruptScope& operator=(const InterruptScope&) = delete;
   ~InterruptScope();

@@ -13,6 +13,8 @@ using Command = std::function<int()>;
 void AddGenerateCommand(CLI::App& app, Command& chosen);
 void AddChatCommand(CLI::App& app, Command& chosen);
 void AddNodesCommand(CLI::App& app, Command& chosen);
+void AddStatsCommand(CLI::App& app, Command& chosen);
 void AddBenchCommand(CLI::App& app, Command& chosen);
+void AddBenchServeCommand(CLI::App& bench, Command& chosen);
 
 }  // namespace trireme

@@ -41,11 +41,13 @@ std::unique_ptr<ResponseReader> StartCall(const GenerateFlags& flags, v1::Infere
     message.set_role("user");
     message.set_content(PromptText(flags));
     *request.mutable_sampling() = flags.sampling.Params();
+    *request.mutable_scheduling() = flags.sampling.Scheduling();
     return stub.Chat(&context, request);
   }
   v1::GenerateRequest request;
   request.set_prompt(PromptText(flags));
   *request.mutable_sampling() = flags.sampling.Params();
+  *request.mutable_scheduling() = flags.sampling.Scheduling();
   if (flags.no_special_tokens) request.set_add_special_tokens(false);
   return stub.Generate(&context, request);
 }
@@ -95,10 +97,12 @@ int RunGenerate(const GenerateFlags& flags) {
     }
   });
   if (!flags.json) {
-    for (const auto& [index, text] : texts) std::cout << "[" << index << "] " << text << "\n";
+    for (const auto& [index, text] : texts) {
+      std::cout << "--- continuation " << index << " ---\n" << text << std::endl;
+    }
     if (printed) std::cout << std::endl;
   }
-  if (!status.ok()) return ReportError(flags.server, status);
+  if (!status.ok()) return ReportError(flags.server, status, context);
   if (flags.stats) PrintStats(usage);
   return 0;
 }
@@ -121,6 +125,7 @@ void AddGenerateCommand(CLI::App& app, Command& chosen) {
       ->check(CLI::NonNegativeNumber)
       ->capture_default_str();
   flags->sampling.Define(*command);
+  flags->sampling.DefineForGenerate(*command);
   command->callback([flags, &chosen] { chosen = [flags] { return RunGenerate(*flags); }; });
 }
 

@@ -11,6 +11,7 @@ int main(int argc, char** argv) {
   trireme::AddGenerateCommand(app, chosen);
   trireme::AddChatCommand(app, chosen);
   trireme::AddNodesCommand(app, chosen);
+  trireme::AddStatsCommand(app, chosen);
   trireme::AddBenchCommand(app, chosen);
   CLI11_PARSE(app, argc, argv);
   return chosen();
