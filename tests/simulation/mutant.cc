@@ -22,9 +22,15 @@ void OnSignal(int signal) {
   _exit(0);
 }
 
+// So is what a sanitizer sees.
+void OnDeath() { OnSignal(0); }
+
 }  // namespace
 
+extern "C" void __sanitizer_set_death_callback(void (*callback)()) __attribute__((weak));
+
 int main() {
+  if (__sanitizer_set_death_callback != nullptr) __sanitizer_set_death_callback(OnDeath);
   for (const int signal : {SIGABRT, SIGSEGV, SIGALRM}) std::signal(signal, OnSignal);
   alarm(kPatienceSeconds);
   const absl::Status status = trireme::simulation::RunSeeds(1, kSeeds, seed);
