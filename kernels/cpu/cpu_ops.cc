@@ -67,7 +67,7 @@ class CpuOps final : public Ops {
       packed_.resize(std::max(packed_.size(), (x.size() + kCacheLine - 1) / kCacheLine));
       float* packed = packed_.front().data();
       ForRows(tokens, weight.cols, [&](int64_t t) {
-        cpu::PackActivations(x.data(), t, tokens, weight.cols, groups, packed);
+        kernels_.pack_activations(x.data(), t, tokens, weight, groups, packed);
       });
       activations = packed;
     }

@@ -12,6 +12,8 @@ namespace trireme::cpu {
 struct KernelTable {
   const char* name;
   void (*linear)(const LinearArgs&, int64_t row_begin, int64_t row_end);
+  void (*pack_activations)(const float* x, int64_t t, int64_t tokens, const Weight&, int groups,
+                           float* packed);
   void (*widen_row)(const Weight&, int64_t row, float* out);
   void (*rms_norm_row)(const float* x, const float* weight, float eps, int64_t n, float* out);
   void (*rope_head)(float* x, const float* cos, const float* sin, int64_t half);
@@ -24,6 +26,7 @@ template <class S>
 constexpr KernelTable MakeKernelTable() {
   return {.name = S::kName,
           .linear = &Linear<S>,
+          .pack_activations = &PackActivations<S>,
           .widen_row = &WidenRow<S>,
           .rms_norm_row = &RmsNormRow<S>,
           .rope_head = &RopeHead<S>,

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <type_traits>
 
 #include "kernels/cpu/elementwise.h"
 #include "kernels/cpu/rows.h"
@@ -55,12 +56,52 @@ inline void ForColumnBlocks(int64_t cols, int groups, F f) {
   }
 }
 
+// How a product of several tokens orders the sixteen lanes in memory, and loads a part of sixteen
+// weights in this order: as they are, or split (SimdAvx2).
+template <class S, template <class> class Rows>
+struct LaneOrder {
+  using Element = typename Rows<S>::Element;
+  static constexpr bool kSplit = S::kSplitsBf16 && std::is_same_v<Rows<S>, Bf16Rows<S>>;
+
+  static typename S::Part::V LoadWeights(const Element* w, int part) {
+    if constexpr (kSplit) {
+      return S::LoadSplitBf16(w, part);
+    } else {
+      return Rows<typename S::Part>::Load(w + part * S::Part::kLanes);
+    }
+  }
+  static typename S::V Load(const float* lanes) {
+    if constexpr (kSplit) {
+      return S::LoadSplit(lanes);
+    } else {
+      return S::Load(lanes);
+    }
+  }
+  static void Store(float* lanes, typename S::V v) {
+    if constexpr (kSplit) {
+      S::StoreSplit(lanes, v);
+    } else {
+      S::Store(lanes, v);
+    }
+  }
+};
+
 // Token `t`'s part of x in block order: of each block of columns, all tokens' rows side by side.
-// Rows a power of two apart would share few cache sets.
-inline void PackActivations(const float* x, int64_t t, int64_t tokens, int64_t cols, int groups,
-                            float* packed) {
-  ForColumnBlocks(cols, groups, [&](int64_t column, int64_t count) {
-    std::copy_n(x + t * cols + column, count, packed + tokens * column + t * count);
+// Rows a power of two apart would share few cache sets. Whole sixteens are in lane order.
+template <class S>
+void PackActivations(const float* x, int64_t t, int64_t tokens, const Weight& weight, int groups,
+                     float* packed) {
+  const bool split = weight.dtype == DType::kBF16;
+  ForColumnBlocks(weight.cols, groups, [&](int64_t column, int64_t count) {
+    const float* from = x + t * weight.cols + column;
+    float* to = packed + tokens * column + t * count;
+    ForEachVector<S>(count, [&](int64_t i, int n) {
+      if (split && n == S::kLanes) {
+        LaneOrder<S, Bf16Rows>::Store(to + i, S::Load(from + i));
+      } else {
+        S::Store(to + i, S::Load(from + i, n), n);
+      }
+    });
   });
 }
 
@@ -127,8 +168,8 @@ struct LinearBlock {
 // Adds the block's columns, but for a tail of less than sixteen, to the running sums of kTokens x
 // kRows dot products: kParts parts of their lanes, from `part` on. With kKeep, leaves the widened
 // weights in the scratch.
-template <class S, class Rows, int kTokens, int kRows, int kParts, bool kKeep>
-inline void TilePass(const LinearBlock& b, int64_t token, const typename Rows::Element* w,
+template <class S, template <class> class Rows, int kTokens, int kRows, int kParts, bool kKeep>
+inline void TilePass(const LinearBlock& b, int64_t token, const typename Rows<S>::Element* w,
                      int64_t w_stride, int64_t row, int part, int kept_row = 0) {
   using P = typename S::Part;
   const float* x = b.x + token * b.cols + part * P::kLanes;
@@ -138,7 +179,6 @@ inline void TilePass(const LinearBlock& b, int64_t token, const typename Rows::E
   static constexpr float kZeros[16] = {};
   const float* from = b.first ? kZeros : to;
   const int64_t from_lanes = b.first ? 0 : 16;
-  w += part * P::kLanes;
   typename P::V sum[kTokens][kRows][kParts];
   for (int t = 0; t < kTokens; ++t) {
     for (int r = 0; r < kRows; ++r) {
@@ -152,7 +192,7 @@ inline void TilePass(const LinearBlock& b, int64_t token, const typename Rows::E
       typename P::V xv[kTokens];
       for (int t = 0; t < kTokens; ++t) xv[t] = P::Load(x + t * b.cols + k + p * P::kLanes);
       for (int r = 0; r < kRows; ++r) {
-        typename P::V wv = Rows::Load(w + r * w_stride + k + p * P::kLanes);
+        typename P::V wv = LaneOrder<S, Rows>::LoadWeights(w + r * w_stride + k, part + p);
         P::Hold(wv);
         if constexpr (kKeep) P::Store(kept + r * kLinearKeptStride + k + p * P::kLanes, wv);
         for (int t = 0; t < kTokens; ++t) sum[t][r][p] = P::Fma(xv[t], wv, sum[t][r][p]);
@@ -169,35 +209,36 @@ inline void TilePass(const LinearBlock& b, int64_t token, const typename Rows::E
 }
 
 // The block's last n columns, fewer than sixteen, for all its tokens and `rows` rows.
-template <class S, class Rows>
-[[gnu::noinline]] void TailColumns(const LinearBlock& b, const typename Rows::Element* w,
+template <class S, template <class> class Rows>
+[[gnu::noinline]] void TailColumns(const LinearBlock& b, const typename Rows<S>::Element* w,
                                    int64_t w_stride, int64_t rows, int n) {
   const int64_t k = b.cols - n;
   for (int64_t r = 0; r < rows; ++r) {
-    const typename S::V wv = Rows::Load(w + r * w_stride + k, n);
+    const typename S::V wv = Rows<S>::Load(w + r * w_stride + k, n);
     for (int64_t t = 0; t < b.tokens; ++t) {
       float* lanes = b.scratch->lanes[t * kLinearRowBlock + r];
-      S::Store(lanes, S::Fma(S::Load(b.x + t * b.cols + k, n), wv, S::Load(lanes)));
+      const typename S::V xv = S::Load(b.x + t * b.cols + k, n);
+      LaneOrder<S, Rows>::Store(lanes, S::Fma(xv, wv, LaneOrder<S, Rows>::Load(lanes)));
     }
   }
 }
 
 // The group's sums of a tile, from its lanes.
-template <class S>
+template <class S, template <class> class Rows>
 inline void ReduceLanes(const LinearBlock& b, int64_t token, int64_t tokens, int64_t row,
                         int64_t rows) {
   for (int64_t t = token; t < token + tokens; ++t) {
     const int64_t at = t * kLinearRowBlock + row;
     for (int64_t i = at; i < at + rows; ++i) {
-      b.scratch->partial[b.group][i] = S::ReduceAdd(S::Load(b.scratch->lanes[i]));
+      b.scratch->partial[b.group][i] = S::ReduceAdd(LaneOrder<S, Rows>::Load(b.scratch->lanes[i]));
     }
   }
 }
 
 // Weights as they come from memory, read once: all parts together, hence fewer rows at a time where
 // all of them do not fit the registers.
-template <class S, class Rows, int kTokens, int kRows, bool kKeep>
-inline void RawTile(const LinearBlock& b, int64_t token, const typename Rows::Element* w,
+template <class S, template <class> class Rows, int kTokens, int kRows, bool kKeep>
+inline void RawTile(const LinearBlock& b, int64_t token, const typename Rows<S>::Element* w,
                     int64_t w_stride, int64_t row) {
   constexpr int kParts = S::kLanes / S::Part::kLanes;
   constexpr bool kFits = kTokens * kRows * kParts <= S::kTileTokens * S::kTileRows;
@@ -206,35 +247,34 @@ inline void RawTile(const LinearBlock& b, int64_t token, const typename Rows::El
     TilePass<S, Rows, kTokens, kFewer, kParts, kKeep>(b, token, w + r * w_stride, w_stride, row + r,
                                                       0, r);
   }
-  if (b.last) ReduceLanes<S>(b, token, kTokens, row, kRows);
+  if (b.last) ReduceLanes<S, Rows>(b, token, kTokens, row, kRows);
 }
 
 // Widened weights: the parts in turn where a tile of one part fills the registers.
-template <class S, int kTokens, int kRows>
+template <class S, template <class> class Rows, int kTokens, int kRows>
 inline void KeptTile(const LinearBlock& b, int64_t token, int64_t row) {
-  using Rows = F32Rows<typename S::Part>;
   constexpr int kParts = S::kLanes / S::Part::kLanes;
   constexpr bool kFull = 2 * kTokens * kRows > S::kTileTokens * S::kTileRows;
   constexpr int kTogether = kFull ? 1 : kParts;
   for (int part = 0; part < kParts; part += kTogether) {
-    TilePass<S, Rows, kTokens, kRows, kTogether, false>(b, token, b.scratch->weights,
-                                                        kLinearKeptStride, row, part);
+    TilePass<S, F32Rows, kTokens, kRows, kTogether, false>(b, token, b.scratch->weights,
+                                                           kLinearKeptStride, row, part);
   }
-  if (b.last) ReduceLanes<S>(b, token, kTokens, row, kRows);
+  if (b.last) ReduceLanes<S, Rows>(b, token, kTokens, row, kRows);
 }
 
 // Tokens from `token` on of kRows rows whose weights are in the scratch.
-template <class S, int kTokens, int kRows>
+template <class S, template <class> class Rows, int kTokens, int kRows>
 inline void KeptTiles(const LinearBlock& b, int64_t token, int64_t row) {
   for (; token + kTokens <= b.tokens; token += kTokens) {
-    KeptTile<S, kTokens, kRows>(b, token, row);
+    KeptTile<S, Rows, kTokens, kRows>(b, token, row);
   }
-  if constexpr (kTokens > 1) KeptTiles<S, kTokens - 1, kRows>(b, token, row);
+  if constexpr (kTokens > 1) KeptTiles<S, Rows, kTokens - 1, kRows>(b, token, row);
 }
 
 // Tokens from `token` on of kRows rows whose weights come from memory.
-template <class S, class Rows, int kTokens, int kRows>
-inline void RawTiles(const LinearBlock& b, const typename Rows::Element* w, int64_t w_stride,
+template <class S, template <class> class Rows, int kTokens, int kRows>
+inline void RawTiles(const LinearBlock& b, const typename Rows<S>::Element* w, int64_t w_stride,
                      int64_t token, int64_t row) {
   for (; token + kTokens <= b.tokens; token += kTokens) {
     RawTile<S, Rows, kTokens, kRows, false>(b, token, w, w_stride, row);
@@ -246,8 +286,8 @@ inline void RawTiles(const LinearBlock& b, const typename Rows::Element* w, int6
 
 // kRows rows of the block. For many tokens, the first ones, as many as leave whole tiles, widen the
 // weights on their way from memory for the others.
-template <class S, class Rows, int kTokens, int kRows>
-inline void TileRows(const LinearBlock& b, const typename Rows::Element* w, int64_t w_stride,
+template <class S, template <class> class Rows, int kTokens, int kRows>
+inline void TileRows(const LinearBlock& b, const typename Rows<S>::Element* w, int64_t w_stride,
                      int64_t row) {
   if (b.tokens <= kLinearRawTokens) {
     return RawTiles<S, Rows, S::kTileTokens, kRows>(b, w, w_stride, 0, row);
@@ -258,18 +298,16 @@ inline void TileRows(const LinearBlock& b, const typename Rows::Element* w, int6
     }
   }
   RawTile<S, Rows, kTokens, kRows, true>(b, 0, w, w_stride, row);
-  KeptTiles<S, S::kTileTokens, kRows>(b, kTokens, row);
+  KeptTiles<S, Rows, S::kTileTokens, kRows>(b, kTokens, row);
 }
 
 // Rows [row_begin, row_end), at most kLinearRowBlock, of tokens [token_begin, token_end).
 template <class S, template <class> class Rows>
 void LinearRows(const LinearArgs& a, int64_t row_begin, int64_t row_end, int64_t token_begin,
                 int64_t token_end) {
-  using PartRows = Rows<typename S::Part>;
   const int64_t rows = row_end - row_begin;
   const int64_t stride = a.weight.row_stride;
-  const auto* w =
-      static_cast<const typename PartRows::Element*>(a.weight.data) + row_begin * stride;
+  const auto* w = static_cast<const typename Rows<S>::Element*>(a.weight.data) + row_begin * stride;
   LinearBlock b{.x = nullptr,
                 .tokens = token_end - token_begin,
                 .cols = 0,
@@ -288,15 +326,14 @@ void LinearRows(const LinearArgs& a, int64_t row_begin, int64_t row_end, int64_t
     b.group = column / span;
     int64_t row = 0;
     for (; row + S::kTileRows <= rows; row += S::kTileRows) {
-      TileRows<S, PartRows, S::kTileTokens, S::kTileRows>(b, w + row * stride + column, stride,
-                                                          row);
+      TileRows<S, Rows, S::kTileTokens, S::kTileRows>(b, w + row * stride + column, stride, row);
     }
     for (; row < rows; ++row) {
-      TileRows<S, PartRows, S::kTileTokens, 1>(b, w + row * stride + column, stride, row);
+      TileRows<S, Rows, S::kTileTokens, 1>(b, w + row * stride + column, stride, row);
     }
     if (tail > 0) {
-      TailColumns<S, Rows<S>>(b, w + column, stride, rows, tail);
-      if (whole) ReduceLanes<S>(b, 0, b.tokens, 0, rows);
+      TailColumns<S, Rows>(b, w + column, stride, rows, tail);
+      if (whole) ReduceLanes<S, Rows>(b, 0, b.tokens, 0, rows);
     }
   });
   for (int64_t t = 0; t < b.tokens; ++t) {

@@ -14,6 +14,7 @@ struct SimdScalar {
   static constexpr const char* kName = "scalar";
   static constexpr int kLanes = 16;
   // Register tile of the matrix product: tokens x weight rows, for one token and for several.
+  static constexpr bool kSplitsBf16 = false;
   static constexpr int kTileRowsSingle = 4;
   static constexpr int kTileTokens = 2;
   static constexpr int kTileRows = 2;

@@ -42,22 +42,22 @@ std::vector<float> RunLinear(const KernelTable& table, DType dtype, int64_t toke
   const std::vector<float> w = RandomFloats(rows * cols, 2);
   const std::vector<uint16_t> bits = ToBf16(w);  // taken as halves as well: any finite bits will do
   const std::vector<float> bias = RandomFloats(rows, 3);
+  const void* data = dtype == DType::kF32 ? static_cast<const void*>(w.data()) : bits.data();
+  const Weight weight{.data = data, .dtype = dtype, .rows = rows, .cols = cols, .row_stride = cols};
   std::vector<float> packed = x;
   for (int64_t t = 0; t < tokens; ++t) {
-    if (tokens > 1) PackActivations(x.data(), t, tokens, cols, groups, packed.data());
+    if (tokens > 1) table.pack_activations(x.data(), t, tokens, weight, groups, packed.data());
   }
   const auto scratch = std::make_unique<LinearScratch>();
   std::vector<float> y(tokens * rows);
-  const void* data = dtype == DType::kF32 ? static_cast<const void*>(w.data()) : bits.data();
-  table.linear(
-      {.x = packed.data(),
-       .tokens = tokens,
-       .weight = {.data = data, .dtype = dtype, .rows = rows, .cols = cols, .row_stride = cols},
-       .bias = bias.data(),
-       .groups = groups,
-       .y = y.data(),
-       .scratch = scratch.get()},
-      0, rows);
+  table.linear({.x = packed.data(),
+                .tokens = tokens,
+                .weight = weight,
+                .bias = bias.data(),
+                .groups = groups,
+                .y = y.data(),
+                .scratch = scratch.get()},
+               0, rows);
   return y;
 }
 
