@@ -21,11 +21,12 @@
 namespace trireme {
 
 struct LoadOptions {
-  uint64_t requests = 100;           // at most
-  std::optional<double> duration_s;  // nothing is sent after it; what is under way ends in peace
+  uint64_t requests = 100;  // at most
+  std::optional<double> duration_s =
+      {};  // nothing is sent after it; what is under way ends in peace
   uint32_t concurrency = std::numeric_limits<uint32_t>::max();  // open calls at most
-  std::optional<double> deadline_s;                             // of each call
-  std::optional<double> intrude_at_s;
+  std::optional<double> deadline_s = {};                        // of each call
+  std::optional<double> intrude_at_s = {};
 };
 
 // Sends requests and keeps what became of each. Streams are gRPC callbacks, so thousands may be

@@ -26,10 +26,10 @@ struct RequestRecord {
   uint32_t wanted_tokens = 0;
   uint32_t cached_tokens = 0;  // as the server says
   bool clamped = false;
-  std::vector<Message> messages;
+  std::vector<Message> messages = {};
   grpc::StatusCode code = grpc::StatusCode::OK;
-  std::string error;
-  std::optional<std::string> retry_after;  // seconds, as the server sent them
+  std::string error = {};
+  std::optional<std::string> retry_after = {};  // seconds, as the server sent them
 
   uint64_t Tokens() const;
   // Refused at the door: RESOURCE_EXHAUSTED before the first token.
@@ -49,7 +49,7 @@ struct Summary {
 
 // Limits in milliseconds that an answer must meet to be good.
 struct GoodputLimits {
-  std::optional<double> ttft_ms, tpot_ms, e2e_ms;
+  std::optional<double> ttft_ms = {}, tpot_ms = {}, e2e_ms = {};
 
   // "ttft:MS,tpot:MS,e2e:MS", in any order and number.
   static absl::StatusOr<GoodputLimits> Parse(const std::string& text);

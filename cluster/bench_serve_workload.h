@@ -12,8 +12,8 @@
 namespace trireme {
 
 struct WorkloadOptions {
-  std::optional<LengthDistribution> input_len;  // without the shared prefix; must be set
-  std::optional<LengthDistribution> output_len;
+  std::optional<LengthDistribution> input_len = {};  // without the shared prefix; must be set
+  std::optional<LengthDistribution> output_len = {};
   uint32_t prefix_len = 0;
   uint32_t prefix_count = 1;
   uint32_t tenants = 0;          // 0: requests name none
