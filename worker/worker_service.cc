@@ -46,6 +46,11 @@ absl::Status SendFailure(Stream& stream, const absl::Status& error) {
   message.mutable_failure()->set_message(std::string(error.message()));
   stream.Write(message);
   stream.WritesDone();
+  // Leaving now would cancel the call, and the message with it: the coordinator ends it when it has
+  // read why.
+  v1::CoordinatorMessage rest;
+  while (stream.Read(&rest)) {
+  }
   return error;
 }
 
