@@ -4,7 +4,7 @@
   python tools/make_random_checkpoint.py OUT [--shape llama-1b|llama-8b|tiny] [--tokenizer DIR]
 
 Needs numpy. The tokenizer files are copied from DIR (default models/pilot), so that the whole server
-runs on it; token ids past the tokenizer's vocabulary decode to nothing.
+runs on it, with filler tokens up to the shape's vocabulary.
 """
 
 import argparse
@@ -52,6 +52,16 @@ def tensors(config):
         yield "lm_head.weight", (config["vocab_size"], hidden)
 
 
+def write_tokenizer(source, out, vocab_size):
+    """The tokenizer, with filler tokens that no text gives: a tokenizer must fit its model."""
+    tokenizer = json.loads((source / "tokenizer.json").read_text())
+    vocab = tokenizer["model"]["vocab"]
+    used = max(list(vocab.values()) + [token["id"] for token in tokenizer["added_tokens"]]) + 1
+    for token in range(used, vocab_size):
+        vocab[f"<filler{token}>"] = token
+    (out / "tokenizer.json").write_text(json.dumps(tokenizer))
+
+
 def bf16_bytes(shape, generator):
     if len(shape) == 1:
         return np.full(shape, 0x3F80, np.uint16).tobytes()  # norms: 1.0
@@ -67,12 +77,13 @@ def main():
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     config = dict(architectures=["LlamaForCausalLM"], model_type="llama", hidden_act="silu",
-                  max_position_embeddings=8192, rms_norm_eps=1e-5, rope_theta=500000.0,
+                  max_position_embeddings=16384, rms_norm_eps=1e-5, rope_theta=500000.0,
                   torch_dtype="bfloat16", **SHAPES[arguments.shape])
     arguments.out.mkdir(parents=True, exist_ok=True)
     (arguments.out / "config.json").write_text(json.dumps(config, indent=2) + "\n")
-    for name in ("tokenizer.json", "tokenizer_config.json", "generation_config.json"):
+    for name in ("tokenizer_config.json", "generation_config.json"):
         shutil.copy(arguments.tokenizer / name, arguments.out / name)
+    write_tokenizer(arguments.tokenizer, arguments.out, config["vocab_size"])
     header, offset = {}, 0
     for name, shape in tensors(config):
         size = 2 * int(np.prod(shape))
