@@ -13,6 +13,9 @@
 namespace trireme {
 namespace {
 
+// Of the first steps that also decode, while nobody knows how long a step takes.
+constexpr uint32_t kTokensAtUnknownSpeed = 64;
+
 // Between two messages of a stream, where tokens come faster.
 constexpr std::chrono::milliseconds kFlushInterval{4};
 
@@ -179,7 +182,7 @@ void Engine::CheckDeadlines() {
 void Engine::SendPlans() {
   if (options_.step_target.count() > 0) {
     const auto tokens = load_.TokensWithin(static_cast<double>(options_.step_target.count()));
-    if (tokens.has_value()) scheduler_.SetMixedStepTokens(*tokens);
+    scheduler_.SetMixedStepTokens(tokens.value_or(kTokensAtUnknownSpeed));
   }
   while (std::optional<v1::StepPlan> plan = scheduler_.Plan()) {
     SentPlan sent{.tokens = 0, .gang_had_work = !dry_};

@@ -47,7 +47,7 @@ double LoadEstimate::StepMs(double tokens) const {
 }
 
 std::optional<uint32_t> LoadEstimate::TokensWithin(double target_ms) const {
-  if (weight_ < 4) return std::nullopt;
+  if (!known()) return std::nullopt;
   const double base = StepMs(0);
   const double slope = StepMs(1) - base;
   if (slope <= 0) return std::nullopt;
