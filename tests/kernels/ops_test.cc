@@ -45,9 +45,9 @@ struct LinearCase {
 };
 
 TEST_P(OpsTest, LinearMatchesFormulaForEveryTypeAndShape) {
-  const std::vector<LinearCase> cases = {{1, 1, 1, 1},   {1, 5, 7, 1},    {3, 17, 33, 1},
-                                         {9, 50, 64, 8}, {8, 24, 256, 4}, {70, 31, 96, 2},
-                                         {2, 100, 40, 8}};
+  const std::vector<LinearCase> cases = {{1, 1, 1, 1},    {1, 5, 7, 1},     {3, 17, 33, 1},
+                                         {9, 50, 64, 8},  {8, 24, 256, 4},  {70, 31, 96, 2},
+                                         {2, 100, 40, 8}, {67, 30, 1096, 1}};
   for (const LinearCase& c : cases) {
     const std::vector<float> x = RandomFloats(c.tokens * c.cols, 1);
     const std::vector<float> f32 = RandomFloats(c.rows * c.cols, 2);
@@ -75,7 +75,7 @@ TEST_P(OpsTest, LinearMatchesFormulaForEveryTypeAndShape) {
 }
 
 TEST_P(OpsTest, LinearBitsDependOnNeitherBatchNorThreads) {
-  constexpr int64_t kTokens = 37, kRows = 75, kCols = 272;
+  constexpr int64_t kTokens = 71, kRows = 75, kCols = 4 * 700;
   const std::vector<float> x = RandomFloats(kTokens * kCols, 3);
   const std::vector<uint16_t> w = ToBf16(RandomFloats(kRows * kCols, 4));
   const Weight weight = Matrix(w.data(), DType::kBF16, kRows, kCols);

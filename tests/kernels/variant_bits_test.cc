@@ -64,8 +64,9 @@ std::vector<float> RunLinear(const KernelTable& table, DType dtype, int64_t toke
 TEST(VariantBits, Linear) {
   for (const KernelTable* table : Variants()) {
     for (const DType dtype : {DType::kF32, DType::kF16, DType::kBF16}) {
-      for (const int64_t tokens : {1, 3, 9, 35}) {
-        for (const int64_t cols : {8, 40, 136}) {
+      for (const int64_t tokens : {1, 2, 4, 5, 9, 66}) {
+        // Up to a block of columns and past it, with and without a tail in each group.
+        for (const int64_t cols : {8, 40, 136, 8 * 528, 8 * 600}) {
           EXPECT_TRUE(SameBits(RunLinear(*table, dtype, tokens, 27, cols, 8),
                                RunLinear(kScalar, dtype, tokens, 27, cols, 8)))
               << table->name << " " << DTypeName(dtype) << " " << tokens << " " << cols;
