@@ -27,6 +27,8 @@ void SamplingFlags::Define(CLI::App& command) {
         return std::string(ParseLogitBias(text).status().message());
       });
   option("--seed", seed_, "same seed, same answer");
+  option("--logprobs", logprobs_,
+         "log probabilities of so many top tokens (generate --json shows them)");
   command.add_flag("--ignore-eos", ignore_eos_, "go on past the model's end token")
       ->group("Sampling");
   command.add_option("--priority", priority_, "batch, normal (default) or high")
@@ -46,7 +48,6 @@ void SamplingFlags::DefineForGenerate(CLI::App& command) {
   };
   option("--n", n_, "continuations");
   option("--best-of", best_of_, "continuations that are computed; the --n most probable are shown");
-  option("--logprobs", logprobs_, "log probabilities of so many top tokens (with --json)");
   option("--prompt-logprobs", prompt_logprobs_,
          "log probabilities of so many top tokens at each of the prompt (with --json)");
 }
