@@ -10,8 +10,8 @@
 namespace trireme {
 namespace {
 
-// A step in which others decode takes at least so many tokens of prompts.
-constexpr uint32_t kPrefillTokensMin = 16;
+// A step in which others decode takes at least so many tokens of prompts, however long it takes.
+constexpr uint32_t kPrefillTokensMin = 2;
 // An output token costs a tenant what two prompt tokens do: it is computed in smaller batches.
 constexpr double kDecodeCost = 2;
 
