@@ -124,17 +124,19 @@ class CpuOps final : public Ops {
           static_cast<int64_t>(q.size()) ==
               static_cast<int64_t>(places.size()) * heads * cache.head_dim);
     const int64_t group = heads / cache.num_kv_heads;
-    const int64_t items = static_cast<int64_t>(places.size()) * cache.num_kv_heads;
+    FindRuns(places);
+    const int64_t items = static_cast<int64_t>(runs_.size()) * cache.num_kv_heads;
     // Later tokens see more: threads take items in turn, so that each gets its share of long ones.
     const auto task = [&](int thread) {
       for (int64_t item = thread; item < items; item += pool_.size()) {
-        const int64_t token = item / cache.num_kv_heads;
+        const Run& run = runs_[static_cast<size_t>(item / cache.num_kv_heads)];
         const int64_t kv_head = item % cache.num_kv_heads;
-        const TokenPlace& place = places[static_cast<size_t>(token)];
+        const TokenPlace& place = places[static_cast<size_t>(run.first)];
         const int64_t head_offset = kv_head * cache.head_bytes();
-        const int64_t row = (token * heads + kv_head * group) * cache.head_dim;
-        const int64_t end = place.position + 1;
+        const int64_t row = (run.first * heads + kv_head * group) * cache.head_dim;
         kernels_.attention({.q = q.data() + row,
+                            .tokens = run.tokens,
+                            .token_stride = heads * cache.head_dim,
                             .group = group,
                             .k = cache.k + head_offset,
                             .v = cache.v + head_offset,
@@ -143,8 +145,8 @@ class CpuOps final : public Ops {
                             .block_table = place.block_table.data(),
                             .block_size = cache.block_size,
                             .head_dim = cache.head_dim,
-                            .begin = window > 0 && end > window ? end - window : 0,
-                            .end = end,
+                            .position = place.position,
+                            .window = window,
                             .out = out.data() + row});
       }
     };
@@ -188,6 +190,26 @@ class CpuOps final : public Ops {
   static constexpr size_t kCacheLine = 16;  // floats
   struct alignas(64) CacheLine : std::array<float, kCacheLine> {};
 
+  // Tokens of a step that follow each other in one sequence.
+  struct Run {
+    int64_t first = 0;
+    int64_t tokens = 0;
+  };
+
+  void FindRuns(std::span<const TokenPlace> places) {
+    runs_.clear();
+    for (size_t t = 0; t < places.size(); ++t) {
+      const bool goes_on = t > 0 && runs_.back().tokens < cpu::kAttentionTokens &&
+                           places[t].block_table.data() == places[t - 1].block_table.data() &&
+                           places[t].position == places[t - 1].position + 1;
+      if (goes_on) {
+        ++runs_.back().tokens;
+      } else {
+        runs_.push_back({.first = static_cast<int64_t>(t), .tokens = 1});
+      }
+    }
+  }
+
   // Elements below which one thread is faster than waking the others.
   static constexpr int64_t kElementGrain = 4096;
 
@@ -209,6 +231,7 @@ class CpuOps final : public Ops {
   cpu::ThreadPool pool_;
   const std::string name_;
   std::vector<float> norm_weight_;
+  std::vector<Run> runs_;
   std::vector<CacheLine> packed_;            // activations of Linear
   std::vector<cpu::LinearScratch> scratch_;  // one for each thread, once there is a batch
 };

@@ -111,8 +111,9 @@ TEST(VariantBits, ExpOverItsRange) {
 }
 
 TEST(VariantBits, AttentionOfEveryCacheType) {
-  constexpr int64_t kBlock = 32, kDim = 24, kGroup = 3, kPages = 3;
-  const std::vector<float> q = RandomFloats(kGroup * kDim, 6, 3.0f);
+  constexpr int64_t kBlock = 32, kDim = 24, kGroup = 10, kPages = 3, kTokens = 3;
+  constexpr int64_t kStride = kGroup * kDim;
+  const std::vector<float> q = RandomFloats(kTokens * kStride, 6, 3.0f);
   const std::vector<float> k = RandomFloats(kPages * kBlock * kDim, 7, 2.0f);
   const std::vector<float> v = RandomFloats(kPages * kBlock * kDim, 8);
   const std::vector<int32_t> block_table = {2, 0, 1};
@@ -125,25 +126,32 @@ TEST(VariantBits, AttentionOfEveryCacheType) {
       StoreKvRow(cache, v.data() + i * kDim, v_pages.data() + page, i % kBlock);
     }
     for (const KernelTable* table : Variants()) {
-      for (const int64_t end : {1, 16, 45, 96}) {
-        const auto run = [&](const KernelTable& t) {
-          std::vector<float> out(kGroup * kDim);
-          t.attention({.q = q.data(),
-                       .group = kGroup,
-                       .k = k_pages.data(),
-                       .v = v_pages.data(),
-                       .page_bytes = cache.page_bytes(),
-                       .dtype = dtype,
-                       .block_table = block_table.data(),
-                       .block_size = kBlock,
-                       .head_dim = kDim,
-                       .begin = end > 40 ? 5 : 0,
-                       .end = end,
-                       .out = out.data()});
+      for (const int64_t position : {0, 14, 15, 44, 93}) {
+        // Tokens together, or `at_once` by themselves.
+        const auto run = [&](const KernelTable& t, int64_t at_once) {
+          std::vector<float> out(kTokens * kStride);
+          for (int64_t token = 0; token < kTokens; token += at_once) {
+            t.attention({.q = q.data() + token * kStride,
+                         .tokens = at_once,
+                         .token_stride = kStride,
+                         .group = kGroup,
+                         .k = k_pages.data(),
+                         .v = v_pages.data(),
+                         .page_bytes = cache.page_bytes(),
+                         .dtype = dtype,
+                         .block_table = block_table.data(),
+                         .block_size = kBlock,
+                         .head_dim = kDim,
+                         .position = position + token,
+                         .window = position > 40 ? 39 : 0,
+                         .out = out.data() + token * kStride});
+          }
           return out;
         };
-        EXPECT_TRUE(SameBits(run(*table), run(kScalar)))
-            << table->name << " " << KvDTypeName(dtype) << " " << end;
+        EXPECT_TRUE(SameBits(run(*table, kTokens), run(kScalar, 1)))
+            << table->name << " " << KvDTypeName(dtype) << " " << position;
+        EXPECT_TRUE(SameBits(run(*table, 1), run(kScalar, 1)))
+            << table->name << " " << KvDTypeName(dtype) << " " << position;
       }
     }
   }
