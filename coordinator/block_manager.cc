@@ -10,7 +10,7 @@ namespace trireme {
 BlockManager::BlockManager(uint32_t num_blocks, uint32_t block_size)
     : block_size_(block_size), blocks_(num_blocks) {
   CHECK(block_size > 0);
-  for (uint32_t block = 0; block < num_blocks; ++block) PushLast(block);
+  for (uint32_t block = 0; block < num_blocks; ++block) Link(block, last_, kNone);
 }
 
 uint64_t BlockManager::BlocksFor(uint64_t tokens) const {
@@ -41,9 +41,9 @@ void BlockManager::Release(std::span<const uint32_t> table) {
     CHECK(block.references > 0);
     if (--block.references > 0) continue;
     if (block.published) {
-      PushLast(number);
+      Link(number, last_, kNone);
     } else {
-      PushFirst(number);
+      Link(number, kNone, first_);
     }
   }
 }
@@ -61,22 +61,12 @@ void BlockManager::Publish(uint32_t block, const BlockHash& hash) {
   blocks_[block].hash = hash;
 }
 
-void BlockManager::PushFirst(uint32_t number) {
+void BlockManager::Link(uint32_t number, uint32_t previous, uint32_t next) {
   Block& block = blocks_[number];
-  block.previous = kNone;
-  block.next = first_;
-  (first_ == kNone ? last_ : blocks_[first_].previous) = number;
-  first_ = number;
-  ++num_free_;
-  num_cached_ += block.published ? 1 : 0;
-}
-
-void BlockManager::PushLast(uint32_t number) {
-  Block& block = blocks_[number];
-  block.previous = last_;
-  block.next = kNone;
-  (last_ == kNone ? first_ : blocks_[last_].next) = number;
-  last_ = number;
+  block.previous = previous;
+  block.next = next;
+  (previous == kNone ? first_ : blocks_[previous].next) = number;
+  (next == kNone ? last_ : blocks_[next].previous) = number;
   ++num_free_;
   num_cached_ += block.published ? 1 : 0;
 }

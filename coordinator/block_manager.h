@@ -62,8 +62,8 @@ class BlockManager {
     BlockHash hash;
   };
 
-  void PushFirst(uint32_t block);
-  void PushLast(uint32_t block);
+  // Into the list of free blocks between two neighbours, and out of it; kNone is an end.
+  void Link(uint32_t block, uint32_t previous, uint32_t next);
   void Unlink(uint32_t block);
 
   uint32_t block_size_ = 1;

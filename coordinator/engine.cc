@@ -63,8 +63,8 @@ void Engine::Submit(uint64_t request_id, GenerationRequest request,
 
 void Engine::Cancel(uint64_t request_id) {
   Post([this, request_id] {
-    if (requests_.contains(request_id))
-      counts_.set_requests_cancelled(counts_.requests_cancelled() + 1);
+    if (!requests_.contains(request_id)) return;
+    counts_.set_requests_cancelled(counts_.requests_cancelled() + 1);
     CloseRequest(request_id);
   });
 }
@@ -195,7 +195,7 @@ void Engine::SendPlans() {
   if (sent_plans_.empty()) dry_ = true;
 }
 
-void Engine::HandleSubmit(uint64_t request_id, GenerationRequest request,
+void Engine::HandleSubmit(uint64_t request_id, const GenerationRequest& request,
                           const std::shared_ptr<TokenSink>& sink) {
   const absl::Status admitted = CheckAdmission(request);
   if (!admitted.ok()) {

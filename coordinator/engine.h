@@ -139,7 +139,7 @@ class Engine {
   void SendPlans();
   void ShutDown();
 
-  void HandleSubmit(uint64_t request_id, GenerationRequest request,
+  void HandleSubmit(uint64_t request_id, const GenerationRequest& request,
                     const std::shared_ptr<TokenSink>& sink);
   absl::Status CheckAdmission(const GenerationRequest& request) const;
   absl::Status CheckQueue(const GenerationRequest& request) const;

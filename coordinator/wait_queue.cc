@@ -8,6 +8,13 @@
 
 namespace trireme {
 
+namespace {
+
+// Beyond so many tenants, those without sequences are forgotten.
+constexpr size_t kTenantsKept = 4096;
+
+}  // namespace
+
 size_t WaitQueue::ClassOf(v1::Priority priority) {
   switch (priority) {
     case v1::PRIORITY_HIGH:
@@ -31,12 +38,13 @@ Tenant* WaitQueue::Enter(const std::string& name) {
 }
 
 // One without members is kept as long as it has had more than who waits: coming back must not clear
-// what it had. If none waits, nobody is owed anything.
+// what it had. If none waits, nobody is owed anything. Where names are made up by the thousand,
+// remembering them is worth less than its cost.
 void WaitQueue::Leave(Tenant* tenant) {
   CHECK(tenant->members > 0);
   if (--tenant->members > 0) return;
   double least = std::numeric_limits<double>::infinity();
-  for (size_t index = 0; index < Tenant::kClasses; ++index) {
+  for (size_t index = 0; index < Tenant::kClasses && tenants_.size() <= kTenantsKept; ++index) {
     if (class_size_[index] > 0) least = std::min(least, Level(index));
   }
   std::erase_if(tenants_, [least](const auto& entry) {

@@ -33,20 +33,8 @@ scripts/setup.sh
 scripts/build.sh release trireme trireme-coordinator trireme-worker
 if [[ ! -d $model && $model == /tmp/llama-1b ]]; then tools/make_random_checkpoint.py "$model"; fi
 
-pids=()
-cleanup() {
-  # mpirun and the coordinator stop their own: TERM is enough, KILL is for what does not listen.
-  for pid in "${pids[@]}"; do kill -TERM "$pid" 2>/dev/null || true; done
-  for _ in {1..50}; do
-    alive=0
-    for pid in "${pids[@]}"; do kill -0 "$pid" 2>/dev/null && alive=1; done
-    ((alive)) || break
-    sleep 0.1
-  done
-  for pid in "${pids[@]}"; do kill -KILL "$pid" 2>/dev/null || true; done
-}
-trap cleanup EXIT
-trap 'exit 130' INT TERM
+source scripts/processes.sh
+trap stop_processes EXIT
 
 fail() {
   echo "bench_serving: $1" >&2
@@ -55,14 +43,11 @@ fail() {
 }
 
 echo "bench_serving: $model, TP=$tp PP=$pp, $threads threads a rank, results in $out"
-"$bin/trireme-coordinator" --model "$model" --grpc "$TRIREME_SERVER" "${coordinator_flags[@]}" \
-  >"$out/coordinator.log" 2>&1 &
-pids+=($!)
-if ((EUID == 0)); then export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1; fi
-mpirun --oversubscribe --bind-to none -np $((tp * pp)) "$bin/trireme-worker" \
-  --coordinator "$TRIREME_SERVER" --model "$model" --tp "$tp" --pp "$pp" --threads "$threads" \
-  --kv-memory "${TRIREME_BENCH_KV_MEMORY:-2GiB}" "${worker_flags[@]}" >"$out/workers.log" 2>&1 &
-pids+=($!)
+start_process "$out/coordinator.log" "$bin/trireme-coordinator" --model "$model" \
+  --grpc "$TRIREME_SERVER" "${coordinator_flags[@]}"
+start_process "$out/workers.log" mpirun --oversubscribe --bind-to none -np $((tp * pp)) \
+  "$bin/trireme-worker" --coordinator "$TRIREME_SERVER" --model "$model" --tp "$tp" --pp "$pp" \
+  --threads "$threads" --kv-memory "${TRIREME_BENCH_KV_MEMORY:-2GiB}" "${worker_flags[@]}"
 "$bin/trireme" nodes --wait 300 --json >"$out/nodes.json" || fail "the gang did not start"
 
 # What the figures belong to.

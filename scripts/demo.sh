@@ -12,22 +12,9 @@ bin=build/release/bin
 scripts/setup.sh
 scripts/build.sh release trireme trireme-coordinator trireme-worker
 
+source scripts/processes.sh
 logs=$(mktemp -d)
-pids=()
-cleanup() {
-  # mpirun and the coordinator stop their own: TERM is enough, KILL is for what does not listen.
-  for pid in "${pids[@]}"; do kill -TERM "$pid" 2>/dev/null || true; done
-  for _ in {1..50}; do
-    alive=0
-    for pid in "${pids[@]}"; do kill -0 "$pid" 2>/dev/null && alive=1; done
-    ((alive)) || break
-    sleep 0.1
-  done
-  for pid in "${pids[@]}"; do kill -KILL "$pid" 2>/dev/null || true; done
-  rm -rf "$logs"
-}
-trap cleanup EXIT
-trap 'exit 130' INT TERM
+trap 'stop_processes; rm -rf "$logs"' EXIT
 
 fail() {
   echo "demo: $1" >&2
@@ -36,12 +23,9 @@ fail() {
 }
 
 echo "demo: coordinator at $server, two workers with mpirun, model $model"
-"$bin/trireme-coordinator" --model "$model" --grpc "$server" >"$logs/coordinator.log" 2>&1 &
-pids+=($!)
-if ((EUID == 0)); then export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1; fi
-mpirun --oversubscribe --bind-to none -np 2 "$bin/trireme-worker" --coordinator "$server" \
-  --model "$model" --tp 2 --threads 1 >"$logs/workers.log" 2>&1 &
-pids+=($!)
+start_process "$logs/coordinator.log" "$bin/trireme-coordinator" --model "$model" --grpc "$server"
+start_process "$logs/workers.log" mpirun --oversubscribe --bind-to none -np 2 "$bin/trireme-worker" \
+  --coordinator "$server" --model "$model" --tp 2 --threads 1
 "$bin/trireme" nodes --server "$server" --wait 60 >"$logs/nodes.txt" || fail "the gang did not start"
 
 echo

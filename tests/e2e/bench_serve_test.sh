@@ -5,17 +5,8 @@ set -euo pipefail
 bin=$1
 model=$2/models/pilot
 work=$(mktemp -d)
-export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
-pids=()
-cleanup() {
-  for pid in "${pids[@]}"; do kill -TERM "$pid" 2>/dev/null || true; done
-  for pid in "${pids[@]}"; do
-    timeout 20 tail --pid="$pid" -f /dev/null || kill -KILL "$pid" 2>/dev/null || true
-  done
-  rm -rf "$work"
-}
-trap cleanup EXIT
-trap 'exit 130' INT TERM
+source "$2/scripts/processes.sh"
+trap 'stop_processes; rm -rf "$work"' EXIT
 
 fail() {
   echo "FAIL $1"
@@ -24,9 +15,8 @@ fail() {
   exit 1
 }
 
-"$bin/trireme-coordinator" --model "$model" --grpc 127.0.0.1:0 --max-waiting 8 \
-  >"$work/coordinator.log" 2>&1 &
-pids+=($!)
+start_process "$work/coordinator.log" "$bin/trireme-coordinator" --model "$model" --grpc 127.0.0.1:0 \
+  --max-waiting 8
 for _ in {1..100}; do
   server=$(sed -nE 's/.*listening on ([0-9.]+:[0-9]+).*/\1/p' "$work/coordinator.log" 2>/dev/null || true)
   [[ -n $server ]] && break
@@ -64,9 +54,8 @@ adds_up() {
 }
 
 expect_error "not ready" --num-requests 1
-mpirun --oversubscribe --bind-to none -np 2 "$bin/trireme-worker" --coordinator "$server" \
-  --model "$model" --tp 2 --threads 1 --kv-memory 64MiB >"$work/workers.log" 2>&1 &
-pids+=($!)
+start_process "$work/workers.log" mpirun --oversubscribe --bind-to none -np 2 "$bin/trireme-worker" \
+  --coordinator "$server" --model "$model" --tp 2 --threads 1 --kv-memory 64MiB
 "$bin/trireme" nodes --wait 60 >/dev/null || fail "the gang did not start"
 
 # A closed loop: nothing is refused, every length is exact.
