@@ -75,7 +75,10 @@ double LoadEstimate::FirstTokenMs(const Queue& queue) const {
 double LoadEstimate::TotalMs(const Queue& queue, uint32_t max_tokens) const {
   const double tokens = std::min<double>(max_tokens, std::max(1.0, output_tokens_));
   const double running = static_cast<double>(std::min(queue.running + 1, queue.running_max));
-  return FirstTokenMs(queue) + (tokens - 1) * StepMs(running);
+  // While others wait, their prompts are part of the steps that decode, as they have been lately.
+  const bool others_wait = queue.running >= queue.running_max || queue.sequences_ahead > 0;
+  const double mean_ms = known() && others_wait ? sum_y_ / weight_ : 0;
+  return FirstTokenMs(queue) + (tokens - 1) * std::max(StepMs(running), mean_ms);
 }
 
 }  // namespace trireme
