@@ -7,20 +7,70 @@
 
 namespace trireme {
 
-enum class DType : uint8_t { kF32, kF16, kBF16 };
+// How weights are stored. Behind the floats, the block formats of GGUF: a row is blocks of
+// DTypeBlock(dtype).elements consecutive columns, each packed into .bytes with its own scale.
+enum class DType : uint8_t {
+  kF32,
+  kF16,
+  kBF16,
+  kQ4_0,
+  kQ4_1,
+  kQ5_0,
+  kQ5_1,
+  kQ8_0,
+  kQ2K,
+  kQ3K,
+  kQ4K,
+  kQ5K,
+  kQ6K,
+  kIQ4NL,
+};
 
-constexpr size_t DTypeBytes(DType dtype) { return dtype == DType::kF32 ? 4 : 2; }
+struct DTypeInfo {
+  std::string_view name;  // as GGUF and its tools write it
+  int64_t block_elements;
+  int64_t block_bytes;
+};
 
-constexpr std::string_view DTypeName(DType dtype) {
+constexpr DTypeInfo DTypeBlock(DType dtype) {
   switch (dtype) {
     case DType::kF32:
-      return "f32";
+      return {"F32", 1, 4};
     case DType::kF16:
-      return "f16";
+      return {"F16", 1, 2};
     case DType::kBF16:
-      return "bf16";
+      return {"BF16", 1, 2};
+    case DType::kQ4_0:
+      return {"Q4_0", 32, 18};
+    case DType::kQ4_1:
+      return {"Q4_1", 32, 20};
+    case DType::kQ5_0:
+      return {"Q5_0", 32, 22};
+    case DType::kQ5_1:
+      return {"Q5_1", 32, 24};
+    case DType::kQ8_0:
+      return {"Q8_0", 32, 34};
+    case DType::kQ2K:
+      return {"Q2_K", 256, 84};
+    case DType::kQ3K:
+      return {"Q3_K", 256, 110};
+    case DType::kQ4K:
+      return {"Q4_K", 256, 144};
+    case DType::kQ5K:
+      return {"Q5_K", 256, 176};
+    case DType::kQ6K:
+      return {"Q6_K", 256, 210};
+    case DType::kIQ4NL:
+      return {"IQ4_NL", 32, 18};
   }
-  return "?";
+  return {"?", 1, 1};
+}
+
+constexpr std::string_view DTypeName(DType dtype) { return DTypeBlock(dtype).name; }
+constexpr bool IsQuantized(DType dtype) { return DTypeBlock(dtype).block_elements > 1; }
+// Bytes of a stored row; `cols` is a multiple of the block.
+constexpr int64_t DTypeRowBytes(DType dtype, int64_t cols) {
+  return cols / DTypeBlock(dtype).block_elements * DTypeBlock(dtype).block_bytes;
 }
 
 // A read-only row-major matrix of weights, [rows, cols], or a vector with rows == 1. Does not own

@@ -1,5 +1,6 @@
 #include "parallel/model_config.h"
 
+#include <algorithm>
 #include <array>
 #include <nlohmann/json.hpp>
 #include <optional>
@@ -275,14 +276,15 @@ absl::Status ParseSlidingWindow(const JsonFields& fields, const Architecture& ar
   if (!used || first >= config.num_layers) return absl::OkStatus();
   ASSIGN_OR_RETURN(config.sliding_window,
                    fields.Whole("sliding_window", 1, kPositionsMax, kSlidingWindowDefault));
-  config.sliding_window_first_layer = first;
+  config.windowed_layers.assign(static_cast<size_t>(config.num_layers), 0);
+  std::fill(config.windowed_layers.begin() + first, config.windowed_layers.end(), 1);
   return absl::OkStatus();
 }
 
 }  // namespace
 
-absl::StatusOr<ModelConfig> ModelConfig::Load(const std::filesystem::path& dir) {
-  const std::filesystem::path path = dir / "config.json";
+absl::StatusOr<ModelConfig> ModelConfig::Load(const std::filesystem::path& model) {
+  const std::filesystem::path path = model / "config.json";
   ASSIGN_OR_RETURN(const std::string text, ReadFile(path, kConfigBytesMax));
   return Parse(text, path.string());
 }

@@ -85,14 +85,16 @@ absl::StatusOr<Weights> Weights::Load(const Checkpoint& checkpoint,
     }
     offsets.push_back(size);
     dtypes.push_back(info->dtype);
-    const size_t bytes = static_cast<size_t>(slice.elements()) * DTypeBytes(info->dtype);
+    const size_t bytes =
+        static_cast<size_t>(slice.rows.size() * DTypeRowBytes(info->dtype, slice.cols.size()));
     weights.bytes_ += bytes;
     size += (bytes + kAlignment - 1) / kAlignment * kAlignment;
   }
   ASSIGN_OR_RETURN(weights.memory_, PageMemory::Allocate(size));
   std::vector<std::span<std::byte>> destinations;
   for (size_t i = 0; i < slices.size(); ++i) {
-    const size_t bytes = static_cast<size_t>(slices[i].elements()) * DTypeBytes(dtypes[i]);
+    const size_t bytes = static_cast<size_t>(slices[i].rows.size() *
+                                             DTypeRowBytes(dtypes[i], slices[i].cols.size()));
     destinations.emplace_back(weights.memory_.data() + offsets[i], bytes);
   }
   RETURN_IF_ERROR(ReadSlices(checkpoint, slices, destinations, threads));

@@ -370,6 +370,8 @@ void Linear(const LinearArgs& a, int64_t row_begin, int64_t row_end) {
       return LinearOfType<S, F16Rows>(a, row_begin, row_end);
     case DType::kBF16:
       return LinearOfType<S, Bf16Rows>(a, row_begin, row_end);
+    default:
+      return;
   }
 }
 
@@ -393,6 +395,8 @@ void WidenRow(const Weight& weight, int64_t row, float* out) {
       return WidenElements<S, F16Rows<S>>(halves, weight.cols, out);
     case DType::kBF16:
       return WidenElements<S, Bf16Rows<S>>(halves, weight.cols, out);
+    default:
+      return;
   }
 }
 

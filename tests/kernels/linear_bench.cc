@@ -108,7 +108,7 @@ struct Shape {
 void RunLinear(benchmark::State& state, const Shape& shape, DType dtype, double peak) {
   const int64_t tokens = state.range(0);
   const auto ops = *MakeCpuOps(Threads());
-  const int64_t bytes = shape.rows * shape.cols * static_cast<int64_t>(DTypeBytes(dtype));
+  const int64_t bytes = shape.rows * DTypeRowBytes(dtype, shape.cols);
   const int64_t copies = std::max<int64_t>(1, (int64_t{256} << 20) / bytes);
   const auto weights = HugePages(static_cast<size_t>(copies * bytes));
   // As f16, bf16 and f32 small positive values, so that no sum overflows.

@@ -100,7 +100,9 @@ TEST(ModelConfig, SlidingWindowsAreThoseOfTheFamily) {
   const auto window = [](const json& config) {
     const auto parsed = Parse(config);
     EXPECT_TRUE(parsed.ok()) << parsed.status();
-    return std::pair(parsed->sliding_window_first_layer, parsed->sliding_window);
+    int64_t first = 0;
+    while (first < parsed->num_layers && parsed->LayerWindow(first) == 0) ++first;
+    return std::pair(parsed->sliding_window == 0 ? 0 : first, parsed->sliding_window);
   };
   using Window = std::pair<int64_t, int64_t>;
   const json base = Llama(64, 96, 4, 4, 2, 100, true);

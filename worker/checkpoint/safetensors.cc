@@ -204,7 +204,7 @@ absl::Status CheckSlice(const TensorSlice& slice, const TensorInfo& info, size_t
         file, ": unsupported: tensor ", Quoted(slice.name), " has data type ", info.stored_type,
         ", expected F32, F16 or BF16; use an unquantised checkpoint"));
   }
-  const size_t bytes = static_cast<size_t>(slice.elements()) * DTypeBytes(info.dtype);
+  const size_t bytes = static_cast<size_t>(slice.elements() * DTypeBlock(info.dtype).block_bytes);
   if (!Inside(slice.rows, slice.full_rows) || !Inside(slice.cols, slice.full_cols) ||
       destination_bytes != bytes) {
     return absl::InternalError(
@@ -275,7 +275,8 @@ class Safetensors final : public Checkpoint {
     const auto& [entry, file_index] = found->second;
     const MappedFile& file = files_[file_index];
     RETURN_IF_ERROR(CheckSlice(slice, entry.info, destination.size(), file.path().string()));
-    CopySlice(slice, DTypeBytes(entry.info.dtype), file.bytes().data() + entry.offset, destination);
+    CopySlice(slice, static_cast<size_t>(DTypeBlock(entry.info.dtype).block_bytes),
+              file.bytes().data() + entry.offset, destination);
     bytes_read_ += destination.size();
     return absl::OkStatus();
   }

@@ -13,7 +13,7 @@ absl::StatusOr<Attention> Attention::Load(const RankContext& rank, const ModelCo
   attention.kv_heads_ = rank.shard.kv_heads.size();
   attention.head_dim_ = config.head_dim;
   attention.norm_eps_ = static_cast<float>(config.rms_norm_eps);
-  attention.window_ = layer >= config.sliding_window_first_layer ? config.sliding_window : 0;
+  attention.window_ = config.LayerWindow(layer);
   const auto column = [&](const char* suffix) {
     return ColumnParallelLinear::Load(rank, absl::StrCat(name, suffix), config.qkv_bias);
   };
