@@ -43,10 +43,23 @@ class Ops {
   virtual void RmsNorm(std::span<const float> x, const Weight& weight, float eps,
                        std::span<float> out) = 0;
 
-  // y[t, n] = sum over k of x[t, k] * weight[n, k] (+ bias[n]; no bias if empty).
-  // The columns are summed as `groups` equal parts, which are added in a binary tree.
-  virtual void Linear(std::span<const float> x, const Weight& weight, std::span<const float> bias,
-                      int groups, std::span<float> y) = 0;
+  // One product of several with the same x: y[t, n] = sum over k of x[t, k] * weight[n, k]
+  // (+ bias[n]; no bias if empty).
+  struct Product {
+    const Weight& weight;
+    std::span<const float> bias;
+    std::span<float> y;
+  };
+
+  // All products at once, so that threads meet once for all. The columns are summed as `groups`
+  // equal parts, which are added in a binary tree. Quantised weights: x is rounded to eight bits
+  // for each 32 columns (docs/decisions/0007).
+  virtual void Linear(std::span<const float> x, std::span<const Product> products, int groups) = 0;
+  void Linear(std::span<const float> x, const Weight& weight, std::span<const float> bias,
+              int groups, std::span<float> y) {
+    const Product product{.weight = weight, .bias = bias, .y = y};
+    Linear(x, std::span(&product, 1), groups);
+  }
 
   // Rotates pairs (i, i + head_dim / 2) of each head by the token's angles; in place.
   // x [tokens, heads, head_dim]; cos and sin [tokens, head_dim / 2]. Su et al. 2021.

@@ -73,14 +73,16 @@ constexpr int64_t DTypeRowBytes(DType dtype, int64_t cols) {
   return cols / DTypeBlock(dtype).block_elements * DTypeBlock(dtype).block_bytes;
 }
 
-// A read-only row-major matrix of weights, [rows, cols], or a vector with rows == 1. Does not own
-// its data. Consecutive rows are `row_stride` elements apart.
+// A read-only matrix of weights, [rows, cols], or a vector with rows == 1. Does not own its data.
+// Floats are row-major, rows `row_stride` elements apart; quantised weights lie as
+// quant::PackedLayout (kernels/quant/packed.h) says.
 struct Weight {
   const void* data = nullptr;
   DType dtype = DType::kF32;
   int64_t rows = 0;
   int64_t cols = 0;
-  int64_t row_stride = 0;
+  int64_t row_stride = 0;    // of floats
+  int64_t block_offset = 0;  // of PackedLayout
 };
 
 // All elements of the weight as floats, row by row.

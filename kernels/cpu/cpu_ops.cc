@@ -2,6 +2,7 @@
 #include <array>
 #include <atomic>
 #include <cstring>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
@@ -20,7 +21,11 @@ using cpu::KernelTable;
 class CpuOps final : public Ops {
  public:
   CpuOps(const KernelTable& kernels, int threads)
-      : kernels_(kernels), pool_(threads), name_(absl::StrCat("cpu ", kernels.name)) {}
+      : kernels_(kernels),
+        pool_(threads),
+        name_(absl::StrCat("cpu ", kernels.name)),
+        scratch_(static_cast<size_t>(threads)),
+        quant_scratch_(static_cast<size_t>(threads)) {}
 
   std::string_view name() const override { return name_; }
   int threads() const override { return pool_.size(); }
@@ -36,7 +41,13 @@ class CpuOps final : public Ops {
         std::memset(row, 0, static_cast<size_t>(n) * sizeof(float));
         continue;
       }
-      kernels_.widen_row(table, index, row);
+      if (IsQuantized(table.dtype)) {
+        const quant::PackedLayout layout(table.dtype, table.rows, table.cols, table.block_offset);
+        kernels_.widen_quant_row(table.dtype, static_cast<const std::byte*>(table.data), layout,
+                                 index, row);
+      } else {
+        kernels_.widen_row(table, index, row);
+      }
       // A rank that does not hold the row adds +0, which turns -0 into +0: so does the one that
       // does.
       for (int64_t i = 0; i < n; ++i) row[i] += 0.0f;
@@ -55,35 +66,26 @@ class CpuOps final : public Ops {
     });
   }
 
-  void Linear(std::span<const float> x, const Weight& weight, std::span<const float> bias,
-              int groups, std::span<float> y) override {
-    const int64_t tokens = Rows(x.size(), weight.cols);
-    CHECK(static_cast<int64_t>(y.size()) == tokens * weight.rows);
-    CHECK(bias.empty() || static_cast<int64_t>(bias.size()) == weight.rows);
-    CHECK(groups >= 1 && groups <= cpu::kLinearGroupsMax && weight.cols % groups == 0);
-    const float* activations = x.data();
-    if (tokens > 1) {
-      if (scratch_.empty()) scratch_.resize(static_cast<size_t>(pool_.size()));
-      packed_.resize(std::max(packed_.size(), (x.size() + kCacheLine - 1) / kCacheLine));
-      float* packed = packed_.front().data();
-      ForRows(tokens, weight.cols, [&](int64_t t) {
-        kernels_.pack_activations(x.data(), t, tokens, weight, groups, packed);
-      });
-      activations = packed;
+  void Linear(std::span<const float> x, std::span<const Product> products, int groups) override {
+    activations_.clear();
+    chunks_.clear();
+    for (size_t i = 0; i < products.size(); ++i) {
+      const Weight& weight = products[i].weight;
+      const int64_t tokens = Rows(x.size(), weight.cols);
+      CHECK(static_cast<int64_t>(products[i].y.size()) == tokens * weight.rows);
+      CHECK(products[i].bias.empty() ||
+            static_cast<int64_t>(products[i].bias.size()) == weight.rows);
+      CHECK(groups >= 1 && groups <= cpu::kLinearGroupsMax && weight.cols % groups == 0);
+      activations_.push_back(Prepare(x, tokens, products, i, groups));
+      AddChunks(weight, tokens, i);
     }
-    const cpu::LinearArgs args{.x = activations,
-                               .tokens = tokens,
-                               .weight = weight,
-                               .bias = bias.empty() ? nullptr : bias.data(),
-                               .groups = groups,
-                               .y = y.data(),
-                               .scratch = nullptr};
-    const auto task = [&](int64_t begin, int64_t end, int thread) {
-      cpu::LinearArgs own = args;
-      own.scratch = scratch_.data() + thread;
-      kernels_.linear(own, begin, end);
-    };
-    pool_.ParallelFor(weight.rows, cpu::kLinearRowBlock, task);
+    std::atomic<size_t> next{0};
+    pool_.Run([&](int thread) {
+      for (size_t i = next++; i < chunks_.size(); i = next++) {
+        const Chunk& chunk = chunks_[i];
+        RunChunk(products[chunk.product], activations_[chunk.product], chunk, groups, thread);
+      }
+    });
   }
 
   void Rope(std::span<float> x, int64_t heads, int64_t head_dim, std::span<const float> cos,
@@ -190,6 +192,102 @@ class CpuOps final : public Ops {
   static constexpr size_t kCacheLine = 16;  // floats
   struct alignas(64) CacheLine : std::array<float, kCacheLine> {};
 
+  // x as a product takes it: floats (for several tokens in PackActivations' order), or rounded.
+  struct Activations {
+    int64_t tokens = 0;
+    const float* floats = nullptr;
+    const cpu::ActivationBlock* blocks = nullptr;
+    std::pair<int, bool> kind;  // offset and mins of the format that they were rounded for
+  };
+
+  // Rows [begin, end) of a product, or panels of rows if quantised: what a thread takes at a time.
+  struct Chunk {
+    size_t product = 0;
+    int64_t begin = 0;
+    int64_t end = 0;
+  };
+
+  Activations Prepare(std::span<const float> x, int64_t tokens, std::span<const Product> products,
+                      size_t index, int groups) {
+    const Weight& weight = products[index].weight;
+    Activations made{.tokens = tokens, .floats = nullptr, .blocks = nullptr, .kind = {}};
+    if (IsQuantized(weight.dtype)) {
+      made.kind = quant::WithFormat(
+          weight.dtype, [](auto format) { return std::pair(format.kOffset, format.kMins); });
+    } else if (tokens == 1) {
+      made.floats = x.data();
+      return made;
+    }
+    // What an earlier product of the same kind has serves this one, too.
+    for (size_t i = 0; i < index; ++i) {
+      const bool same = IsQuantized(weight.dtype)
+                            ? activations_[i].blocks != nullptr && activations_[i].kind == made.kind
+                            : products[i].weight.dtype == weight.dtype;
+      if (same) return activations_[i];
+    }
+    if (memory_.size() <= index) memory_.resize(index + 1);
+    std::vector<CacheLine>& memory = memory_[index];
+    if (IsQuantized(weight.dtype)) {
+      const int64_t blocks = weight.cols / quant::kBlockColumns;
+      auto* to = Reserve<cpu::ActivationBlock>(memory, tokens * blocks);
+      ForRows(tokens, weight.cols, [&](int64_t t) {
+        kernels_.quantize_row(x.data() + t * weight.cols, weight.cols, weight.dtype,
+                              to + t * blocks);
+      });
+      made.blocks = to;
+    } else {
+      auto* to = Reserve<float>(memory, static_cast<int64_t>(x.size()));
+      ForRows(tokens, weight.cols, [&](int64_t t) {
+        kernels_.pack_activations(x.data(), t, tokens, weight, groups, to);
+      });
+      made.floats = to;
+    }
+    return made;
+  }
+
+  // Chunks are small enough that threads end together, whatever else the machine does.
+  void AddChunks(const Weight& weight, int64_t tokens, size_t product) {
+    const bool quantized = IsQuantized(weight.dtype);
+    const int64_t units =
+        quantized ? (weight.rows + quant::kPanelRows - 1) / quant::kPanelRows : weight.rows;
+    const int64_t grain = quantized ? cpu::kQuantPanels : cpu::kLinearRowBlock;
+    const int64_t parts = pool_.size() == 1 ? 1 : 8 * pool_.size();
+    int64_t each = (units + parts - 1) / parts;
+    each = (each + grain - 1) / grain * grain;
+    const int64_t unit_weights = weight.cols * (quantized ? quant::kPanelRows : 1);
+    if (tokens == 1) each = std::max(each, kChunkWeights / unit_weights / grain * grain);
+    for (int64_t begin = 0; begin < units; begin += each) {
+      chunks_.push_back({.product = product, .begin = begin, .end = std::min(units, begin + each)});
+    }
+  }
+
+  void RunChunk(const Product& product, const Activations& x, const Chunk& chunk, int groups,
+                int thread) {
+    const Weight& weight = product.weight;
+    const float* bias = product.bias.empty() ? nullptr : product.bias.data();
+    if (IsQuantized(weight.dtype)) {
+      const quant::PackedLayout layout(weight.dtype, weight.rows, weight.cols, weight.block_offset);
+      CHECK(layout.blocks % groups == 0);
+      const cpu::QuantLinearArgs args{.x = x.blocks,
+                                      .tokens = x.tokens,
+                                      .weight = static_cast<const std::byte*>(weight.data),
+                                      .layout = &layout,
+                                      .bias = bias,
+                                      .groups = groups,
+                                      .y = product.y.data()};
+      return kernels_.quant_linear(weight.dtype, args, chunk.begin, chunk.end,
+                                   quant_scratch_[static_cast<size_t>(thread)]);
+    }
+    kernels_.linear({.x = x.floats,
+                     .tokens = x.tokens,
+                     .weight = weight,
+                     .bias = bias,
+                     .groups = groups,
+                     .y = product.y.data(),
+                     .scratch = &scratch_[static_cast<size_t>(thread)]},
+                    chunk.begin, chunk.end);
+  }
+
   // Tokens of a step that follow each other in one sequence.
   struct Run {
     int64_t first = 0;
@@ -213,6 +311,18 @@ class CpuOps final : public Ops {
   // Elements below which one thread is faster than waking the others.
   static constexpr int64_t kElementGrain = 4096;
 
+  // Weights that a thread takes at a time at least, for one token.
+  static constexpr int64_t kChunkWeights = 1 << 16;
+
+  // Memory for n objects; what was there is lost.
+  template <class T>
+  static T* Reserve(std::vector<CacheLine>& memory, int64_t n) {
+    const size_t lines =
+        (static_cast<size_t>(n) * sizeof(T) + sizeof(CacheLine) - 1) / sizeof(CacheLine);
+    if (memory.size() < lines) memory.resize(lines);
+    return reinterpret_cast<T*>(memory.data());
+  }
+
   static int64_t Rows(size_t size, int64_t row) {
     CHECK(row > 0 && static_cast<int64_t>(size) % row == 0);
     return static_cast<int64_t>(size) / row;
@@ -232,8 +342,13 @@ class CpuOps final : public Ops {
   const std::string name_;
   std::vector<float> norm_weight_;
   std::vector<Run> runs_;
-  std::vector<CacheLine> packed_;            // activations of Linear
-  std::vector<cpu::LinearScratch> scratch_;  // one for each thread, once there is a batch
+  // Of Linear: what each product of a call takes, and where.
+  std::vector<Activations> activations_;
+  std::vector<std::vector<CacheLine>> memory_;
+  std::vector<Chunk> chunks_;
+  // One for each thread.
+  std::vector<cpu::LinearScratch> scratch_;
+  std::vector<cpu::QuantScratch> quant_scratch_;
 };
 
 // Best first.
@@ -242,6 +357,7 @@ std::vector<const KernelTable*> SupportedKernels() {
 #if defined(__x86_64__)
   if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")) {
+    if (__builtin_cpu_supports("avx512vnni")) tables.push_back(&cpu::Avx512VnniKernels());
     tables.push_back(&cpu::Avx512Kernels());
   }
   // Every CPU with AVX2 has F16C; clang 14 cannot ask for it.

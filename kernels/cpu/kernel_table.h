@@ -5,6 +5,7 @@
 #include "kernels/cpu/attention.h"
 #include "kernels/cpu/elementwise.h"
 #include "kernels/cpu/linear.h"
+#include "kernels/cpu/quant_linear.h"
 
 namespace trireme::cpu {
 
@@ -15,6 +16,11 @@ struct KernelTable {
   void (*pack_activations)(const float* x, int64_t t, int64_t tokens, const Weight&, int groups,
                            float* packed);
   void (*widen_row)(const Weight&, int64_t row, float* out);
+  void (*quantize_row)(const float* x, int64_t n, DType weight_dtype, ActivationBlock* to);
+  void (*quant_linear)(DType, const QuantLinearArgs&, int64_t panel_begin, int64_t panel_end,
+                       QuantScratch&);
+  void (*widen_quant_row)(DType, const std::byte* weight, const quant::PackedLayout&, int64_t row,
+                          float* out);
   void (*rms_norm_row)(const float* x, const float* weight, float eps, int64_t n, float* out);
   void (*rope_head)(float* x, const float* cos, const float* sin, int64_t half);
   void (*attention)(const AttentionArgs&);
@@ -28,6 +34,9 @@ constexpr KernelTable MakeKernelTable() {
           .linear = &Linear<S>,
           .pack_activations = &PackActivations<S>,
           .widen_row = &WidenRow<S>,
+          .quantize_row = &QuantizeRow<S>,
+          .quant_linear = &QuantLinear<S>,
+          .widen_quant_row = &WidenQuantRow<S>,
           .rms_norm_row = &RmsNormRow<S>,
           .rope_head = &RopeHead<S>,
           .attention = &Attention<S>,
@@ -38,5 +47,6 @@ constexpr KernelTable MakeKernelTable() {
 const KernelTable& ScalarKernels();
 const KernelTable& Avx2Kernels();
 const KernelTable& Avx512Kernels();
+const KernelTable& Avx512VnniKernels();
 
 }  // namespace trireme::cpu

@@ -1,6 +1,8 @@
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
+#include <cstring>
 
 // The tests define this and bring emulated intrinsics, so that the variant's arithmetic is checked
 // on machines without AVX-512 as well (tests/kernels/emulated_avx512.h).
@@ -20,6 +22,8 @@ struct SimdAvx512 {
   // 24 accumulators, four of x and one of w: 29 of 32 registers.
   static constexpr int kTileTokens = 4;
   static constexpr int kTileRows = 6;
+  // With two panels, twelve dot products, as many sums, two of weights and one of x.
+  static constexpr int kQuantTokens = 6;
 
   using V = __m512;
 
@@ -54,6 +58,10 @@ struct SimdAvx512 {
 #endif
   static V Max(V a, V b) { return _mm512_max_ps(a, b); }
   static V Min(V a, V b) { return _mm512_min_ps(a, b); }
+  static V Abs(V a) {
+    const __m512i bits = _mm512_set1_epi32(0x7fffffff);
+    return _mm512_castsi512_ps(_mm512_and_si512(_mm512_castps_si512(a), bits));
+  }
   static V RoundToInteger(V a) { return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT); }
   static V ScaleByPowerOfTwo(V a, V n) {
     const __m512i exponent = _mm512_slli_epi32(_mm512_cvtps_epi32(n), 23);
@@ -71,6 +79,55 @@ struct SimdAvx512 {
     const __m128 s4 = _mm_max_ps(_mm256_castps256_ps128(s8), _mm256_extractf128_ps(s8, 1));
     const __m128 s2 = _mm_max_ps(s4, _mm_movehl_ps(s4, s4));
     return _mm_cvtss_f32(_mm_max_ss(s2, _mm_movehdup_ps(s2)));
+  }
+
+  using Bytes = __m512i;
+  using Ints = __m512i;
+
+  static Bytes LoadBytes(const std::byte* p) { return _mm512_loadu_si512(p); }
+  static void StoreBytes(std::byte* p, Bytes a) { _mm512_storeu_si512(p, a); }
+  template <int shift>
+  static Bytes BitsFrom(Bytes a, uint8_t mask) {
+    if constexpr (shift > 0) a = _mm512_srli_epi16(a, shift);
+    if constexpr (shift < 0) a = _mm512_slli_epi16(a, -shift);
+    return _mm512_and_si512(a, _mm512_set1_epi8(static_cast<char>(mask)));
+  }
+  static Bytes Or(Bytes a, Bytes b) { return _mm512_or_si512(a, b); }
+  static Bytes OrWhere(Bytes a, const std::byte* bits, uint8_t value) {
+    uint64_t mask = 0;
+    std::memcpy(&mask, bits, sizeof(mask));
+    return _mm512_mask_add_epi8(a, mask, a, _mm512_set1_epi8(static_cast<char>(value)));
+  }
+  static Bytes Lookup(Bytes index, const uint8_t (&table)[16]) {
+    const __m128i entries = _mm_loadu_si128(reinterpret_cast<const __m128i*>(table));
+    return _mm512_shuffle_epi8(_mm512_broadcast_i32x4(entries), index);
+  }
+  static Bytes BroadcastQuad(const int8_t* p) {
+    int32_t quad = 0;
+    std::memcpy(&quad, p, sizeof(quad));
+    return _mm512_set1_epi32(quad);
+  }
+  static Ints SetInts(int32_t x) { return _mm512_set1_epi32(x); }
+  // Pairs of products fit 16 bits if the unsigned bytes are small; else even and odd bytes are
+  // widened first.
+  template <bool small>
+  static Ints Dot(Ints sum, Bytes u, Bytes s) {
+    if constexpr (small) {
+      const __m512i pairs = _mm512_maddubs_epi16(u, s);
+      return _mm512_add_epi32(sum, _mm512_madd_epi16(pairs, _mm512_set1_epi16(1)));
+    } else {
+      const __m512i u_even = _mm512_and_si512(u, _mm512_set1_epi16(0xff));
+      const __m512i s_even = _mm512_srai_epi16(_mm512_slli_epi16(s, 8), 8);
+      const __m512i even = _mm512_madd_epi16(u_even, s_even);
+      const __m512i odd = _mm512_madd_epi16(_mm512_srli_epi16(u, 8), _mm512_srai_epi16(s, 8));
+      return _mm512_add_epi32(sum, _mm512_add_epi32(even, odd));
+    }
+  }
+  static V ToFloats(Ints a) { return _mm512_cvtepi32_ps(a); }
+  static int32_t StoreInt8(int8_t* p, V a) {
+    const __m512i ints = _mm512_cvtps_epi32(a);
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(ints));
+    return _mm512_reduce_add_epi32(ints);
   }
 
  private:

@@ -2,7 +2,9 @@
 
 #include <bit>
 #include <cmath>
+#include <cstddef>
 #include <cstdint>
+#include <cstring>
 
 namespace trireme {
 
@@ -18,6 +20,7 @@ struct SimdScalar {
   static constexpr int kTileRowsSingle = 4;
   static constexpr int kTileTokens = 2;
   static constexpr int kTileRows = 2;
+  static constexpr int kQuantTokens = 2;  // of a tile of a product with quantised weights
 
   struct V {
     float lane[kLanes];
@@ -83,6 +86,9 @@ struct SimdScalar {
   static V RoundToInteger(V a) {
     return Map([&](int i) { return std::nearbyintf(a.lane[i]); });
   }
+  static V Abs(V a) {
+    return Map([&](int i) { return std::fabs(a.lane[i]); });
+  }
   // a * 2^n for integral n in [-127, 127] where the result stays normal.
   static V ScaleByPowerOfTwo(V a, V n) {
     return Map([&](int i) {
@@ -105,6 +111,78 @@ struct SimdScalar {
       }
     }
     return a.lane[0];
+  }
+
+  // Quantised weights: four unsigned bytes a lane.
+  struct Bytes {
+    uint8_t byte[4 * kLanes];
+  };
+  struct Ints {
+    int32_t lane[kLanes];
+  };
+
+  template <class F>
+  static Bytes MapBytes(F f) {
+    Bytes r;
+    for (int i = 0; i < 4 * kLanes; ++i) r.byte[i] = static_cast<uint8_t>(f(i));
+    return r;
+  }
+
+  static Bytes LoadBytes(const std::byte* p) {
+    Bytes r;
+    std::memcpy(r.byte, p, sizeof(r.byte));
+    return r;
+  }
+  static void StoreBytes(std::byte* p, Bytes a) { std::memcpy(p, a.byte, sizeof(a.byte)); }
+  // Each byte shifted right by `shift` (left if negative), and `mask` of it.
+  template <int shift>
+  static Bytes BitsFrom(Bytes a, uint8_t mask) {
+    return MapBytes([&](int i) {
+      return (shift >= 0 ? a.byte[i] >> (shift & 7) : a.byte[i] << (-shift & 7)) & mask;
+    });
+  }
+  static Bytes Or(Bytes a, Bytes b) {
+    return MapBytes([&](int i) { return a.byte[i] | b.byte[i]; });
+  }
+  // a, with the bits of `value`, which it does not have, where bit i of `bits` is set.
+  static Bytes OrWhere(Bytes a, const std::byte* bits, uint8_t value) {
+    return MapBytes([&](int i) {
+      const bool set = ((static_cast<int>(bits[i / 8]) >> (i % 8)) & 1) != 0;
+      return set ? a.byte[i] | value : a.byte[i];
+    });
+  }
+  static Bytes Lookup(Bytes index, const uint8_t (&table)[16]) {
+    return MapBytes([&](int i) { return table[index.byte[i]]; });
+  }
+  // The same four signed bytes in every lane.
+  static Bytes BroadcastQuad(const int8_t* p) {
+    return MapBytes([&](int i) { return static_cast<uint8_t>(p[i % 4]); });
+  }
+  static Ints SetInts(int32_t x) {
+    Ints r;
+    for (int32_t& lane : r.lane) lane = x;
+    return r;
+  }
+  // sum + the dot products of four unsigned and four signed bytes in each lane; exact. With `small`
+  // the unsigned ones are below 128.
+  template <bool small>
+  static Ints Dot(Ints sum, Bytes u, Bytes s) {
+    for (int i = 0; i < 4 * kLanes; ++i) {
+      sum.lane[i / 4] += int32_t{u.byte[i]} * static_cast<int8_t>(s.byte[i]);
+    }
+    return sum;
+  }
+  static V ToFloats(Ints a) {
+    return Map([&](int i) { return static_cast<float>(a.lane[i]); });
+  }
+  // Stores integral floats from -127 to 127; returns their sum.
+  static int32_t StoreInt8(int8_t* p, V a) {
+    int32_t sum = 0;
+    for (int i = 0; i < kLanes; ++i) {
+      p[i] = static_cast<int8_t>(a.lane[i]);
+      sum += p[i];
+    }
+    return sum;
   }
 
  private:

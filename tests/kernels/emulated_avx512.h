@@ -81,3 +81,31 @@ inline __m512 FusedMultiplyAdd(__m512 a, __m512 b, __m512 c) {
 }
 #undef _mm512_fmadd_ps
 #define _mm512_fmadd_ps(a, b, c) FusedMultiplyAdd(a, b, c)
+
+// In SIMDe a macro of the masked form's name and arguments.
+inline __m512i MultiplyAddWords(__m512i a, __m512i b) {
+  int16_t la[32], lb[32];
+  int32_t to[16];
+  std::memcpy(la, &a, sizeof(la));
+  std::memcpy(lb, &b, sizeof(lb));
+  for (int i = 0; i < 16; ++i) to[i] = la[2 * i] * lb[2 * i] + la[2 * i + 1] * lb[2 * i + 1];
+  return _mm512_loadu_si512(to);
+}
+#undef _mm512_madd_epi16
+#define _mm512_madd_epi16(a, b) MultiplyAddWords(a, b)
+
+inline __m128i _mm512_cvtepi32_epi8(__m512i a) {
+  int32_t from[16];
+  int8_t to[16];
+  std::memcpy(from, &a, sizeof(from));
+  for (int i = 0; i < 16; ++i) to[i] = static_cast<int8_t>(from[i]);
+  return _mm_loadu_si128(reinterpret_cast<const __m128i*>(to));
+}
+
+inline int32_t _mm512_reduce_add_epi32(__m512i a) {
+  int32_t from[16];
+  std::memcpy(from, &a, sizeof(from));
+  int32_t sum = 0;
+  for (const int32_t lane : from) sum += lane;
+  return sum;
+}

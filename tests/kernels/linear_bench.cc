@@ -17,6 +17,7 @@
 
 #include "kernels/cpu/thread_pool.h"
 #include "kernels/ops.h"
+#include "kernels/quant/packed.h"
 #include "tests/kernels/reference.h"
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -34,16 +35,21 @@ int Threads() {
 // their floating point operations.
 #if defined(__x86_64__)
 __attribute__((target("avx512f"))) double FmaChains512(int64_t rounds) {
-  __m512 sum[24];
-  for (__m512& s : sum) s = _mm512_set1_ps(1.0f);
-  __m512 x = _mm512_set1_ps(0.5f);
-  for (int64_t i = 0; i < rounds; ++i) {
-    for (__m512& s : sum) s = _mm512_fmadd_ps(s, x, x);
-    __asm__ volatile("" : "+v"(x));
+  __m512 a = _mm512_set1_ps(1.0f);
+  __m512 b = a, c = a, d = a, e = a, f = a, g = a, h = a, i = a, j = a, k = a, l = a;
+  const __m512 x = _mm512_set1_ps(0.5f);
+  for (int64_t round = 0; round < rounds; ++round) {
+    a = _mm512_fmadd_ps(a, x, x), b = _mm512_fmadd_ps(b, x, x), c = _mm512_fmadd_ps(c, x, x);
+    d = _mm512_fmadd_ps(d, x, x), e = _mm512_fmadd_ps(e, x, x), f = _mm512_fmadd_ps(f, x, x);
+    g = _mm512_fmadd_ps(g, x, x), h = _mm512_fmadd_ps(h, x, x), i = _mm512_fmadd_ps(i, x, x);
+    j = _mm512_fmadd_ps(j, x, x), k = _mm512_fmadd_ps(k, x, x), l = _mm512_fmadd_ps(l, x, x);
+    // Else the compiler would compute them lane by lane, or not at all.
+    __asm__ volatile("" : "+v"(a), "+v"(b), "+v"(c), "+v"(d), "+v"(e), "+v"(f));
+    __asm__ volatile("" : "+v"(g), "+v"(h), "+v"(i), "+v"(j), "+v"(k), "+v"(l));
   }
-  for (const __m512& s : sum) x = _mm512_add_ps(x, s);
-  benchmark::DoNotOptimize(_mm512_cvtss_f32(x));
-  return static_cast<double>(rounds) * 24 * 16 * 2;
+  for (const __m512& s : {b, c, d, e, f, g, h, i, j, k, l}) a = _mm512_add_ps(a, s);
+  benchmark::DoNotOptimize(_mm512_cvtss_f32(a));
+  return static_cast<double>(rounds) * 12 * 16 * 2;
 }
 
 __attribute__((target("avx2,fma"))) double FmaChains256(int64_t rounds) {
@@ -108,7 +114,9 @@ struct Shape {
 void RunLinear(benchmark::State& state, const Shape& shape, DType dtype, double peak) {
   const int64_t tokens = state.range(0);
   const auto ops = *MakeCpuOps(Threads());
-  const int64_t bytes = shape.rows * DTypeRowBytes(dtype, shape.cols);
+  const int64_t bytes = IsQuantized(dtype)
+                            ? quant::PackedLayout(dtype, shape.rows, shape.cols, 0).bytes()
+                            : shape.rows * DTypeRowBytes(dtype, shape.cols);
   const int64_t copies = std::max<int64_t>(1, (int64_t{256} << 20) / bytes);
   const auto weights = HugePages(static_cast<size_t>(copies * bytes));
   // As f16, bf16 and f32 small positive values, so that no sum overflows.
@@ -140,7 +148,9 @@ void RegisterAll(double peak) {
                                       {"gate", 8192, 2048, 1},
                                       {"down", 2048, 8192, 8},
                                       {"lm_head", 128256, 2048, 1}};
-  for (const DType dtype : {DType::kBF16, DType::kF16, DType::kF32}) {
+  for (const DType dtype :
+       {DType::kBF16, DType::kF16, DType::kF32, DType::kQ8_0, DType::kQ4_0, DType::kQ5_0,
+        DType::kQ4K, DType::kQ5K, DType::kQ6K, DType::kQ2K, DType::kQ3K, DType::kIQ4NL}) {
     for (const Shape& shape : kShapes) {
       const std::string name = std::string(DTypeName(dtype)) + "/" + shape.name;
       auto* bench = benchmark::RegisterBenchmark(name.c_str(), RunLinear, shape, dtype, peak);

@@ -29,6 +29,7 @@ std::vector<const KernelTable*> Variants() {
   if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")) {
     tables.push_back(&Avx512Kernels());
+    if (__builtin_cpu_supports("avx512vnni")) tables.push_back(&Avx512VnniKernels());
   }
   return tables;
 #endif
@@ -71,6 +72,63 @@ TEST(VariantBits, Linear) {
                                RunLinear(kScalar, dtype, tokens, 27, cols, 8)))
               << table->name << " " << DTypeName(dtype) << " " << tokens << " " << cols;
         }
+      }
+    }
+  }
+}
+
+// Any bytes will do for weights, with scales that are finite.
+std::vector<std::byte> RandomPacked(DType dtype, const quant::PackedLayout& layout) {
+  const DTypeInfo info = DTypeBlock(dtype);
+  const int64_t row_bytes = (layout.blocks + 8) * 32 / info.block_elements * info.block_bytes;
+  std::vector<std::byte> stored(16 * row_bytes);
+  std::mt19937 random(5);
+  for (std::byte& b : stored) b = static_cast<std::byte>(random() & 0x3b);  // of halves: below 1
+  std::vector<std::byte> packed(layout.bytes());
+  for (int64_t panel = 0; panel < layout.panels(); ++panel) {
+    quant::PackPanel(dtype, layout, panel, stored.data(), row_bytes,
+                     packed.data() + panel * layout.panel_bytes);
+  }
+  return packed;
+}
+
+std::vector<float> RunQuantLinear(const KernelTable& table, DType dtype, int64_t tokens,
+                                  const quant::PackedLayout& layout,
+                                  const std::vector<std::byte>& weight) {
+  const int64_t cols = layout.blocks * 32;
+  const std::vector<float> x = RandomFloats(tokens * cols, 1);
+  std::vector<ActivationBlock> blocks(tokens * layout.blocks);
+  for (int64_t t = 0; t < tokens; ++t) {
+    table.quantize_row(x.data() + t * cols, cols, dtype, blocks.data() + t * layout.blocks);
+  }
+  const auto scratch = std::make_unique<QuantScratch>();
+  std::vector<float> y(tokens * layout.rows);
+  table.quant_linear(dtype,
+                     {.x = blocks.data(),
+                      .tokens = tokens,
+                      .weight = weight.data(),
+                      .layout = &layout,
+                      .bias = nullptr,
+                      .groups = 4,
+                      .y = y.data()},
+                     0, layout.panels(), *scratch);
+  std::vector<float> row(cols);
+  table.widen_quant_row(dtype, weight.data(), layout, layout.rows - 1, row.data());
+  y.insert(y.end(), row.begin(), row.end());
+  return y;
+}
+
+TEST(VariantBits, QuantisedLinear) {
+  for (const KernelTable* table : Variants()) {
+    for (const DType dtype :
+         {DType::kQ4_0, DType::kQ4_1, DType::kQ5_0, DType::kQ5_1, DType::kQ8_0, DType::kQ2K,
+          DType::kQ3K, DType::kQ4K, DType::kQ5K, DType::kQ6K, DType::kIQ4NL}) {
+      const quant::PackedLayout layout(dtype, 50, 512, 0);
+      const std::vector<std::byte> weight = RandomPacked(dtype, layout);
+      for (const int64_t tokens : {1, 2, 3, 4, 9, 100}) {
+        EXPECT_TRUE(SameBits(RunQuantLinear(*table, dtype, tokens, layout, weight),
+                             RunQuantLinear(kScalar, dtype, tokens, layout, weight)))
+            << table->name << " " << DTypeName(dtype) << " " << tokens;
       }
     }
   }
