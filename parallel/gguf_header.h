@@ -1,0 +1,27 @@
+#pragma once
+
+#include <cstddef>
+#include <span>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "parallel/gguf_file.h"
+
+namespace trireme {
+
+// What stands before the data of one GGUF file: magic "GGUF", version, counts, metadata, and the
+// tensors' table. Views point into the file.
+struct GgufHeader {
+  std::vector<std::pair<std::string_view, GgufValue>> metadata;  // sorted by key
+  std::vector<GgufTensor> tensors;                               // in the file's order
+};
+
+// Reads and checks one file; `origin` names it in errors. Allocates no more than a small multiple
+// of the header's bytes, whatever its counts claim.
+absl::StatusOr<GgufHeader> ParseGgufHeader(std::span<const std::byte> file,
+                                           const std::string& origin);
+
+}  // namespace trireme
