@@ -9,6 +9,8 @@
 #include "absl/strings/str_join.h"
 #include "base/file.h"
 #include "base/status_macros.h"
+#include "parallel/gguf_config.h"
+#include "parallel/gguf_file.h"
 #include "parallel/json_fields.h"
 
 namespace trireme {
@@ -284,6 +286,10 @@ absl::Status ParseSlidingWindow(const JsonFields& fields, const Architecture& ar
 }  // namespace
 
 absl::StatusOr<ModelConfig> ModelConfig::Load(const std::filesystem::path& model) {
+  if (IsGgufPath(model)) {
+    ASSIGN_OR_RETURN(const GgufFile file, GgufFile::Open(model));
+    return GgufModelConfig(file);
+  }
   const std::filesystem::path path = model / "config.json";
   ASSIGN_OR_RETURN(const std::string text, ReadFile(path, kConfigBytesMax));
   return Parse(text, path.string());
