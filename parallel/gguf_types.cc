@@ -36,6 +36,8 @@ constexpr std::array kTypes = {
 
 }  // namespace
 
+std::span<const GgufType> GgufTypes() { return kTypes; }
+
 const GgufType* FindGgufType(uint32_t number) {
   const auto* found = std::find_if(kTypes.begin(), kTypes.end(), [number](const GgufType& type) {
     return type.number == number;

@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <optional>
+#include <span>
 #include <string_view>
 
 #include "kernels/tensor.h"
@@ -18,6 +19,9 @@ struct GgufType {
   int64_t block_bytes;
   std::optional<DType> dtype;  // what we compute with; none: such a tensor cannot be read
 };
+
+// All that we know, in the order of their numbers.
+std::span<const GgufType> GgufTypes();
 
 // nullptr for a number that GGML had not given away when this was written.
 const GgufType* FindGgufType(uint32_t number);

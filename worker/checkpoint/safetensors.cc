@@ -1,8 +1,5 @@
 #include "worker/checkpoint/safetensors.h"
 
-#include <sys/mman.h>
-#include <unistd.h>
-
 #include <algorithm>
 #include <array>
 #include <atomic>
@@ -12,11 +9,11 @@
 #include <set>
 #include <utility>
 
-#include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_join.h"
 #include "base/file.h"
+#include "base/quoted.h"
 #include "base/status_macros.h"
+#include "worker/checkpoint/slice.h"
 
 namespace trireme {
 namespace {
@@ -32,13 +29,6 @@ constexpr const char* kIndexFile = "model.safetensors.index.json";
 absl::Status Broken(const std::string& origin, const std::string& what) {
   return absl::InvalidArgumentError(
       absl::StrCat(origin, ": ", what, "; the file is damaged or incomplete, fetch it again"));
-}
-
-// A name out of a file, for a message of one line.
-std::string Quoted(std::string_view name) {
-  constexpr size_t kBytesMax = 120;
-  const std::string text(name.substr(0, kBytesMax));
-  return absl::StrCat("\"", absl::Utf8SafeCEscape(text), name.size() > kBytesMax ? "...\"" : "\"");
 }
 
 // Bytes of one element of a data type of the format, or nullopt if the format has no such type.
@@ -156,63 +146,6 @@ absl::Status CheckFilled(std::vector<std::pair<uint64_t, uint64_t>> ranges, uint
   return Broken(origin, absl::StrCat("no tensor has the data from byte ", end, " of ", data_bytes));
 }
 
-// Asks the kernel to read ahead what will be copied. A hint: nothing depends on its success.
-void WillNeed(std::span<const std::byte> bytes) {
-  const uintptr_t page = static_cast<uintptr_t>(sysconf(_SC_PAGESIZE));
-  const uintptr_t begin = reinterpret_cast<uintptr_t>(bytes.data());
-  const uintptr_t start = begin - begin % page;
-  posix_madvise(reinterpret_cast<void*>(start), begin - start + bytes.size(), POSIX_MADV_WILLNEED);
-}
-
-// Copies the slice out of its tensor's bytes; both fit (CheckSlice).
-void CopySlice(const TensorSlice& slice, size_t element_bytes, const std::byte* tensor,
-               std::span<std::byte> destination) {
-  if (destination.empty()) return;
-  const size_t rows = static_cast<size_t>(slice.rows.size());
-  const size_t row_bytes = static_cast<size_t>(slice.cols.size()) * element_bytes;
-  const size_t stride = static_cast<size_t>(slice.full_cols) * element_bytes;
-  const std::byte* from = tensor + static_cast<size_t>(slice.rows.begin) * stride +
-                          static_cast<size_t>(slice.cols.begin) * element_bytes;
-  WillNeed({from, (rows - 1) * stride + row_bytes});
-  if (row_bytes == stride) {
-    std::memcpy(destination.data(), from, destination.size());
-    return;
-  }
-  for (size_t row = 0; row < rows; ++row) {
-    std::memcpy(destination.data() + row * row_bytes, from + row * stride, row_bytes);
-  }
-}
-
-bool Inside(const IndexRange& range, int64_t size) {
-  return range.begin >= 0 && range.begin <= range.end && range.end <= size;
-}
-
-// Refuses a slice that does not fit the tensor of its name: files that do not belong together.
-absl::Status CheckSlice(const TensorSlice& slice, const TensorInfo& info, size_t destination_bytes,
-                        const std::string& file) {
-  const std::vector<int64_t> expected =
-      slice.is_vector ? std::vector<int64_t>{slice.full_cols}
-                      : std::vector<int64_t>{slice.full_rows, slice.full_cols};
-  if (info.shape != expected) {
-    return absl::InvalidArgumentError(
-        absl::StrCat(file, ": tensor ", Quoted(slice.name), " has shape [",
-                     absl::StrJoin(info.shape, ", "), "], but config.json makes it [",
-                     absl::StrJoin(expected, ", "), "]; they do not belong together"));
-  }
-  if (!ComputeType(info.stored_type)) {
-    return absl::UnimplementedError(absl::StrCat(
-        file, ": unsupported: tensor ", Quoted(slice.name), " has data type ", info.stored_type,
-        ", expected F32, F16 or BF16; use an unquantised checkpoint"));
-  }
-  const size_t bytes = static_cast<size_t>(slice.elements() * DTypeBlock(info.dtype).block_bytes);
-  if (!Inside(slice.rows, slice.full_rows) || !Inside(slice.cols, slice.full_cols) ||
-      destination_bytes != bytes) {
-    return absl::InternalError(
-        absl::StrCat("slice of ", Quoted(slice.name), " leaves its tensor or its destination"));
-  }
-  return absl::OkStatus();
-}
-
 // The files of a checkpoint, and the tensors that each should hold.
 using WeightMap = std::map<std::string, std::vector<std::string>>;
 
@@ -266,7 +199,8 @@ class Safetensors final : public Checkpoint {
     return found == tensors_.end() ? nullptr : &found->second.entry.info;
   }
 
-  absl::Status Read(const TensorSlice& slice, std::span<std::byte> destination) const override {
+  absl::Status ReadBlocks(const TensorSlice& slice, int64_t first_row, int64_t rows,
+                          std::span<std::byte> destination) const override {
     const auto found = tensors_.find(slice.name);
     if (found == tensors_.end()) {
       return absl::InvalidArgumentError(
@@ -274,9 +208,16 @@ class Safetensors final : public Checkpoint {
     }
     const auto& [entry, file_index] = found->second;
     const MappedFile& file = files_[file_index];
-    RETURN_IF_ERROR(CheckSlice(slice, entry.info, destination.size(), file.path().string()));
-    CopySlice(slice, static_cast<size_t>(DTypeBlock(entry.info.dtype).block_bytes),
-              file.bytes().data() + entry.offset, destination);
+    if (!ComputeType(entry.info.stored_type)) {
+      return absl::UnimplementedError(absl::StrCat(
+          file.path().string(), ": unsupported: tensor ", Quoted(slice.name), " has data type ",
+          entry.info.stored_type, ", expected F32, F16 or BF16; use an unquantised checkpoint"));
+    }
+    RETURN_IF_ERROR(CheckSlice(slice, entry.info, first_row, rows, destination.size(),
+                               file.path().string(), "config.json"));
+    CopyRows(slice,
+             {.dtype = entry.info.dtype, .data = file.bytes().subspan(entry.offset, entry.bytes)},
+             first_row, rows, destination);
     bytes_read_ += destination.size();
     return absl::OkStatus();
   }

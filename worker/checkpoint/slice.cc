@@ -1,0 +1,91 @@
+#include "worker/checkpoint/slice.h"
+
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <cstring>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "base/quoted.h"
+
+namespace trireme {
+namespace {
+
+bool Inside(const IndexRange& range, int64_t size) {
+  return range.begin >= 0 && range.begin <= range.end && range.end <= size;
+}
+
+// Asks the kernel to read ahead what will be copied. A hint: nothing depends on its success.
+void WillNeed(std::span<const std::byte> bytes) {
+  const uintptr_t page = static_cast<uintptr_t>(sysconf(_SC_PAGESIZE));
+  const uintptr_t begin = reinterpret_cast<uintptr_t>(bytes.data());
+  const uintptr_t start = begin - begin % page;
+  posix_madvise(reinterpret_cast<void*>(start), begin - start + bytes.size(), POSIX_MADV_WILLNEED);
+}
+
+// Where an interleaved file has what the slice calls row `row`.
+int64_t InterleavedRow(int64_t row, int64_t head_dim) {
+  const int64_t in_head = row % head_dim;
+  const int64_t half = head_dim / 2;
+  return row - in_head + 2 * (in_head % half) + in_head / half;
+}
+
+}  // namespace
+
+IndexRange BlockColumns(const TensorSlice& slice, DType dtype) {
+  const int64_t block = DTypeBlock(dtype).block_elements;
+  return {.begin = slice.cols.begin / block * block,
+          .end = (slice.cols.end + block - 1) / block * block};
+}
+
+absl::Status CheckSlice(const TensorSlice& slice, const TensorInfo& info, int64_t first_row,
+                        int64_t rows, size_t destination_bytes, const std::string& file,
+                        std::string_view shaped_by) {
+  const std::vector<int64_t> expected =
+      slice.is_vector ? std::vector<int64_t>{slice.full_cols}
+                      : std::vector<int64_t>{slice.full_rows, slice.full_cols};
+  if (info.shape != expected) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        file, ": tensor ", Quoted(slice.name), " has shape [", absl::StrJoin(info.shape, ", "),
+        "], but ", std::string(shaped_by), " makes it [", absl::StrJoin(expected, ", "),
+        "]; they do not belong together"));
+  }
+  const bool inside = Inside(slice.rows, slice.full_rows) && Inside(slice.cols, slice.full_cols) &&
+                      rows >= 0 &&
+                      Inside({.begin = first_row, .end = first_row + rows}, slice.rows.size());
+  if (!inside ||
+      destination_bytes !=
+          static_cast<size_t>(rows *
+                              DTypeRowBytes(info.dtype, BlockColumns(slice, info.dtype).size()))) {
+    return absl::InternalError(
+        absl::StrCat("slice of ", Quoted(slice.name), " leaves its tensor or its destination"));
+  }
+  return absl::OkStatus();
+}
+
+void CopyRows(const TensorSlice& slice, const StoredTensor& tensor, int64_t first_row, int64_t rows,
+              std::span<std::byte> destination) {
+  if (destination.empty()) return;
+  const IndexRange cols = BlockColumns(slice, tensor.dtype);
+  const size_t row_bytes = static_cast<size_t>(DTypeRowBytes(tensor.dtype, cols.size()));
+  const size_t stride = static_cast<size_t>(DTypeRowBytes(tensor.dtype, slice.full_cols));
+  const int64_t begin = slice.rows.begin + first_row;
+  const std::byte* from = tensor.data.data() + DTypeRowBytes(tensor.dtype, cols.begin);
+  // Interleaved rows come from the same heads, near enough for a hint.
+  WillNeed({from + static_cast<size_t>(begin) * stride,
+            static_cast<size_t>(rows - 1) * stride + row_bytes});
+  const int64_t head_dim = tensor.interleaved_head_dim;
+  if (row_bytes == stride && head_dim == 0) {
+    std::memcpy(destination.data(), from + static_cast<size_t>(begin) * stride, destination.size());
+    return;
+  }
+  for (int64_t row = 0; row < rows; ++row) {
+    const int64_t stored = head_dim == 0 ? begin + row : InterleavedRow(begin + row, head_dim);
+    std::memcpy(destination.data() + static_cast<size_t>(row) * row_bytes,
+                from + static_cast<size_t>(stored) * stride, row_bytes);
+  }
+}
+
+}  // namespace trireme
