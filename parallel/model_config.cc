@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 #include <nlohmann/json.hpp>
 #include <optional>
 
@@ -23,19 +24,31 @@ constexpr int64_t kDimensionMax = 10'000'000;
 constexpr int64_t kLayersMax = 4096;
 constexpr int64_t kPositionsMax = int64_t{1} << 31;
 constexpr double kRealMax = 1e15;
+constexpr int64_t kExpertsMax = 1024;
 
 // What the transformers class of this architecture assumes where config.json is silent, and which
 // parts of the shape it has at all.
 struct Architecture {
   std::string_view name;
   int64_t max_position_embeddings;
-  int64_t num_kv_heads;  // 0: as many as num_attention_heads
-  int64_t head_dim;      // 0: hidden_size / num_attention_heads
-  bool qkv_bias_always;
-  bool has_attention_bias;  // the key attention_bias, for q, k, v and o
-  bool has_mlp_bias;        // the key mlp_bias
-  bool qk_norm;
-  enum class Window { kNone, kAllLayers, kFromLayer } window;
+  int64_t num_kv_heads = 0;  // 0: as many as num_attention_heads
+  int64_t head_dim = 0;      // 0: hidden_size / num_attention_heads
+  double rms_norm_eps = 1e-6;
+  double rope_theta = 10000.0;
+  bool tie_word_embeddings = false;
+  bool qkv_bias_always = false;
+  bool has_attention_bias = false;  // the key attention_bias, for q, k, v and o
+  bool has_mlp_bias = false;        // the key mlp_bias
+  bool qk_norm = false;
+  enum class Window {
+    kNone,
+    kAllLayers,
+    kAllLayersIfGiven,  // an absent key is null
+    kFromLayer,         // from max_window_layers on, unless layer_types says which
+    kPattern,           // all but each sliding_window_pattern-th, unless layer_types says which
+  } window = Window::kNone;
+  bool gemma = false;    // what Gemma alone does: ParseGemma
+  bool experts = false;  // the feed-forward is a mixture
 };
 
 using Window = Architecture::Window;
@@ -43,47 +56,50 @@ using Window = Architecture::Window;
 constexpr std::array kArchitectures = {
     Architecture{.name = "LlamaForCausalLM",
                  .max_position_embeddings = 2048,
-                 .num_kv_heads = 0,
-                 .head_dim = 0,
-                 .qkv_bias_always = false,
                  .has_attention_bias = true,
-                 .has_mlp_bias = true,
-                 .qk_norm = false,
-                 .window = Window::kNone},
+                 .has_mlp_bias = true},
     Architecture{.name = "MistralForCausalLM",
                  .max_position_embeddings = 131072,
                  .num_kv_heads = 8,
-                 .head_dim = 0,
-                 .qkv_bias_always = false,
-                 .has_attention_bias = false,
-                 .has_mlp_bias = false,
-                 .qk_norm = false,
                  .window = Window::kAllLayers},
     Architecture{.name = "Qwen2ForCausalLM",
                  .max_position_embeddings = 32768,
                  .num_kv_heads = 32,
-                 .head_dim = 0,
                  .qkv_bias_always = true,
-                 .has_attention_bias = false,
-                 .has_mlp_bias = false,
-                 .qk_norm = false,
                  .window = Window::kFromLayer},
     Architecture{.name = "Qwen3ForCausalLM",
                  .max_position_embeddings = 32768,
                  .num_kv_heads = 32,
                  .head_dim = 128,
-                 .qkv_bias_always = false,
                  .has_attention_bias = true,
-                 .has_mlp_bias = false,
                  .qk_norm = true,
                  .window = Window::kFromLayer},
+    Architecture{.name = "Gemma3ForCausalLM",
+                 .max_position_embeddings = 131072,
+                 .num_kv_heads = 4,
+                 .head_dim = 256,
+                 .rope_theta = 1e6,
+                 .tie_word_embeddings = true,
+                 .qk_norm = true,
+                 .window = Window::kPattern,
+                 .gemma = true},
+    Architecture{.name = "MixtralForCausalLM",
+                 .max_position_embeddings = 131072,
+                 .num_kv_heads = 8,
+                 .rms_norm_eps = 1e-5,
+                 .rope_theta = 1e6,
+                 .window = Window::kAllLayersIfGiven,
+                 .experts = true},
 };
 
-// The same in all four transformers classes.
-constexpr double kRmsNormEpsDefault = 1e-6;
-constexpr double kRopeThetaDefault = 10000.0;
+// The same in all these classes.
 constexpr int64_t kSlidingWindowDefault = 4096;
 constexpr int64_t kMaxWindowLayersDefault = 28;
+constexpr int64_t kWindowPatternDefault = 6;
+constexpr double kRopeLocalThetaDefault = 10000.0;
+constexpr double kQueryScalarDefault = 256;
+constexpr int64_t kNumExpertsDefault = 8;
+constexpr int64_t kExpertsPerTokenDefault = 2;
 
 absl::Status Unsupported(const JsonFields& fields, std::string_view what) {
   return absl::UnimplementedError(
@@ -106,17 +122,15 @@ absl::StatusOr<const Architecture*> FindArchitecture(const JsonFields& fields) {
                                           "; supported are: ", supported));
 }
 
-// What would change the arithmetic in a way that no field of ModelConfig describes.
-absl::Status RefuseUnsupported(const JsonFields& fields) {
-  if (fields.Has("quantization_config")) {
-    return Unsupported(fields, "quantization_config; use the checkpoint in bf16, f16 or f32");
-  }
-  ASSIGN_OR_RETURN(const std::string activation, fields.String("hidden_act", "silu"));
-  if (activation != "silu") {
-    return Unsupported(fields, absl::StrCat("hidden_act ", JsonExcerpt(json(activation)),
-                                            "; it must be \"silu\""));
-  }
-  return absl::OkStatus();
+absl::Status ParseActivation(const JsonFields& fields, const Architecture& architecture,
+                             ModelConfig& config) {
+  const char* key = architecture.gemma ? "hidden_activation" : "hidden_act";
+  const std::string_view accepted = architecture.gemma ? "gelu_pytorch_tanh" : "silu";
+  config.activation = architecture.gemma ? Activation::kGeluTanh : Activation::kSilu;
+  ASSIGN_OR_RETURN(const std::string activation, fields.String(key, accepted));
+  if (activation == accepted) return absl::OkStatus();
+  return Unsupported(fields, absl::StrCat(key, " ", JsonExcerpt(json(activation)), "; it must be ",
+                                          JsonExcerpt(json(accepted))));
 }
 
 absl::Status ParseDimensions(const JsonFields& fields, const Architecture& architecture,
@@ -129,7 +143,8 @@ absl::Status ParseDimensions(const JsonFields& fields, const Architecture& archi
   ASSIGN_OR_RETURN(config.max_position_embeddings,
                    fields.Whole("max_position_embeddings", 1, kPositionsMax,
                                 architecture.max_position_embeddings));
-  ASSIGN_OR_RETURN(config.rms_norm_eps, fields.PositiveReal("rms_norm_eps", 1, kRmsNormEpsDefault));
+  ASSIGN_OR_RETURN(config.rms_norm_eps,
+                   fields.PositiveReal("rms_norm_eps", 1, architecture.rms_norm_eps));
   // transformers tells an absent key (the class's default) from null (no grouping).
   const bool grouped = architecture.num_kv_heads > 0 && !fields.IsNull("num_key_value_heads");
   ASSIGN_OR_RETURN(config.num_kv_heads,
@@ -179,7 +194,8 @@ absl::Status ParseBiases(const JsonFields& fields, const Architecture& architect
     ASSIGN_OR_RETURN(config.mlp_bias, fields.Bool("mlp_bias", false));
   }
   config.qk_norm = architecture.qk_norm;
-  ASSIGN_OR_RETURN(config.tie_word_embeddings, fields.Bool("tie_word_embeddings", false));
+  ASSIGN_OR_RETURN(config.tie_word_embeddings,
+                   fields.Bool("tie_word_embeddings", architecture.tie_word_embeddings));
   return absl::OkStatus();
 }
 
@@ -197,27 +213,12 @@ absl::Status ParseLlama3Rope(const JsonFields& rope, ModelConfig& config) {
   return absl::OkStatus();
 }
 
-// transformers 4 writes rope_theta beside rope_scaling, transformers 5 both inside rope_parameters.
-absl::Status ParseRope(const JsonFields& fields, ModelConfig& config) {
-  ASSIGN_OR_RETURN(const double theta,
-                   fields.PositiveReal("rope_theta", kRealMax, kRopeThetaDefault));
-  // As transformers 5 has it: the old key wins if it says anything.
-  const json* scaling = fields.Find("rope_scaling");
-  const bool old_key = scaling != nullptr && !scaling->empty();
-  const char* key = old_key ? "rope_scaling" : "rope_parameters";
-  const json empty = json::object();
-  const json* found = fields.Find(key);
-  if (found == nullptr) found = &empty;
-  if (!found->is_object()) return fields.Invalid(key, "it must be an object or null");
-  for (const json& value : *found) {
-    if (value.is_object()) return Unsupported(fields, absl::StrCat(key, " by layer type"));
-  }
-
-  const JsonFields rope(*found, absl::StrCat(fields.origin(), ": ", key));
+// The frequencies of full layers. `theta` is what they have if `rope` is silent.
+absl::Status ParseRopeValues(const JsonFields& rope, double theta, double rotary_part,
+                             ModelConfig& config) {
   ASSIGN_OR_RETURN(config.rope_theta, rope.PositiveReal("rope_theta", kRealMax, theta));
-  ASSIGN_OR_RETURN(const double outer_part, fields.PositiveReal("partial_rotary_factor", 1, 1.0));
-  ASSIGN_OR_RETURN(const double part, rope.PositiveReal("partial_rotary_factor", 1, outer_part));
-  if (part != 1.0) return Unsupported(fields, "partial_rotary_factor other than 1");
+  ASSIGN_OR_RETURN(const double part, rope.PositiveReal("partial_rotary_factor", 1, rotary_part));
+  if (part != 1.0) return Unsupported(rope, "partial_rotary_factor other than 1");
 
   ASSIGN_OR_RETURN(const std::string old_type, rope.String("type", "default"));
   ASSIGN_OR_RETURN(const std::string type, rope.String("rope_type", old_type));
@@ -228,58 +229,167 @@ absl::Status ParseRope(const JsonFields& fields, ModelConfig& config) {
     ASSIGN_OR_RETURN(config.rope_factor, rope.PositiveReal("factor", kRealMax));
     return absl::OkStatus();
   }
-  return Unsupported(fields, absl::StrCat(key, " of type ", JsonExcerpt(json(type)),
-                                          "; supported are: default, linear, llama3"));
+  return Unsupported(rope, absl::StrCat("type ", JsonExcerpt(json(type)),
+                                        "; supported are: default, linear, llama3"));
 }
 
-// The first layer with a window according to layer_types, which must be full layers and then
-// windowed ones; num_layers if none has a window.
-absl::StatusOr<int64_t> FirstWindowLayer(const JsonFields& fields, const json& types,
-                                         const ModelConfig& config) {
+// Gemma's windowed layers have a base of their own and no scaling.
+absl::Status ParseLocalRope(const JsonFields& rope, double theta, ModelConfig& config) {
+  ASSIGN_OR_RETURN(config.rope_local_theta, rope.PositiveReal("rope_theta", kRealMax, theta));
+  ASSIGN_OR_RETURN(const std::string type, rope.String("rope_type", "default"));
+  if (type == "default") return absl::OkStatus();
+  return Unsupported(rope, absl::StrCat("type ", JsonExcerpt(json(type)), "; it must be default"));
+}
+
+// The object of this key with its place in the file; an empty one if it is absent.
+absl::StatusOr<JsonFields> Object(const JsonFields& fields, const char* key) {
+  static const json* const kEmpty = new json(json::object());
+  const json* found = fields.Find(key);
+  if (found == nullptr) found = kEmpty;
+  if (!found->is_object()) return fields.Invalid(key, "it must be an object or null");
+  return JsonFields(*found, absl::StrCat(fields.origin(), ": ", key));
+}
+
+// transformers 4 writes rope_theta beside rope_scaling, transformers 5 both inside rope_parameters,
+// for Gemma once for each type of layer.
+absl::Status ParseRope(const JsonFields& fields, const Architecture& architecture,
+                       ModelConfig& config) {
+  ASSIGN_OR_RETURN(const double theta,
+                   fields.PositiveReal("rope_theta", kRealMax, architecture.rope_theta));
+  ASSIGN_OR_RETURN(const double local_theta,
+                   fields.PositiveReal("rope_local_base_freq", kRealMax, kRopeLocalThetaDefault));
+  ASSIGN_OR_RETURN(const double part, fields.PositiveReal("partial_rotary_factor", 1, 1.0));
+  // As transformers 5 has it: the old key wins if it says anything.
+  const json* scaling = fields.Find("rope_scaling");
+  const bool old_key = scaling != nullptr && !scaling->empty();
+  ASSIGN_OR_RETURN(const JsonFields rope,
+                   Object(fields, old_key ? "rope_scaling" : "rope_parameters"));
+  if (architecture.gemma && !old_key) {
+    ASSIGN_OR_RETURN(const JsonFields full, Object(rope, "full_attention"));
+    ASSIGN_OR_RETURN(const JsonFields local, Object(rope, "sliding_attention"));
+    RETURN_IF_ERROR(ParseRopeValues(full, theta, part, config));
+    return ParseLocalRope(local, local_theta, config);
+  }
+  if (rope.Has("full_attention") || rope.Has("sliding_attention")) {
+    return Unsupported(rope, "parameters by layer type");
+  }
+  if (architecture.gemma) config.rope_local_theta = local_theta;
+  return ParseRopeValues(rope, theta, part, config);
+}
+
+// One for each layer, nonzero if it has the window.
+absl::StatusOr<std::vector<uint8_t>> ParseLayerTypes(const JsonFields& fields, const json& types,
+                                                     const ModelConfig& config) {
   constexpr const char* kKey = "layer_types";
   if (!types.is_array() || types.size() != static_cast<size_t>(config.num_layers)) {
     return fields.Invalid(kKey, absl::StrCat("it must be a list of ", config.num_layers,
                                              " strings, one for each layer"));
   }
-  int64_t first = config.num_layers;
-  for (int64_t layer = 0; layer < config.num_layers; ++layer) {
-    const json& type = types[static_cast<size_t>(layer)];
-    if (type == "sliding_attention") {
-      if (first == config.num_layers) first = layer;
-    } else if (type != "full_attention") {
+  std::vector<uint8_t> windowed;
+  for (const json& type : types) {
+    if (type != "sliding_attention" && type != "full_attention") {
       return Unsupported(fields,
                          absl::StrCat("layer_types with ", JsonExcerpt(type),
                                       "; supported are: full_attention, sliding_attention"));
-    } else if (first != config.num_layers) {
-      return Unsupported(fields, "layer_types with full_attention after sliding_attention");
     }
+    windowed.push_back(type == "sliding_attention" ? 1 : 0);
   }
-  return first;
+  return windowed;
+}
+
+// The layers that would have the window if there is one.
+absl::StatusOr<std::vector<uint8_t>> ParseWindowedLayers(const JsonFields& fields, Window kind,
+                                                         const ModelConfig& config) {
+  const size_t layers = static_cast<size_t>(config.num_layers);
+  if (kind == Window::kAllLayers || kind == Window::kAllLayersIfGiven) {
+    return std::vector<uint8_t>(layers, 1);
+  }
+  if (const json* types = fields.Find("layer_types"); types != nullptr) {
+    return ParseLayerTypes(fields, *types, config);
+  }
+  std::vector<uint8_t> windowed(layers, 0);
+  if (kind == Window::kPattern) {
+    ASSIGN_OR_RETURN(const int64_t pattern,
+                     fields.Whole("sliding_window_pattern", 1, kLayersMax, kWindowPatternDefault));
+    for (size_t layer = 0; layer < layers; ++layer) {
+      windowed[layer] = (layer + 1) % static_cast<size_t>(pattern) != 0 ? 1 : 0;
+    }
+    return windowed;
+  }
+  ASSIGN_OR_RETURN(const int64_t first,
+                   fields.Whole("max_window_layers", 0, kDimensionMax, kMaxWindowLayersDefault));
+  for (size_t layer = static_cast<size_t>(first); layer < layers; ++layer) windowed[layer] = 1;
+  return windowed;
+}
+
+// Whether there is a window at all.
+absl::StatusOr<bool> UsesWindow(const JsonFields& fields, Window kind) {
+  switch (kind) {
+    case Window::kNone:
+      return false;
+    case Window::kAllLayers:
+      return !fields.IsNull("sliding_window");
+    case Window::kAllLayersIfGiven:
+      return fields.Has("sliding_window");
+    case Window::kFromLayer: {
+      ASSIGN_OR_RETURN(const bool enabled, fields.Bool("use_sliding_window", false));
+      return enabled && !fields.IsNull("sliding_window");
+    }
+    case Window::kPattern:
+      if (fields.IsNull("sliding_window")) {
+        return fields.Invalid("sliding_window", "it must be a whole number");
+      }
+      return true;
+  }
+  return false;
 }
 
 absl::Status ParseSlidingWindow(const JsonFields& fields, const Architecture& architecture,
                                 ModelConfig& config) {
+  ASSIGN_OR_RETURN(const bool used, UsesWindow(fields, architecture.window));
   if (architecture.window == Window::kNone) return absl::OkStatus();
-  bool used = !fields.IsNull("sliding_window");
-  int64_t first = 0;
-  if (architecture.window == Window::kFromLayer) {
-    ASSIGN_OR_RETURN(const bool enabled, fields.Bool("use_sliding_window", false));
-    used = used && enabled;
-    ASSIGN_OR_RETURN(first,
-                     fields.Whole("max_window_layers", 0, kDimensionMax, kMaxWindowLayersDefault));
-    if (const json* types = fields.Find("layer_types"); types != nullptr) {
-      ASSIGN_OR_RETURN(first, FirstWindowLayer(fields, *types, config));
-      if (!used && first < config.num_layers) {
-        return fields.Invalid("layer_types",
-                              "sliding_attention needs use_sliding_window and sliding_window");
-      }
-    }
+  ASSIGN_OR_RETURN(std::vector<uint8_t> windowed,
+                   ParseWindowedLayers(fields, architecture.window, config));
+  const bool some = std::find(windowed.begin(), windowed.end(), 1) != windowed.end();
+  if (!used && some && fields.Has("layer_types")) {
+    return fields.Invalid("layer_types",
+                          "sliding_attention needs use_sliding_window and sliding_window");
   }
-  if (!used || first >= config.num_layers) return absl::OkStatus();
+  if (!used || !some) return absl::OkStatus();
   ASSIGN_OR_RETURN(config.sliding_window,
                    fields.Whole("sliding_window", 1, kPositionsMax, kSlidingWindowDefault));
-  config.windowed_layers.assign(static_cast<size_t>(config.num_layers), 0);
-  std::fill(config.windowed_layers.begin() + first, config.windowed_layers.end(), 1);
+  config.windowed_layers = std::move(windowed);
+  return absl::OkStatus();
+}
+
+absl::Status ParseGemma(const JsonFields& fields, ModelConfig& config) {
+  for (const char* key : {"attn_logit_softcapping", "final_logit_softcapping"}) {
+    if (fields.Has(key)) return Unsupported(fields, absl::StrCat(key, "; it must be null"));
+  }
+  for (const char* key : {"use_bidirectional_attention", "attention_bias"}) {
+    ASSIGN_OR_RETURN(const bool set, fields.Bool(key, false));
+    if (set) return Unsupported(fields, absl::StrCat(key, "; it must be false"));
+  }
+  ASSIGN_OR_RETURN(const double query_scalar,
+                   fields.PositiveReal("query_pre_attn_scalar", kRealMax, kQueryScalarDefault));
+  config.attention_scale = 1.0 / std::sqrt(query_scalar);
+  config.embedding_scale = std::sqrt(static_cast<double>(config.hidden_size));
+  config.norm_weights_minus_one = true;
+  config.sandwich_norms = true;
+  return absl::OkStatus();
+}
+
+absl::Status ParseExperts(const JsonFields& fields, ModelConfig& config) {
+  ASSIGN_OR_RETURN(config.num_experts,
+                   fields.Whole("num_local_experts", 1, kExpertsMax, kNumExpertsDefault));
+  ASSIGN_OR_RETURN(config.num_experts_per_token,
+                   fields.Whole("num_experts_per_tok", 1, config.num_experts,
+                                std::min(kExpertsPerTokenDefault, config.num_experts)));
+  if (config.num_experts * config.intermediate_size > kDimensionMax) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        fields.origin(), ": num_local_experts x intermediate_size is ",
+        config.num_experts * config.intermediate_size, "; it must be at most ", kDimensionMax));
+  }
   return absl::OkStatus();
 }
 
@@ -302,14 +412,19 @@ absl::StatusOr<ModelConfig> ModelConfig::Parse(std::string_view text, std::strin
   }
   const JsonFields fields(root, origin);
   ASSIGN_OR_RETURN(const Architecture* architecture, FindArchitecture(fields));
-  RETURN_IF_ERROR(RefuseUnsupported(fields));
+  if (fields.Has("quantization_config")) {
+    return Unsupported(fields, "quantization_config; use the checkpoint in bf16, f16 or f32");
+  }
   ModelConfig config;
   config.architecture = architecture->name;
   RETURN_IF_ERROR(ParseDimensions(fields, *architecture, config));
   RETURN_IF_ERROR(CheckConsistent(fields, config));
   RETURN_IF_ERROR(ParseBiases(fields, *architecture, config));
-  RETURN_IF_ERROR(ParseRope(fields, config));
+  RETURN_IF_ERROR(ParseActivation(fields, *architecture, config));
+  RETURN_IF_ERROR(ParseRope(fields, *architecture, config));
   RETURN_IF_ERROR(ParseSlidingWindow(fields, *architecture, config));
+  if (architecture->gemma) RETURN_IF_ERROR(ParseGemma(fields, config));
+  if (architecture->experts) RETURN_IF_ERROR(ParseExperts(fields, config));
   return config;
 }
 
@@ -317,9 +432,11 @@ absl::StatusOr<ModelConfig> ModelConfig::Parse(std::string_view text, std::strin
 uint64_t ModelConfig::NumParameters() const {
   const int64_t q_size = num_heads * head_dim;
   const int64_t kv_size = num_kv_heads * head_dim;
-  int64_t layer = 2 * hidden_size;                                // the two norms
+  int64_t layer = (sandwich_norms ? 4 : 2) * hidden_size;         // the norms
   layer += 2 * hidden_size * q_size + 2 * hidden_size * kv_size;  // q and o, k and v
-  layer += 3 * hidden_size * intermediate_size;                   // gate, up, down
+  // gate, up, down; of each expert, and the router
+  layer += 3 * hidden_size * intermediate_size * std::max<int64_t>(num_experts, 1);
+  layer += num_experts * hidden_size;
   if (qkv_bias) layer += q_size + 2 * kv_size;
   if (o_bias) layer += hidden_size;
   if (mlp_bias) layer += 2 * intermediate_size + hidden_size;

@@ -90,8 +90,25 @@ void AddAttention(const ModelConfig& config, const ModelShard& shard, const std:
   }
 }
 
+// Every rank routes, so each has the whole router, and its part of every expert.
+void AddExperts(const ModelConfig& config, const ModelShard& shard, const std::string& layer,
+                SliceList& list) {
+  const std::string prefix = absl::StrCat(layer, "block_sparse_moe.");
+  const int64_t hidden = config.hidden_size;
+  const int64_t intermediate = config.intermediate_size;
+  list.Rows(prefix + "gate.weight", config.num_experts, hidden,
+            {.begin = 0, .end = config.num_experts});
+  for (int64_t e = 0; e < config.num_experts; ++e) {
+    const std::string expert = absl::StrCat(prefix, "experts.", e);
+    list.Rows(expert + ".w1.weight", intermediate, hidden, shard.intermediate);
+    list.Rows(expert + ".w3.weight", intermediate, hidden, shard.intermediate);
+    list.Columns(expert + ".w2.weight", hidden, intermediate, shard.intermediate);
+  }
+}
+
 void AddMlp(const ModelConfig& config, const ModelShard& shard, const std::string& layer,
             SliceList& list) {
+  if (config.num_experts > 0) return AddExperts(config, shard, layer, list);
   const std::string prefix = absl::StrCat(layer, "mlp.");
   const int64_t hidden = config.hidden_size;
   const int64_t intermediate = config.intermediate_size;
@@ -130,6 +147,10 @@ std::vector<TensorSlice> ShardTensors(const ModelConfig& config, const ModelShar
     list.WholeVector(layer + "input_layernorm.weight", hidden);
     AddAttention(config, shard, layer, list);
     list.WholeVector(layer + "post_attention_layernorm.weight", hidden);
+    if (config.sandwich_norms) {
+      list.WholeVector(layer + "pre_feedforward_layernorm.weight", hidden);
+      list.WholeVector(layer + "post_feedforward_layernorm.weight", hidden);
+    }
     AddMlp(config, shard, layer, list);
   }
   if (shard.last_stage) {

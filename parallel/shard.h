@@ -14,7 +14,7 @@ struct ModelShard {
   IndexRange layers;        // of num_layers
   IndexRange heads;         // query heads, of num_heads
   IndexRange kv_heads;      // of num_kv_heads; several ranks hold the same one if tp > num_kv_heads
-  IndexRange intermediate;  // columns of the MLP, of intermediate_size
+  IndexRange intermediate;  // columns of the MLP or of each expert, of intermediate_size
   IndexRange vocab;         // rows of embedding and lm_head; the last ranks may hold fewer or none
   bool first_stage = false;  // holds the embedding
   bool last_stage = false;   // holds the final norm and lm_head

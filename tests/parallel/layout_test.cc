@@ -28,6 +28,10 @@ std::vector<ModelConfig> Configs() {
                                       Config(4, 1, 3, 40, 33), Config(32, 32, 2, 128, 1000)};
   configs[1].qkv_bias = true;
   configs[2].tie_word_embeddings = true;
+  configs.push_back(Config(8, 2, 3, 32, 64));
+  configs.back().sandwich_norms = true;
+  configs.push_back(Config(8, 2, 3, 32, 64));
+  configs.back().num_experts = 4;
   configs[3].o_bias = configs[3].mlp_bias = configs[3].qkv_bias = true;
   configs[0].qk_norm = true;
   return configs;
@@ -128,6 +132,7 @@ TEST(Shard, SlicesTileEveryTensor) {
           const bool kv =
               name.find("k_proj") != std::string::npos || name.find("v_proj") != std::string::npos;
           const bool replicated = name.find("norm") != std::string::npos ||
+                                  name.find("moe.gate") != std::string::npos ||
                                   name.find("o_proj.bias") != std::string::npos ||
                                   name.find("down_proj.bias") != std::string::npos;
           const bool tied = config.tie_word_embeddings && layout.pp > 1 &&

@@ -37,6 +37,21 @@ json With(json config, const char* key, json value) {
   return config;
 }
 
+json Without(json config, const char* key) {
+  config.erase(key);
+  return config;
+}
+
+json Gemma3(int hidden, int inner, int layers, int vocab) {
+  json config = As("Gemma3ForCausalLM", Llama(hidden, inner, layers, 4, 1, vocab, true));
+  config["hidden_activation"] = "gelu_pytorch_tanh";
+  return Without(config, "tie_word_embeddings");
+}
+
+json Mixtral(int hidden, int inner, int layers, int heads) {
+  return As("MixtralForCausalLM", Llama(hidden, inner, layers, heads, 8, 32000, false));
+}
+
 absl::StatusOr<ModelConfig> Parse(const json& config) {
   return ModelConfig::Parse(config.dump(), "x/config.json");
 }
@@ -58,7 +73,11 @@ TEST(ModelConfig, CountsParametersOfPublicModels) {
             7'615'616'512u);  // Qwen2.5 7B
   EXPECT_EQ(count(As("Qwen3ForCausalLM",
                      With(Llama(1024, 3072, 28, 16, 8, 151936, true), "head_dim", 128))),
-            596'049'920u);  // Qwen3 0.6B
+            596'049'920u);                                           // Qwen3 0.6B
+  EXPECT_EQ(count(Gemma3(640, 2048, 18, 262144)), 268'098'176u);     // Gemma 3 270M
+  EXPECT_EQ(count(Gemma3(1152, 6912, 26, 262144)), 999'885'952u);    // Gemma 3 1B
+  EXPECT_EQ(count(Mixtral(4096, 14336, 32, 32)), 46'702'792'704u);   // Mixtral 8x7B
+  EXPECT_EQ(count(Mixtral(6144, 16384, 56, 48)), 140'620'634'112u);  // Mixtral 8x22B
 }
 
 TEST(ModelConfig, ReadsBothStylesOfRope) {
@@ -119,11 +138,90 @@ TEST(ModelConfig, SlidingWindowsAreThoseOfTheFamily) {
     const json sliding = "sliding_attention";
     EXPECT_EQ(window(With(qwen, "layer_types", {full, full, sliding, sliding})), (Window{2, 12}));
     EXPECT_EQ(window(With(qwen, "layer_types", {full, full, full, full})), (Window{0, 0}));
-    EXPECT_FALSE(Parse(With(qwen, "layer_types", {sliding, full, sliding, full})).ok());
+    EXPECT_EQ(Parse(With(qwen, "layer_types", {sliding, full, sliding, full}))->windowed_layers,
+              (std::vector<uint8_t>{1, 0, 1, 0}));
     EXPECT_FALSE(Parse(With(qwen, "layer_types", {full, full})).ok());
+    EXPECT_FALSE(Parse(With(qwen, "layer_types", {full, full, full, "chunked_attention"})).ok());
+    EXPECT_FALSE(Parse(With(qwen, "layer_types", {full, full, full, 1})).ok());
     qwen["use_sliding_window"] = false;
     EXPECT_FALSE(Parse(With(qwen, "layer_types", {full, full, full, sliding})).ok());
   }
+}
+
+// As Gemma3TextConfig of transformers 5 reads the same keys.
+TEST(ModelConfig, Gemma3) {
+  const json base = Gemma3(64, 96, 7, 100);
+  const auto plain = Parse(base);
+  ASSERT_TRUE(plain.ok()) << plain.status();
+  EXPECT_EQ(plain->head_dim, 256);
+  EXPECT_EQ(plain->activation, Activation::kGeluTanh);
+  EXPECT_EQ(plain->embedding_scale, 8.0);
+  EXPECT_EQ(plain->attention_scale, 1.0 / 16);
+  EXPECT_TRUE(plain->norm_weights_minus_one && plain->sandwich_norms && plain->qk_norm);
+  EXPECT_TRUE(plain->tie_word_embeddings);
+  EXPECT_EQ(plain->windowed_layers, (std::vector<uint8_t>{1, 1, 1, 1, 1, 0, 1}));
+  EXPECT_EQ(plain->sliding_window, 4096);
+  EXPECT_EQ(plain->rope_theta, 1e6);
+  EXPECT_EQ(plain->rope_local_theta, 1e4);
+  EXPECT_EQ(plain->rope_scaling, RopeScaling::kNone);
+  EXPECT_EQ(Parse(With(base, "query_pre_attn_scalar", 64))->attention_scale, 1.0 / 8);
+  EXPECT_EQ(Parse(With(base, "sliding_window_pattern", 2))->windowed_layers,
+            (std::vector<uint8_t>{1, 0, 1, 0, 1, 0, 1}));
+  EXPECT_EQ(Parse(With(base, "sliding_window_pattern", 1))->sliding_window, 0);
+
+  json old_style = base;
+  old_style["rope_theta"] = 5e5;
+  old_style["rope_local_base_freq"] = 2e4;
+  old_style["rope_scaling"] = {{"rope_type", "linear"}, {"factor", 8.0}};
+  json new_style = base;
+  new_style["rope_parameters"] = {
+      {"full_attention", {{"rope_type", "linear"}, {"factor", 8.0}, {"rope_theta", 5e5}}},
+      {"sliding_attention", {{"rope_type", "default"}, {"rope_theta", 2e4}}}};
+  for (const json& config : {old_style, new_style}) {
+    const auto parsed = Parse(config);
+    ASSERT_TRUE(parsed.ok()) << parsed.status();
+    EXPECT_EQ(parsed->rope_theta, 5e5);
+    EXPECT_EQ(parsed->rope_local_theta, 2e4);
+    EXPECT_EQ(parsed->rope_scaling, RopeScaling::kLinear);
+    EXPECT_EQ(parsed->rope_factor, 8.0);
+  }
+  new_style["rope_parameters"]["sliding_attention"]["rope_type"] = "linear";
+  EXPECT_FALSE(Parse(new_style).ok());
+  new_style["rope_parameters"]["sliding_attention"] = 7;
+  EXPECT_FALSE(Parse(new_style).ok());
+
+  for (const auto& [key, value] :
+       std::vector<std::pair<const char*, json>>{{"hidden_activation", "gelu"},
+                                                 {"attn_logit_softcapping", 50.0},
+                                                 {"final_logit_softcapping", 30.0},
+                                                 {"use_bidirectional_attention", true},
+                                                 {"attention_bias", true},
+                                                 {"query_pre_attn_scalar", 0},
+                                                 {"sliding_window", nullptr},
+                                                 {"sliding_window_pattern", 0}}) {
+    const absl::Status status = Parse(With(base, key, value)).status();
+    EXPECT_NE(std::string(status.message()).find(key), std::string::npos) << status;
+  }
+}
+
+// As MixtralConfig of transformers 5 reads the same keys.
+TEST(ModelConfig, Mixtral) {
+  const json base = Without(Mixtral(64, 96, 2, 8), "rms_norm_eps");
+  const auto plain = Parse(base);
+  ASSERT_TRUE(plain.ok()) << plain.status();
+  EXPECT_EQ(plain->num_experts, 8);
+  EXPECT_EQ(plain->num_experts_per_token, 2);
+  EXPECT_EQ(plain->rope_theta, 1e6);
+  EXPECT_EQ(plain->rms_norm_eps, 1e-5);
+  EXPECT_EQ(plain->sliding_window, 0);
+  EXPECT_EQ(Parse(With(base, "num_local_experts", 4))->num_experts, 4);
+  EXPECT_EQ(Parse(With(base, "num_experts_per_tok", 3))->num_experts_per_token, 3);
+  EXPECT_EQ(Parse(With(base, "sliding_window", 12))->LayerWindow(1), 12);
+  EXPECT_EQ(Parse(With(base, "sliding_window", nullptr))->LayerWindow(1), 0);
+  EXPECT_FALSE(Parse(With(base, "num_local_experts", 0)).ok());
+  EXPECT_FALSE(Parse(With(base, "num_local_experts", 5000)).ok());
+  EXPECT_FALSE(Parse(With(base, "num_experts_per_tok", 9)).ok());
+  EXPECT_FALSE(Parse(With(base, "intermediate_size", 9'000'000)).ok());  // times 8 experts
 }
 
 TEST(ModelConfig, AbsentKeysTakeTheDefaultsOfTheFamily) {
