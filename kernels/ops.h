@@ -21,6 +21,13 @@ struct TokenPlace {
   std::span<const int32_t> block_table;
 };
 
+// What attention needs to know beside its operands.
+struct AttentionShape {
+  int64_t heads = 0;   // query heads; they share the cache's KV heads in equal groups
+  float scale = 1.0f;  // of q . k
+  int64_t window = 0;  // positions a token sees, its own included; 0: all up to it
+};
+
 // The compute interface: what a transformer step needs, on one rank, without communication.
 //
 // Activations are float32, row-major, one row per token of the step. Every operation treats each
@@ -34,13 +41,13 @@ class Ops {
   virtual std::string_view name() const = 0;  // for example "cpu avx2"
   virtual int threads() const = 0;
 
-  // out[t, :] = table[ids[t] - first_id, :], or zeros where the table does not hold ids[t].
+  // out[t, :] = table[ids[t] - first_id, :] * scale, or zeros where the table does not hold ids[t].
   virtual void Embedding(std::span<const int32_t> ids, const Weight& table, int64_t first_id,
-                         std::span<float> out) = 0;
+                         float scale, std::span<float> out) = 0;
 
   // out[t, :] = x[t, :] / sqrt(mean(x[t, :]^2) + eps) * weight. `out` may be `x`. Row length is the
   // weight's. Zhang and Sennrich 2019.
-  virtual void RmsNorm(std::span<const float> x, const Weight& weight, float eps,
+  virtual void RmsNorm(std::span<const float> x, std::span<const float> weight, float eps,
                        std::span<float> out) = 0;
 
   // One product of several with the same x: y[t, n] = sum over k of x[t, k] * weight[n, k]
@@ -71,16 +78,23 @@ class Ops {
   virtual void StoreKv(std::span<const float> k, std::span<const float> v,
                        std::span<const TokenPlace> places, const KvLayer& cache) = 0;
 
-  // out[t, h, :] = softmax(q[t, h, :] . K / sqrt(head_dim)) V over the positions up to the token's
-  // own, the last `window` of them if window > 0. Query heads share KV heads in equal groups.
-  // Online softmax over blocks in order (Dao et al. 2022), paged (Kwon et al. 2023). Arithmetic is
-  // float32 whatever the cache's type; an int8 scale multiplies scores and softmax weights.
+  // out[t, h, :] = softmax(scale * q[t, h, :] . K) V over the positions that token t sees. Online
+  // softmax over blocks in order (Dao et al. 2022), paged (Kwon et al. 2023). Arithmetic is float32
+  // whatever the cache's type; an int8 scale multiplies scores and softmax weights.
   virtual void Attention(std::span<const float> q, std::span<const TokenPlace> places,
-                         const KvLayer& cache, int64_t heads, int64_t window,
+                         const KvLayer& cache, const AttentionShape& shape,
                          std::span<float> out) = 0;
 
   // gate[i] = silu(gate[i]) * up[i]. Shazeer 2020.
   virtual void SiluMul(std::span<float> gate, std::span<const float> up) = 0;
+  // gate[i] = gelu(gate[i]) * up[i], gelu by its tanh approximation. Hendrycks and Gimpel 2016.
+  virtual void GeluTanhMul(std::span<float> gate, std::span<const float> up) = 0;
+
+  // The k largest of each row's n scores, largest first, equal ones by index: their indices and the
+  // softmax over them alone. That is a softmax over the whole row made to sum to 1 again over the
+  // chosen. scores [tokens, n]; ids and weights [tokens, k], 1 <= k <= n; a NaN counts as lowest.
+  virtual void TopKSoftmax(std::span<const float> scores, int64_t n, int64_t k,
+                           std::span<int32_t> ids, std::span<float> weights) = 0;
 
   // hidden[t, :] += delta[t, :] (+ bias; none if empty).
   virtual void AddResidual(std::span<float> hidden, std::span<const float> delta,

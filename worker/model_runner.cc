@@ -44,7 +44,8 @@ absl::Status ModelRunner::LoadModel() {
                    Checkpoint::Open(options_.model_dir));
   ASSIGN_OR_RETURN(weights_,
                    Weights::Load(*checkpoint, ShardTensors(config_, shard_), ops_->threads()));
-  rotary_ = std::make_unique<RotaryEmbedding>(config_);
+  rotary_ = RotaryEmbedding(config_);
+  if (config_.rope_local_theta > 0) local_rotary_ = RotaryEmbedding::Local(config_);
   const RankContext rank{.ops = ops_, .tp = tp_.get(), .weights = &weights_, .shard = shard_};
   ASSIGN_OR_RETURN(model_, MakeModel(config_, rank));
   load_report_ = {.shard_bytes = weights_.bytes(),
@@ -133,7 +134,8 @@ StepBatch ModelRunner::BuildBatch(const v1::StepPlan& plan) const {
       batch.ids.push_back(sequence.token_ids[position]);
       batch.places.push_back(
           {.position = static_cast<int64_t>(position), .block_table = sequence.block_table});
-      rotary_->Append(static_cast<int64_t>(position), batch.cos, batch.sin);
+      rotary_->Append(static_cast<int64_t>(position), batch.rope);
+      if (local_rotary_) local_rotary_->Append(static_cast<int64_t>(position), batch.local_rope);
     }
   }
   return batch;

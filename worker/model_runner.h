@@ -4,6 +4,7 @@
 #include <filesystem>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -120,7 +121,7 @@ class ModelRunner {
   int responder_ = 0;
   Weights weights_;
   KvCache cache_;
-  std::unique_ptr<RotaryEmbedding> rotary_;
+  std::optional<RotaryEmbedding> rotary_, local_rotary_;
   std::unique_ptr<Model> model_;
   LoadReport load_report_;
   int64_t max_model_len_ = 0;

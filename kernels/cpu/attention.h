@@ -24,6 +24,7 @@ struct AttentionArgs {
   const int32_t* block_table;
   int64_t block_size;
   int64_t head_dim;
+  float scale;       // of q . k
   int64_t position;  // of the first token
   int64_t window;    // positions a token sees, itself included; 0: all
   float* out;        // [tokens, group, head_dim]
@@ -91,7 +92,6 @@ struct SoftmaxState {
 template <class S, class Rows>
 inline void AttentionTile(const AttentionArgs& a, int64_t first, int64_t count, const float* q,
                           SoftmaxState& state, float* out) {
-  const float scale = 1.0f / std::sqrt(static_cast<float>(a.head_dim));
   const KvTile<Rows> k(a, a.k, first);
   const KvTile<Rows> v(a, a.v, first);
   float score[kAttentionTile];
@@ -99,7 +99,7 @@ inline void AttentionTile(const AttentionArgs& a, int64_t first, int64_t count, 
   for (int64_t j = 0; j < count; ++j) {
     float dot = Dot<S, Rows>(q, k.rows + j * a.head_dim, a.head_dim);
     if constexpr (kHasScales<Rows>) dot *= k.scales[j];
-    score[j] = dot * scale;
+    score[j] = dot * a.scale;
   }
   const float tile_max = S::ReduceMax(S::Load(score));
   const float new_max = tile_max > state.max ? tile_max : state.max;

@@ -30,7 +30,7 @@ class CpuOps final : public Ops {
   std::string_view name() const override { return name_; }
   int threads() const override { return pool_.size(); }
 
-  void Embedding(std::span<const int32_t> ids, const Weight& table, int64_t first_id,
+  void Embedding(std::span<const int32_t> ids, const Weight& table, int64_t first_id, float scale,
                  std::span<float> out) override {
     const int64_t n = table.cols;
     CHECK(static_cast<int64_t>(out.size()) == static_cast<int64_t>(ids.size()) * n);
@@ -50,19 +50,17 @@ class CpuOps final : public Ops {
       }
       // A rank that does not hold the row adds +0, which turns -0 into +0: so does the one that
       // does.
-      for (int64_t i = 0; i < n; ++i) row[i] += 0.0f;
+      for (int64_t i = 0; i < n; ++i) row[i] = row[i] * scale + 0.0f;
     }
   }
 
-  void RmsNorm(std::span<const float> x, const Weight& weight, float eps,
+  void RmsNorm(std::span<const float> x, std::span<const float> weight, float eps,
                std::span<float> out) override {
-    const int64_t n = weight.cols;
+    const int64_t n = static_cast<int64_t>(weight.size());
     const int64_t rows = Rows(x.size(), n);
     CHECK(out.size() == x.size());
-    norm_weight_.resize(static_cast<size_t>(n));
-    kernels_.widen_row(weight, 0, norm_weight_.data());
     ForRows(rows, n, [&](int64_t row) {
-      kernels_.rms_norm_row(x.data() + row * n, norm_weight_.data(), eps, n, out.data() + row * n);
+      kernels_.rms_norm_row(x.data() + row * n, weight.data(), eps, n, out.data() + row * n);
     });
   }
 
@@ -120,7 +118,8 @@ class CpuOps final : public Ops {
   }
 
   void Attention(std::span<const float> q, std::span<const TokenPlace> places, const KvLayer& cache,
-                 int64_t heads, int64_t window, std::span<float> out) override {
+                 const AttentionShape& shape, std::span<float> out) override {
+    const int64_t heads = shape.heads;
     CHECK(cache.block_size % cpu::kAttentionTile == 0 && heads % cache.num_kv_heads == 0);
     CHECK(out.size() == q.size() &&
           static_cast<int64_t>(q.size()) ==
@@ -147,8 +146,9 @@ class CpuOps final : public Ops {
                             .block_table = place.block_table.data(),
                             .block_size = cache.block_size,
                             .head_dim = cache.head_dim,
+                            .scale = shape.scale,
                             .position = place.position,
-                            .window = window,
+                            .window = shape.window,
                             .out = out.data() + row});
       }
     };
@@ -156,11 +156,21 @@ class CpuOps final : public Ops {
   }
 
   void SiluMul(std::span<float> gate, std::span<const float> up) override {
-    CHECK(gate.size() == up.size());
-    pool_.ParallelFor(static_cast<int64_t>(gate.size()), kElementGrain,
-                      [&](int64_t begin, int64_t end, int) {
-                        kernels_.silu_mul(gate.data() + begin, up.data() + begin, end - begin);
-                      });
+    ActivateMul(kernels_.silu_mul, gate, up);
+  }
+  void GeluTanhMul(std::span<float> gate, std::span<const float> up) override {
+    ActivateMul(kernels_.gelu_tanh_mul, gate, up);
+  }
+
+  void TopKSoftmax(std::span<const float> scores, int64_t n, int64_t k, std::span<int32_t> ids,
+                   std::span<float> weights) override {
+    const int64_t rows = Rows(scores.size(), n);
+    CHECK(k >= 1 && k <= n && ids.size() == weights.size() &&
+          static_cast<int64_t>(ids.size()) == rows * k);
+    ForRows(rows, n * k, [&](int64_t row) {
+      kernels_.top_k_softmax(scores.data() + row * n, n, k, ids.data() + row * k,
+                             weights.data() + row * k);
+    });
   }
 
   void AddResidual(std::span<float> hidden, std::span<const float> delta,
@@ -328,6 +338,15 @@ class CpuOps final : public Ops {
     return static_cast<int64_t>(size) / row;
   }
 
+  void ActivateMul(void (*kernel)(float*, const float*, int64_t), std::span<float> gate,
+                   std::span<const float> up) {
+    CHECK(gate.size() == up.size());
+    pool_.ParallelFor(static_cast<int64_t>(gate.size()), kElementGrain,
+                      [&](int64_t begin, int64_t end, int) {
+                        kernel(gate.data() + begin, up.data() + begin, end - begin);
+                      });
+  }
+
   // Calls f(row) for every row of n elements.
   template <class F>
   void ForRows(int64_t rows, int64_t n, const F& f) {
@@ -340,7 +359,6 @@ class CpuOps final : public Ops {
   const KernelTable& kernels_;
   cpu::ThreadPool pool_;
   const std::string name_;
-  std::vector<float> norm_weight_;
   std::vector<Run> runs_;
   // Of Linear: what each product of a call takes, and where.
   std::vector<Activations> activations_;

@@ -4,8 +4,10 @@
 
 #include "kernels/cpu/attention.h"
 #include "kernels/cpu/elementwise.h"
+#include "kernels/cpu/gelu.h"
 #include "kernels/cpu/linear.h"
 #include "kernels/cpu/quant_linear.h"
+#include "kernels/cpu/top_k_softmax.h"
 
 namespace trireme::cpu {
 
@@ -25,6 +27,8 @@ struct KernelTable {
   void (*rope_head)(float* x, const float* cos, const float* sin, int64_t half);
   void (*attention)(const AttentionArgs&);
   void (*silu_mul)(float* gate, const float* up, int64_t n);
+  void (*gelu_tanh_mul)(float* gate, const float* up, int64_t n);
+  void (*top_k_softmax)(const float* scores, int64_t n, int64_t k, int32_t* ids, float* weights);
   void (*add)(float* x, const float* y, int64_t n);
 };
 
@@ -41,6 +45,8 @@ constexpr KernelTable MakeKernelTable() {
           .rope_head = &RopeHead<S>,
           .attention = &Attention<S>,
           .silu_mul = &SiluMul<S>,
+          .gelu_tanh_mul = &GeluTanhMul<S>,
+          .top_k_softmax = &TopKSoftmax<S>,
           .add = &Add<S>};
 }
 

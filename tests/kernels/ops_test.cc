@@ -140,8 +140,10 @@ TEST_P(OpsTest, EmbeddingGivesRowsOrZeros) {
   const std::vector<float> table = {1, 2, -0.0f, 4};
   std::vector<float> out(6, NAN);
   const std::vector<int32_t> ids = {11, 9, 10};
-  Make(2)->Embedding(ids, Matrix(table.data(), DType::kF32, 2, 2), 10, out);
+  Make(2)->Embedding(ids, Matrix(table.data(), DType::kF32, 2, 2), 10, 1.0f, out);
   EXPECT_TRUE(SameBits(out, {0.0f, 4, 0, 0, 1, 2}));
+  Make(2)->Embedding(ids, Matrix(table.data(), DType::kF32, 2, 2), 10, 2.5f, out);
+  EXPECT_TRUE(SameBits(out, {0.0f, 10, 0, 0, 2.5f, 5}));
 }
 
 TEST_P(OpsTest, RmsNormMatchesFormula) {
@@ -150,7 +152,7 @@ TEST_P(OpsTest, RmsNormMatchesFormula) {
     const std::vector<float> x = RandomFloats(kRows * n, 7, 3.0f);
     const std::vector<float> weight = RandomFloats(n, 8);
     std::vector<float> out(kRows * n);
-    Make(2)->RmsNorm(x, Matrix(weight.data(), DType::kF32, 1, n), 1e-5f, out);
+    Make(2)->RmsNorm(x, weight, 1e-5f, out);
     for (int64_t row = 0; row < kRows; ++row) {
       double squares = 0;
       for (int64_t i = 0; i < n; ++i) squares += std::pow(x[row * n + i], 2);
@@ -196,6 +198,59 @@ TEST_P(OpsTest, SiluMulMatchesFormulaOverTheWholeRange) {
   }
 }
 
+// x / 2 * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 x^3))), where 1 + tanh(u) has to be written as
+// 2 / (1 + e^-2u): for u near -20 a double keeps none of its digits.
+TEST_P(OpsTest, GeluTanhMulMatchesFormulaOverTheWholeRange) {
+  std::vector<float> gate = {0.0f, 1e-30f, 1e10f, -1e10f, 1e30f, -1e30f};
+  for (double g = -20; g <= 20; g += 0.037) gate.push_back(static_cast<float>(g));
+  const std::vector<float> before = gate;
+  const std::vector<float> up(gate.size(), 2.0f);
+  Make(2)->GeluTanhMul(gate, up);
+  for (size_t i = 0; i < gate.size(); ++i) {
+    const double g = before[i];
+    const double u = std::sqrt(2 / std::acos(-1.0)) * (g + 0.044715 * g * g * g);
+    const double want = 2 * g / (1 + std::exp(-2 * u));
+    EXPECT_NEAR(gate[i], want, 1e-6 * std::max(1.0, std::abs(want))) << g;
+  }
+}
+
+// A softmax over all in double precision, its k largest, made to sum to 1.
+TEST_P(OpsTest, TopKSoftmaxMatchesFormula) {
+  constexpr int64_t kTokens = 300;
+  for (const int64_t n : {1, 4, 8, 60}) {
+    for (const int64_t k : {int64_t{1}, std::min<int64_t>(n, 2), std::min<int64_t>(n, 8)}) {
+      const std::vector<float> scores = RandomFloats(kTokens * n, 15, 3.0f);
+      std::vector<int32_t> ids(kTokens * k, -1);
+      std::vector<float> weights(kTokens * k);
+      Make(3)->TopKSoftmax(scores, n, k, ids, weights);
+      for (int64_t t = 0; t < kTokens; ++t) {
+        std::vector<std::pair<double, int32_t>> all;  // minus the exponential: largest first
+        for (int64_t i = 0; i < n; ++i) {
+          all.emplace_back(-std::exp(static_cast<double>(scores[t * n + i])), i);
+        }
+        std::sort(all.begin(), all.end());
+        double chosen = 0;
+        for (int64_t j = 0; j < k; ++j) chosen -= all[j].first;
+        for (int64_t j = 0; j < k; ++j) {
+          EXPECT_EQ(ids[t * k + j], all[j].second);
+          EXPECT_NEAR(weights[t * k + j], -all[j].first / chosen, 1e-6);
+        }
+      }
+    }
+  }
+}
+
+TEST_P(OpsTest, TopKSoftmaxTakesEqualScoresByIndexAndNansLast) {
+  const std::vector<float> scores = {NAN, 1, 2, 2, NAN, NAN, NAN, NAN, INFINITY, 0, -INFINITY, 5};
+  std::vector<int32_t> ids(6);
+  std::vector<float> weights(6);
+  Make(1)->TopKSoftmax(scores, 4, 2, ids, weights);
+  EXPECT_EQ(ids, (std::vector<int32_t>{2, 3, 0, 1, 0, 3}));
+  EXPECT_EQ(weights[0], 0.5f);
+  EXPECT_EQ(weights[1], 0.5f);
+  for (const float weight : weights) EXPECT_TRUE(weight >= 0 && weight <= 1) << weight;
+}
+
 TEST_P(OpsTest, AddResidualAddsDeltaAndBias) {
   std::vector<float> hidden = {1, 2, 3, 4};
   const std::vector<float> delta = {10, 20, 30, 40};
@@ -208,7 +263,12 @@ TEST_P(OpsTest, AddResidualAddsDeltaAndBias) {
 
 struct AttentionCase {
   int64_t length, heads, kv_heads, head_dim, block_size, window;
+  double scale = 0.25;
 };
+
+AttentionShape Shape(const AttentionCase& c) {
+  return {.heads = c.heads, .scale = static_cast<float>(c.scale), .window = c.window};
+}
 
 // Pages in a shuffled order, unused ones poisoned with NaN.
 class PagedCache {
@@ -280,7 +340,7 @@ double ReferenceAttention(const AttentionCase& c, const std::vector<float>& q,
       dot += static_cast<double>(q[(t * c.heads + h) * c.head_dim + i]) *
              k[(j * c.kv_heads + kv_head) * c.head_dim + i];
     }
-    scores.push_back(dot / std::sqrt(c.head_dim));
+    scores.push_back(dot * c.scale);
     best = std::max(best, scores.back());
   }
   double sum = 0, out = 0;
@@ -305,7 +365,7 @@ TEST_P(OpsTest, AttentionMatchesFormula) {
     const std::vector<float> v = RandomFloats(c.length * c.kv_heads * c.head_dim, 12);
     const PagedCache cache(c, k, v, *ops);
     std::vector<float> out(q.size(), NAN);
-    ops->Attention(q, cache.places(), cache.layer(), c.heads, c.window, out);
+    ops->Attention(q, cache.places(), cache.layer(), Shape(c), out);
     for (int64_t t = 0; t < c.length; t += 3) {
       for (int64_t h = 0; h < c.heads; ++h) {
         for (int64_t d = 0; d < c.head_dim; d += 5) {
@@ -319,7 +379,7 @@ TEST_P(OpsTest, AttentionMatchesFormula) {
       const int64_t row = c.heads * c.head_dim;
       std::vector<float> alone(row);
       ops->Attention(std::span(q).subspan(t * row, row), std::span(cache.places()).subspan(t, 1),
-                     cache.layer(), c.heads, c.window, alone);
+                     cache.layer(), Shape(c), alone);
       EXPECT_TRUE(std::equal(alone.begin(), alone.end(), out.begin() + t * row));
     }
   }
@@ -338,7 +398,7 @@ TEST_P(OpsTest, AttentionOverNarrowCachesMatchesFormula) {
     const auto ops = Make(2);
     const PagedCache cache(c, k, v, *ops, dtype);
     std::vector<float> out(q.size(), NAN);
-    ops->Attention(q, cache.places(), cache.layer(), c.heads, c.window, out);
+    ops->Attention(q, cache.places(), cache.layer(), Shape(c), out);
     for (int64_t t = 0; t < c.length; t += 3) {
       for (int64_t h = 0; h < c.heads; ++h) {
         for (int64_t d = 0; d < c.head_dim; ++d) {

@@ -134,18 +134,19 @@ TEST(VariantBits, QuantisedLinear) {
   }
 }
 
-TEST(VariantBits, RmsNormRopeSiluAdd) {
+TEST(VariantBits, RmsNormRopeActivationsAdd) {
   for (const KernelTable* table : Variants()) {
     for (const int64_t n : {2, 16, 46, 96}) {
       const std::vector<float> x = RandomFloats(n, 4, 20.0f);
       const std::vector<float> y = RandomFloats(n, 5);
       const auto run = [&](const KernelTable& t) {
-        std::vector<float> norm(n), rope = x, silu = x, sum = x;
+        std::vector<float> norm(n), rope = x, silu = x, gelu = x, sum = x;
         t.rms_norm_row(x.data(), y.data(), 1e-5f, n, norm.data());
         t.rope_head(rope.data(), y.data(), y.data() + n / 2, n / 2);
         t.silu_mul(silu.data(), y.data(), n);
+        t.gelu_tanh_mul(gelu.data(), y.data(), n);
         t.add(sum.data(), y.data(), n);
-        for (const auto& part : {rope, silu, sum})
+        for (const auto& part : {rope, silu, gelu, sum})
           norm.insert(norm.end(), part.begin(), part.end());
         return norm;
       };
@@ -165,6 +166,23 @@ TEST(VariantBits, ExpOverItsRange) {
     std::vector<float> got = sweep;
     table->silu_mul(got.data(), ones.data(), static_cast<int64_t>(got.size()));
     EXPECT_TRUE(SameBits(got, want)) << table->name;
+  }
+}
+
+TEST(VariantBits, TopKSoftmax) {
+  constexpr int64_t kScores = 60, kChosen = 8;
+  for (const KernelTable* table : Variants()) {
+    for (uint32_t seed = 0; seed < 50; ++seed) {
+      const std::vector<float> scores = RandomFloats(kScores, seed, 10.0f);
+      const auto run = [&](const KernelTable& t) {
+        std::vector<int32_t> ids(kChosen);
+        std::vector<float> weights(kChosen);
+        t.top_k_softmax(scores.data(), kScores, kChosen, ids.data(), weights.data());
+        weights.insert(weights.end(), ids.begin(), ids.end());
+        return weights;
+      };
+      EXPECT_TRUE(SameBits(run(*table), run(kScalar))) << table->name;
+    }
   }
 }
 
@@ -200,6 +218,7 @@ TEST(VariantBits, AttentionOfEveryCacheType) {
                          .block_table = block_table.data(),
                          .block_size = kBlock,
                          .head_dim = kDim,
+                         .scale = 0.3f,
                          .position = position + token,
                          .window = position > 40 ? 39 : 0,
                          .out = out.data() + token * kStride});

@@ -1,5 +1,7 @@
 #include "worker/layers/attention.h"
 
+#include <cmath>
+
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
 
@@ -9,11 +11,14 @@ absl::StatusOr<Attention> Attention::Load(const RankContext& rank, const ModelCo
                                           const std::string& name, int64_t layer) {
   Attention attention;
   attention.ops_ = rank.ops;
-  attention.heads_ = rank.shard.heads.size();
+  const float scale = config.attention_scale > 0
+                          ? static_cast<float>(config.attention_scale)
+                          : 1.0f / std::sqrt(static_cast<float>(config.head_dim));
+  attention.shape_ = {
+      .heads = rank.shard.heads.size(), .scale = scale, .window = config.LayerWindow(layer)};
+  attention.local_rope_ = config.rope_local_theta > 0 && attention.shape_.window > 0;
   attention.kv_heads_ = rank.shard.kv_heads.size();
   attention.head_dim_ = config.head_dim;
-  attention.norm_eps_ = static_cast<float>(config.rms_norm_eps);
-  attention.window_ = config.LayerWindow(layer);
   const auto column = [&](const char* suffix) {
     return ColumnParallelLinear::Load(rank, absl::StrCat(name, suffix), config.qkv_bias);
   };
@@ -24,8 +29,8 @@ absl::StatusOr<Attention> Attention::Load(const RankContext& rank, const ModelCo
                    RowParallelLinear::Load(rank, absl::StrCat(name, ".o_proj"), config.o_bias,
                                            ReductionGroups(config.num_heads)));
   if (config.qk_norm) {
-    ASSIGN_OR_RETURN(attention.q_norm_, rank.weights->Find(absl::StrCat(name, ".q_norm.weight")));
-    ASSIGN_OR_RETURN(attention.k_norm_, rank.weights->Find(absl::StrCat(name, ".k_norm.weight")));
+    ASSIGN_OR_RETURN(attention.q_norm_, RmsNorm::Load(rank, config, absl::StrCat(name, ".q_norm")));
+    ASSIGN_OR_RETURN(attention.k_norm_, RmsNorm::Load(rank, config, absl::StrCat(name, ".k_norm")));
   }
   return attention;
 }
@@ -40,13 +45,14 @@ absl::Status Attention::Forward(const StepBatch& batch, const KvLayer& cache,
   k_->Forward(x, k_out_);
   v_->Forward(x, v_out_);
   if (q_norm_) {
-    ops_->RmsNorm(q_out_, *q_norm_, norm_eps_, q_out_);
-    ops_->RmsNorm(k_out_, *k_norm_, norm_eps_, k_out_);
+    q_norm_->Forward(q_out_, q_out_);
+    k_norm_->Forward(k_out_, k_out_);
   }
-  ops_->Rope(q_out_, heads_, head_dim_, batch.cos, batch.sin);
-  ops_->Rope(k_out_, kv_heads_, head_dim_, batch.cos, batch.sin);
+  const RopeAngles& rope = local_rope_ ? batch.local_rope : batch.rope;
+  ops_->Rope(q_out_, shape_.heads, head_dim_, rope.cos, rope.sin);
+  ops_->Rope(k_out_, kv_heads_, head_dim_, rope.cos, rope.sin);
   ops_->StoreKv(k_out_, v_out_, batch.places, cache);
-  ops_->Attention(q_out_, batch.places, cache, heads_, window_, attended_);
+  ops_->Attention(q_out_, batch.places, cache, shape_, attended_);
   return o_->Forward(attended_, y);
 }
 

@@ -9,6 +9,7 @@
 #include "parallel/model_config.h"
 #include "worker/layers/linear.h"
 #include "worker/layers/rank_context.h"
+#include "worker/layers/rms_norm.h"
 
 namespace trireme {
 
@@ -29,12 +30,11 @@ class Attention {
   Ops* ops_ = nullptr;
   std::optional<ColumnParallelLinear> q_, k_, v_;
   std::optional<RowParallelLinear> o_;
-  std::optional<Weight> q_norm_, k_norm_;
-  float norm_eps_ = 0;
-  int64_t heads_ = 0;     // of this rank
+  std::optional<RmsNorm> q_norm_, k_norm_;
+  AttentionShape shape_;  // of this rank
   int64_t kv_heads_ = 0;  // of this rank
   int64_t head_dim_ = 0;
-  int64_t window_ = 0;
+  bool local_rope_ = false;
   std::vector<float> q_out_, k_out_, v_out_, attended_;
 };
 

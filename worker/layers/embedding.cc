@@ -8,8 +8,10 @@
 namespace trireme {
 
 absl::StatusOr<VocabParallelEmbedding> VocabParallelEmbedding::Load(const RankContext& rank,
+                                                                    const ModelConfig& config,
                                                                     const std::string& name) {
   VocabParallelEmbedding layer;
+  layer.scale_ = static_cast<float>(config.embedding_scale);
   layer.ops_ = rank.ops;
   layer.tp_ = rank.tp;
   layer.first_id_ = rank.shard.vocab.begin;
@@ -19,7 +21,7 @@ absl::StatusOr<VocabParallelEmbedding> VocabParallelEmbedding::Load(const RankCo
 
 absl::Status VocabParallelEmbedding::Forward(std::span<const int32_t> ids,
                                              std::span<float> out) const {
-  ops_->Embedding(ids, table_, first_id_, out);
+  ops_->Embedding(ids, table_, first_id_, scale_, out);
   return tp_->AllReduceSum(out);
 }
 

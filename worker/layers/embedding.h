@@ -4,15 +4,17 @@
 #include <string>
 
 #include "absl/status/statusor.h"
+#include "parallel/model_config.h"
 #include "worker/layers/rank_context.h"
 
 namespace trireme {
 
-// Token embeddings, the vocabulary split over the ranks: one rank has a token's row, the others add
-// 0.
+// Token embeddings times a scale, the vocabulary split over the ranks: one rank has a token's row,
+// the others add 0.
 class VocabParallelEmbedding {
  public:
   static absl::StatusOr<VocabParallelEmbedding> Load(const RankContext& rank,
+                                                     const ModelConfig& config,
                                                      const std::string& name);
   // out [ids, hidden].
   absl::Status Forward(std::span<const int32_t> ids, std::span<float> out) const;
@@ -22,6 +24,7 @@ class VocabParallelEmbedding {
   Communicator* tp_ = nullptr;
   Weight table_;
   int64_t first_id_ = 0;
+  float scale_ = 1.0f;
 };
 
 // Logits over the whole vocabulary: each rank computes its rows of lm_head, then all gather.

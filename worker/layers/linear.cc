@@ -44,8 +44,12 @@ absl::StatusOr<RowParallelLinear> RowParallelLinear::Load(const RankContext& ran
 }
 
 absl::Status RowParallelLinear::Forward(std::span<const float> x, std::span<float> y) const {
-  ops_->Linear(x, weight_, {}, local_groups_, y);
+  ForwardPartial(x, y);
   return tp_->AllReduceSum(y);
+}
+
+void RowParallelLinear::ForwardPartial(std::span<const float> x, std::span<float> y) const {
+  ops_->Linear(x, weight_, {}, local_groups_, y);
 }
 
 }  // namespace trireme

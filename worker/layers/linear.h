@@ -39,6 +39,8 @@ class RowParallelLinear {
   int64_t out_features() const { return weight_.rows; }
   std::span<const float> bias() const { return bias_; }
   absl::Status Forward(std::span<const float> x, std::span<float> y) const;
+  // This rank's share of the sum, for a caller that all-reduces it together with others.
+  void ForwardPartial(std::span<const float> x, std::span<float> y) const;
 
  private:
   Ops* ops_ = nullptr;

@@ -7,25 +7,52 @@ namespace trireme {
 
 absl::StatusOr<GatedMlp> GatedMlp::Load(const RankContext& rank, const ModelConfig& config,
                                         const std::string& name) {
+  return LoadNamed(rank, config, absl::StrCat(name, ".gate_proj"), absl::StrCat(name, ".up_proj"),
+                   absl::StrCat(name, ".down_proj"));
+}
+
+absl::StatusOr<GatedMlp> GatedMlp::LoadExpert(const RankContext& rank, const ModelConfig& config,
+                                              const std::string& name) {
+  return LoadNamed(rank, config, absl::StrCat(name, ".w1"), absl::StrCat(name, ".w3"),
+                   absl::StrCat(name, ".w2"));
+}
+
+absl::StatusOr<GatedMlp> GatedMlp::LoadNamed(const RankContext& rank, const ModelConfig& config,
+                                             const std::string& gate, const std::string& up,
+                                             const std::string& down) {
   GatedMlp mlp;
   mlp.ops_ = rank.ops;
-  ASSIGN_OR_RETURN(mlp.gate_, ColumnParallelLinear::Load(rank, absl::StrCat(name, ".gate_proj"),
-                                                         config.mlp_bias));
-  ASSIGN_OR_RETURN(
-      mlp.up_, ColumnParallelLinear::Load(rank, absl::StrCat(name, ".up_proj"), config.mlp_bias));
-  ASSIGN_OR_RETURN(mlp.down_,
-                   RowParallelLinear::Load(rank, absl::StrCat(name, ".down_proj"), config.mlp_bias,
-                                           ReductionGroups(config.intermediate_size)));
+  mlp.activation_ = config.activation;
+  ASSIGN_OR_RETURN(mlp.gate_, ColumnParallelLinear::Load(rank, gate, config.mlp_bias));
+  ASSIGN_OR_RETURN(mlp.up_, ColumnParallelLinear::Load(rank, up, config.mlp_bias));
+  ASSIGN_OR_RETURN(mlp.down_, RowParallelLinear::Load(rank, down, config.mlp_bias,
+                                                      ReductionGroups(config.intermediate_size)));
   return mlp;
 }
 
+// activation(gate(x)) * up(x), in scratch.gate.
+void GatedMlp::Inner(std::span<const float> x, int64_t tokens, Scratch& scratch) const {
+  scratch.gate.resize(static_cast<size_t>(tokens * gate_->out_features()));
+  scratch.up.resize(scratch.gate.size());
+  gate_->Forward(x, scratch.gate);
+  up_->Forward(x, scratch.up);
+  switch (activation_) {
+    case Activation::kSilu:
+      return ops_->SiluMul(scratch.gate, scratch.up);
+    case Activation::kGeluTanh:
+      return ops_->GeluTanhMul(scratch.gate, scratch.up);
+  }
+}
+
 absl::Status GatedMlp::Forward(std::span<const float> x, int64_t tokens, std::span<float> y) {
-  gate_out_.resize(static_cast<size_t>(tokens * gate_->out_features()));
-  up_out_.resize(gate_out_.size());
-  gate_->Forward(x, gate_out_);
-  up_->Forward(x, up_out_);
-  ops_->SiluMul(gate_out_, up_out_);
-  return down_->Forward(gate_out_, y);
+  Inner(x, tokens, scratch_);
+  return down_->Forward(scratch_.gate, y);
+}
+
+void GatedMlp::ForwardPartial(std::span<const float> x, int64_t tokens, Scratch& scratch,
+                              std::span<float> y) const {
+  Inner(x, tokens, scratch);
+  down_->ForwardPartial(scratch.gate, y);
 }
 
 }  // namespace trireme

@@ -6,6 +6,7 @@
 #include "kernels/ops.h"
 #include "parallel/communicator.h"
 #include "parallel/shard.h"
+#include "worker/layers/rotary_embedding.h"
 #include "worker/weights.h"
 
 namespace trireme {
@@ -22,8 +23,8 @@ struct RankContext {
 struct StepBatch {
   std::vector<int32_t> ids;        // one per token; unknown ones only behind the first stage
   std::vector<TokenPlace> places;  // one per token
-  std::vector<float> cos;          // [tokens, head_dim / 2]
-  std::vector<float> sin;
+  RopeAngles rope;
+  RopeAngles local_rope;  // of windowed layers, if the model has a base of their own
 
   int64_t tokens() const { return static_cast<int64_t>(ids.size()); }
 };

@@ -3,6 +3,8 @@
 #include <cmath>
 #include <numbers>
 
+#include "base/check.h"
+
 namespace trireme {
 namespace {
 
@@ -19,27 +21,42 @@ float ScaleLlama3(const ModelConfig& config, float inverse_frequency) {
   return (1.0f - smooth) * inverse_frequency / factor + smooth * inverse_frequency;
 }
 
+float InverseFrequency(double theta, int64_t pair, int64_t head_dim) {
+  const float exponent = static_cast<float>(2 * pair) / static_cast<float>(head_dim);
+  return 1.0f / static_cast<float>(std::pow(theta, exponent));
+}
+
 }  // namespace
 
 RotaryEmbedding::RotaryEmbedding(const ModelConfig& config) {
-  for (int64_t i = 0; i < config.head_dim; i += 2) {
-    const float exponent = static_cast<float>(i) / static_cast<float>(config.head_dim);
-    float inverse = 1.0f / static_cast<float>(std::pow(config.rope_theta, exponent));
+  const std::vector<float>& factors = config.rope_freq_factors;
+  CHECK(factors.empty() || static_cast<int64_t>(factors.size()) == config.head_dim / 2);
+  for (int64_t pair = 0; pair < config.head_dim / 2; ++pair) {
+    float inverse = InverseFrequency(config.rope_theta, pair, config.head_dim);
     if (config.rope_scaling == RopeScaling::kLinear) {
       inverse /= static_cast<float>(config.rope_factor);
     } else if (config.rope_scaling == RopeScaling::kLlama3) {
       inverse = ScaleLlama3(config, inverse);
     }
+    if (!factors.empty()) inverse /= factors[static_cast<size_t>(pair)];
     inverse_frequency_.push_back(inverse);
   }
 }
 
-void RotaryEmbedding::Append(int64_t position, std::vector<float>& cos,
-                             std::vector<float>& sin) const {
+RotaryEmbedding RotaryEmbedding::Local(const ModelConfig& config) {
+  RotaryEmbedding local;
+  for (int64_t pair = 0; pair < config.head_dim / 2; ++pair) {
+    local.inverse_frequency_.push_back(
+        InverseFrequency(config.rope_local_theta, pair, config.head_dim));
+  }
+  return local;
+}
+
+void RotaryEmbedding::Append(int64_t position, RopeAngles& angles) const {
   for (const float inverse : inverse_frequency_) {
     const double angle = static_cast<float>(position) * inverse;
-    cos.push_back(static_cast<float>(std::cos(angle)));
-    sin.push_back(static_cast<float>(std::sin(angle)));
+    angles.cos.push_back(static_cast<float>(std::cos(angle)));
+    angles.sin.push_back(static_cast<float>(std::sin(angle)));
   }
 }
 

@@ -2,55 +2,77 @@
 
 #include <algorithm>
 #include <optional>
+#include <variant>
 
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
 #include "worker/layers/attention.h"
 #include "worker/layers/embedding.h"
 #include "worker/layers/mlp.h"
+#include "worker/layers/moe.h"
+#include "worker/layers/rms_norm.h"
 
 namespace trireme {
 namespace {
 
+using FeedForward = std::variant<GatedMlp, MixtureOfExperts>;
+
 struct DecoderLayer {
-  Weight input_norm;
+  RmsNorm input_norm;
   Attention attention;
-  Weight post_attention_norm;
-  GatedMlp mlp;
+  std::optional<RmsNorm> attention_output_norm;  // the outer halves of sandwich norms
+  RmsNorm feed_forward_norm;
+  FeedForward feed_forward;
+  std::optional<RmsNorm> feed_forward_output_norm;
 };
+
+absl::StatusOr<FeedForward> LoadFeedForward(const RankContext& rank, const ModelConfig& config,
+                                            const std::string& layer) {
+  if (config.num_experts > 0) {
+    return MixtureOfExperts::Load(rank, config, absl::StrCat(layer, ".block_sparse_moe"));
+  }
+  return GatedMlp::Load(rank, config, absl::StrCat(layer, ".mlp"));
+}
 
 absl::StatusOr<DecoderLayer> LoadLayer(const RankContext& rank, const ModelConfig& config,
                                        int64_t index) {
   const std::string name = absl::StrCat("model.layers.", index);
+  const auto norm = [&](const char* suffix) {
+    return RmsNorm::Load(rank, config, absl::StrCat(name, suffix));
+  };
   DecoderLayer layer;
-  ASSIGN_OR_RETURN(layer.input_norm,
-                   rank.weights->Find(absl::StrCat(name, ".input_layernorm.weight")));
+  ASSIGN_OR_RETURN(layer.input_norm, norm(".input_layernorm"));
   ASSIGN_OR_RETURN(layer.attention,
                    Attention::Load(rank, config, absl::StrCat(name, ".self_attn"), index));
-  ASSIGN_OR_RETURN(layer.post_attention_norm,
-                   rank.weights->Find(absl::StrCat(name, ".post_attention_layernorm.weight")));
-  ASSIGN_OR_RETURN(layer.mlp, GatedMlp::Load(rank, config, absl::StrCat(name, ".mlp")));
+  // Where there is one norm between the blocks, its name says behind attention, and it is the next
+  // block's; with sandwich norms, it is behind.
+  if (config.sandwich_norms) {
+    ASSIGN_OR_RETURN(layer.attention_output_norm, norm(".post_attention_layernorm"));
+    ASSIGN_OR_RETURN(layer.feed_forward_norm, norm(".pre_feedforward_layernorm"));
+    ASSIGN_OR_RETURN(layer.feed_forward_output_norm, norm(".post_feedforward_layernorm"));
+  } else {
+    ASSIGN_OR_RETURN(layer.feed_forward_norm, norm(".post_attention_layernorm"));
+  }
+  ASSIGN_OR_RETURN(layer.feed_forward, LoadFeedForward(rank, config, name));
   return layer;
 }
 
 class Llama final : public Model {
  public:
   Llama(const ModelConfig& config, const RankContext& rank)
-      : ops_(*rank.ops),
-        hidden_size_(config.hidden_size),
-        eps_(static_cast<float>(config.rms_norm_eps)) {}
+      : ops_(*rank.ops), hidden_size_(config.hidden_size) {}
 
   absl::Status Load(const ModelConfig& config, const RankContext& rank) {
     const std::string embedding = "model.embed_tokens";
     if (rank.shard.first_stage) {
-      ASSIGN_OR_RETURN(embedding_, VocabParallelEmbedding::Load(rank, embedding));
+      ASSIGN_OR_RETURN(embedding_, VocabParallelEmbedding::Load(rank, config, embedding));
     }
     for (int64_t i = rank.shard.layers.begin; i < rank.shard.layers.end; ++i) {
       ASSIGN_OR_RETURN(DecoderLayer layer, LoadLayer(rank, config, i));
       layers_.push_back(std::move(layer));
     }
     if (rank.shard.last_stage) {
-      ASSIGN_OR_RETURN(final_norm_, rank.weights->Find("model.norm.weight"));
+      ASSIGN_OR_RETURN(final_norm_, RmsNorm::Load(rank, config, "model.norm"));
       ASSIGN_OR_RETURN(
           head_, VocabParallelHead::Load(rank, config.tie_word_embeddings ? embedding : "lm_head",
                                          config.vocab_size));
@@ -68,13 +90,18 @@ class Llama final : public Model {
     delta_.resize(hidden.size());
     for (size_t i = 0; i < layers_.size(); ++i) {
       DecoderLayer& layer = layers_[i];
-      ops_.RmsNorm(hidden, layer.input_norm, eps_, normed_);
+      layer.input_norm.Forward(hidden, normed_);
       RETURN_IF_ERROR(
           layer.attention.Forward(batch, cache.layer(static_cast<int64_t>(i)), normed_, delta_));
+      if (layer.attention_output_norm) layer.attention_output_norm->Forward(delta_, delta_);
       ops_.AddResidual(hidden, delta_, layer.attention.bias());
-      ops_.RmsNorm(hidden, layer.post_attention_norm, eps_, normed_);
-      RETURN_IF_ERROR(layer.mlp.Forward(normed_, batch.tokens(), delta_));
-      ops_.AddResidual(hidden, delta_, layer.mlp.bias());
+      layer.feed_forward_norm.Forward(hidden, normed_);
+      RETURN_IF_ERROR(
+          std::visit([&](auto& block) { return block.Forward(normed_, batch.tokens(), delta_); },
+                     layer.feed_forward));
+      if (layer.feed_forward_output_norm) layer.feed_forward_output_norm->Forward(delta_, delta_);
+      ops_.AddResidual(hidden, delta_,
+                       std::visit([](auto& block) { return block.bias(); }, layer.feed_forward));
     }
     return absl::OkStatus();
   }
@@ -87,17 +114,16 @@ class Llama final : public Model {
       std::copy_n(hidden.begin() + tokens[static_cast<size_t>(row)] * hidden_size_, hidden_size_,
                   last.begin() + row * hidden_size_);
     }
-    ops_.RmsNorm(last, *final_norm_, eps_, last);
+    final_norm_->Forward(last, last);
     return head_->Forward(last, rows, logits);
   }
 
  private:
   Ops& ops_;
   const int64_t hidden_size_;
-  const float eps_;
   std::optional<VocabParallelEmbedding> embedding_;
   std::vector<DecoderLayer> layers_;
-  std::optional<Weight> final_norm_;
+  std::optional<RmsNorm> final_norm_;
   std::optional<VocabParallelHead> head_;
   std::vector<float> normed_, delta_;
 };

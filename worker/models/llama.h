@@ -8,7 +8,9 @@
 namespace trireme {
 
 // The Llama family: pre-norm decoder with RMSNorm, rotary embeddings, grouped-query attention and a
-// SwiGLU MLP (Touvron et al. 2023). Tensor names are Hugging Face's.
+// gated MLP (Touvron et al. 2023). With sandwich norms behind both blocks it is Gemma 3 (Gemma Team
+// 2025), with a mixture of experts for the MLP Mixtral (Jiang et al. 2024). Tensor names are
+// Hugging Face's.
 absl::StatusOr<std::unique_ptr<Model>> MakeLlama(const ModelConfig& config,
                                                  const RankContext& rank);
 

@@ -12,12 +12,11 @@ struct Architecture {
   absl::StatusOr<std::unique_ptr<Model>> (*make)(const ModelConfig&, const RankContext&);
 };
 
-// Mistral, Qwen2 and Qwen3 are Llama with other values of ModelConfig's flags.
+// The others are Llama with other values of ModelConfig's fields.
 constexpr std::array kArchitectures = {
-    Architecture{"LlamaForCausalLM", &MakeLlama},
-    Architecture{"MistralForCausalLM", &MakeLlama},
-    Architecture{"Qwen2ForCausalLM", &MakeLlama},
-    Architecture{"Qwen3ForCausalLM", &MakeLlama},
+    Architecture{"LlamaForCausalLM", &MakeLlama},  Architecture{"MistralForCausalLM", &MakeLlama},
+    Architecture{"Qwen2ForCausalLM", &MakeLlama},  Architecture{"Qwen3ForCausalLM", &MakeLlama},
+    Architecture{"Gemma3ForCausalLM", &MakeLlama}, Architecture{"MixtralForCausalLM", &MakeLlama},
 };
 
 }  // namespace

@@ -1,0 +1,55 @@
+#pragma once
+
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "parallel/model_config.h"
+#include "worker/layers/mlp.h"
+#include "worker/layers/rank_context.h"
+
+namespace trireme {
+
+// Sparse mixture of experts (Shazeer et al. 2017; Jiang et al. 2024): a router chooses
+// num_experts_per_token gated MLPs for each token and weighs them by the softmax of their scores.
+//
+// Every rank has the router, so all choose alike, and its part of the inner dimension of every
+// expert, as of a dense MLP. What an expert gives for a token is therefore the fixed tree of
+// partial sums of decision 0001, and only when the all-reduce has completed it do the experts'
+// outputs meet, in the order of the token's choices. The bits depend neither on tp nor on which
+// other tokens chose the same expert. See docs/decisions/0007.
+class MixtureOfExperts {
+ public:
+  // NAME.gate and NAME.experts.E.w1, .w2, .w3.
+  static absl::StatusOr<MixtureOfExperts> Load(const RankContext& rank, const ModelConfig& config,
+                                               const std::string& name);
+  // x [tokens, hidden]; y [tokens, hidden].
+  absl::Status Forward(std::span<const float> x, int64_t tokens, std::span<float> y);
+  std::span<const float> bias() const { return {}; }
+
+ private:
+  void Route(std::span<const float> x, int64_t tokens);
+
+  Ops* ops_ = nullptr;
+  Communicator* tp_ = nullptr;
+  std::optional<ColumnParallelLinear> router_;
+  std::vector<GatedMlp> experts_;
+  int64_t hidden_size_ = 0;
+  int64_t choices_ = 0;  // experts for each token
+
+  // Of the last call. A choice is one of a token's experts; row r of the sorted inputs and outputs
+  // belongs to choice by_expert_[r], the first rows to expert 0, and so on.
+  std::vector<float> scores_;       // [tokens, experts]
+  std::vector<int32_t> chosen_;     // [tokens, choices]
+  std::vector<float> weights_;      // [tokens, choices]
+  std::vector<int64_t> first_row_;  // [experts + 1]
+  std::vector<int64_t> by_expert_;  // [tokens * choices]: a choice's index
+  std::vector<int64_t> row_of_;     // its inverse
+  std::vector<float> inputs_;       // [tokens * choices, hidden]
+  std::vector<float> outputs_;      // [tokens * choices, hidden]
+  GatedMlp::Scratch scratch_;
+};
+
+}  // namespace trireme

@@ -1,0 +1,25 @@
+#include "worker/layers/rms_norm.h"
+
+#include "absl/strings/str_cat.h"
+#include "base/status_macros.h"
+
+namespace trireme {
+
+absl::StatusOr<RmsNorm> RmsNorm::Load(const RankContext& rank, const ModelConfig& config,
+                                      const std::string& name) {
+  RmsNorm norm;
+  norm.ops_ = rank.ops;
+  norm.eps_ = static_cast<float>(config.rms_norm_eps);
+  ASSIGN_OR_RETURN(const Weight weight, rank.weights->Find(absl::StrCat(name, ".weight")));
+  norm.weight_ = ToFloats(weight);
+  if (config.norm_weights_minus_one) {
+    for (float& value : norm.weight_) value += 1.0f;
+  }
+  return norm;
+}
+
+void RmsNorm::Forward(std::span<const float> x, std::span<float> y) const {
+  ops_->RmsNorm(x, weight_, eps_, y);
+}
+
+}  // namespace trireme

@@ -1,0 +1,28 @@
+#pragma once
+
+#include <span>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "parallel/model_config.h"
+#include "worker/layers/rank_context.h"
+
+namespace trireme {
+
+// RMSNorm over rows as long as its weight, which every rank holds whole (Zhang and Sennrich 2019).
+class RmsNorm {
+ public:
+  // Loads NAME.weight; Gemma's are stored as w - 1.
+  static absl::StatusOr<RmsNorm> Load(const RankContext& rank, const ModelConfig& config,
+                                      const std::string& name);
+  // x and y [rows, weight]; y may be x.
+  void Forward(std::span<const float> x, std::span<float> y) const;
+
+ private:
+  Ops* ops_ = nullptr;
+  std::vector<float> weight_;
+  float eps_ = 0;
+};
+
+}  // namespace trireme
