@@ -2,11 +2,11 @@
 """Writes tests/golden/models: tiny random checkpoints of each supported family, and what transformers
 computes for them and for models/pilot in float32.
 
-  python tools/make_golden.py
+  python tools/make_golden.py [NAME ...]
 
-Each NAME.json holds {"model", "prompt", "greedy", "logits"}: token ids of a prompt, the ids that
-follow greedily, and the logits (full rows) of the prompt's last position and of the steps listed in
-"logit_steps". The weights are stored in the type under test and widened to float32 for the reference,
+(all without a NAME). Each NAME.json holds {"model", "prompt", "greedy", "logits"}: token ids of a
+prompt, the ids that follow greedily, and the logits (full rows) of the prompt's last position and of the
+steps listed in "logit_steps". The weights are stored in the type under test and widened to float32 for the reference,
 so that only our arithmetic differs.
 """
 
@@ -14,11 +14,12 @@ import base64
 import json
 import pathlib
 import shutil
+import sys
 
 import numpy as np
 import torch
-from transformers import (AutoModelForCausalLM, AutoTokenizer, LlamaConfig, MistralConfig, Qwen2Config,
-                          Qwen3Config)
+from transformers import (AutoModelForCausalLM, AutoTokenizer, Gemma3TextConfig, LlamaConfig, MistralConfig,
+                          MixtralConfig, Qwen2Config, Qwen3Config)
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 OUT = ROOT / "tests" / "golden" / "models"
@@ -27,6 +28,10 @@ STEPS = 24
 BASE = dict(vocab_size=160, hidden_size=64, intermediate_size=96, num_hidden_layers=3,
             num_attention_heads=8, num_key_value_heads=2, max_position_embeddings=512,
             initializer_range=0.15)
+
+# Seven layers, the sixth without the window; a scale of attention that is not the head's.
+GEMMA3 = {**BASE, "num_hidden_layers": 7, "head_dim": 16, "sliding_window": 12,
+          "query_pre_attn_scalar": 24}
 
 # name: (config, storage type, shard size)
 FAMILIES = {
@@ -52,6 +57,16 @@ FAMILIES = {
                           rope_theta=1000000.0), torch.bfloat16, None),
     "qwen3": (Qwen3Config(**BASE, head_dim=32, tie_word_embeddings=True, rope_theta=1000000.0),
               torch.bfloat16, None),
+    "qwen3_mixed_window": (Qwen3Config(**BASE, head_dim=32, tie_word_embeddings=True,
+                                       use_sliding_window=True, sliding_window=12,
+                                       layer_types=["sliding_attention", "full_attention",
+                                                    "sliding_attention"]), torch.bfloat16, None),
+    "gemma3": (Gemma3TextConfig(**GEMMA3), torch.bfloat16, None),
+    "gemma3_linear_rope": (Gemma3TextConfig(**GEMMA3, tie_word_embeddings=False,
+                                            rope_scaling={"rope_type": "linear", "factor": 8.0}),
+                           torch.bfloat16, None),
+    "mixtral": (MixtralConfig(**BASE, num_local_experts=4, num_experts_per_tok=2,
+                              tie_word_embeddings=False), torch.bfloat16, None),
 }
 
 
@@ -63,7 +78,8 @@ def make_checkpoint(name, config, dtype, shard_size):
     with torch.no_grad():
         for key, parameter in model.named_parameters():
             if "norm" in key:
-                parameter.copy_(1 + 0.2 * torch.randn_like(parameter))
+                one = 0 if config.model_type == "gemma3_text" else 1  # Gemma adds it
+                parameter.copy_(one + 0.2 * torch.randn_like(parameter))
             elif key.endswith("bias"):
                 parameter.copy_(0.2 * torch.randn_like(parameter))
     model = model.to(dtype)
@@ -98,7 +114,10 @@ def write_golden(name, directory, prompt, steps, logit_steps):
 
 def main():
     OUT.mkdir(parents=True, exist_ok=True)
+    wanted = sys.argv[1:] or [*FAMILIES, "pilot_chat", "pilot_raw"]
     for name, (config, dtype, shard_size) in FAMILIES.items():
+        if name not in wanted:
+            continue
         directory = make_checkpoint(name, config, dtype, shard_size)
         generator = np.random.default_rng(len(name))
         prompt = generator.integers(0, config.vocab_size, 41).tolist()
@@ -106,6 +125,8 @@ def main():
     pilot = ROOT / "models" / "pilot"
     tokenizer = AutoTokenizer.from_pretrained(pilot)
     for name, text in [("pilot_chat", None), ("pilot_raw", "Tensor parallelism is")]:
+        if name not in wanted:
+            continue
         if text is None:
             messages = [{"role": "user", "content": "What is the KV cache?"}]
             prompt = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=True,

@@ -110,14 +110,13 @@ TEST_P(BitExactTest, SampledTokensDoNotDependOnLayoutOrBatch) {
   EXPECT_TRUE((*among)[1] == want);
 }
 
-INSTANTIATE_TEST_SUITE_P(Models, BitExactTest,
-                         testing::Values("models/pilot", "tests/golden/models/llama2",
-                                         "tests/golden/models/llama_bias",
-                                         "tests/golden/models/mistral_window",
-                                         "tests/golden/models/qwen2", "tests/golden/models/qwen3"),
-                         [](const auto& info) {
-                           return std::filesystem::path(info.param).filename().string();
-                         });
+INSTANTIATE_TEST_SUITE_P(
+    Models, BitExactTest,
+    testing::Values("models/pilot", "tests/golden/models/llama2", "tests/golden/models/llama_bias",
+                    "tests/golden/models/mistral_window", "tests/golden/models/qwen2",
+                    "tests/golden/models/qwen3", "tests/golden/models/gemma3",
+                    "tests/golden/models/mixtral"),
+    [](const auto& info) { return std::filesystem::path(info.param).filename().string(); });
 
 }  // namespace
 }  // namespace trireme

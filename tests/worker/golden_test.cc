@@ -59,7 +59,9 @@ TEST_P(GoldenTest, LogitsAndGreedyTokensAgreeWithTransformers) {
 INSTANTIATE_TEST_SUITE_P(Families, GoldenTest,
                          testing::Values("llama2", "llama3", "llama32", "llama_bias",
                                          "llama_linear_rope", "mistral", "mistral_window", "qwen2",
-                                         "qwen3", "pilot_chat", "pilot_raw"),
+                                         "qwen3", "qwen3_mixed_window", "gemma3",
+                                         "gemma3_linear_rope", "mixtral", "pilot_chat",
+                                         "pilot_raw"),
                          [](const auto& info) { return info.param; });
 
 }  // namespace
