@@ -60,7 +60,7 @@ class Ops {
 
   // All products at once, so that threads meet once for all. The columns are summed as `groups`
   // equal parts, which are added in a binary tree. Quantised weights: x is rounded to eight bits
-  // for each 32 columns (docs/decisions/0007).
+  // for each 32 columns (docs/decisions/0008).
   virtual void Linear(std::span<const float> x, std::span<const Product> products, int groups) = 0;
   void Linear(std::span<const float> x, const Weight& weight, std::span<const float> bias,
               int groups, std::span<float> y) {

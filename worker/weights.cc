@@ -2,15 +2,19 @@
 
 #include <sys/mman.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cerrno>
 #include <cstring>
 #include <mutex>
+#include <optional>
 #include <thread>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
+#include "kernels/quant/packed.h"
+#include "worker/checkpoint/slice.h"
 
 namespace trireme {
 
@@ -45,16 +49,95 @@ PageMemory::~PageMemory() {
 namespace {
 
 constexpr size_t kAlignment = 64;  // a cache line
+// Of one task: small enough that threads end together, large enough to read in long stretches.
+constexpr int64_t kTaskBytes = int64_t{1} << 20;
 
-// Reads all slices, each by one of several threads; returns the first error.
-absl::Status ReadSlices(const Checkpoint& checkpoint, const std::vector<TensorSlice>& slices,
-                        const std::vector<std::span<std::byte>>& destinations, int threads) {
+// A slice and its place in a rank's memory.
+struct PlacedSlice {
+  const TensorSlice* slice = nullptr;
+  DType dtype = DType::kF32;
+  std::optional<quant::PackedLayout> layout;  // of quantised weights
+  std::byte* data = nullptr;
+
+  // Of a row as the checkpoint gives it, with columns widened to whole blocks.
+  int64_t stored_row_bytes() const {
+    const IndexRange cols = BlockColumns(*slice, dtype);
+    return DTypeRowBytes(dtype, cols.size());
+  }
+  int64_t bytes() const {
+    return layout ? layout->bytes() : slice->rows.size() * stored_row_bytes();
+  }
+};
+
+absl::StatusOr<PlacedSlice> Place(const Checkpoint& checkpoint, const TensorSlice& slice) {
+  const TensorInfo* info = checkpoint.Find(slice.name);
+  if (info == nullptr) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(checkpoint.origin(), ": tensor \"", slice.name,
+                     "\" is missing; does the configuration belong to this checkpoint?"));
+  }
+  PlacedSlice placed{.slice = &slice, .dtype = info->dtype, .layout = {}, .data = nullptr};
+  if (!IsQuantized(info->dtype)) return placed;
+  if (slice.cols.begin % quant::kBlockColumns != 0 || slice.cols.end % quant::kBlockColumns != 0) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("unsupported: tensor parallelism would cut tensor \"", slice.name, "\" of ",
+                     checkpoint.origin(), ", of type ", std::string(DTypeName(info->dtype)),
+                     " and with ", slice.full_cols, " columns, inside a block of ",
+                     quant::kBlockColumns, "; use a smaller --tp"));
+  }
+  const int64_t before = slice.cols.begin % DTypeBlock(info->dtype).block_elements;
+  placed.layout.emplace(info->dtype, slice.rows.size(), slice.cols.size(),
+                        before / quant::kBlockColumns);
+  return placed;
+}
+
+// Some rows of a slice, from the checkpoint to their place. A quantised slice's rows begin a panel.
+absl::Status LoadRows(const Checkpoint& checkpoint, const PlacedSlice& placed, int64_t first,
+                      int64_t rows) {
+  const int64_t row_bytes = placed.stored_row_bytes();
+  if (!placed.layout) {
+    return checkpoint.ReadBlocks(
+        *placed.slice, first, rows,
+        {placed.data + first * row_bytes, static_cast<size_t>(rows * row_bytes)});
+  }
+  std::vector<std::byte> stored(static_cast<size_t>(quant::kPanelRows * row_bytes));
+  for (int64_t row = first; row < first + rows; row += quant::kPanelRows) {
+    const int64_t count = std::min<int64_t>(quant::kPanelRows, first + rows - row);
+    RETURN_IF_ERROR(
+        checkpoint.ReadBlocks(*placed.slice, row, count,
+                              std::span(stored).first(static_cast<size_t>(count * row_bytes))));
+    const int64_t panel = row / quant::kPanelRows;
+    quant::PackPanel(placed.dtype, *placed.layout, panel, stored.data(), row_bytes,
+                     placed.data + panel * placed.layout->panel_bytes);
+  }
+  return absl::OkStatus();
+}
+
+// Loads all slices with several threads; returns the first error.
+absl::Status LoadSlices(const Checkpoint& checkpoint, const std::vector<PlacedSlice>& slices,
+                        int threads) {
+  struct Task {
+    const PlacedSlice* placed;
+    int64_t first;
+    int64_t rows;
+  };
+  std::vector<Task> tasks;
+  for (const PlacedSlice& placed : slices) {
+    const int64_t rows = placed.slice->rows.size();
+    const int64_t panels =
+        std::max<int64_t>(1, kTaskBytes / (quant::kPanelRows * placed.stored_row_bytes()));
+    const int64_t each = panels * quant::kPanelRows;
+    for (int64_t first = 0; first < rows; first += each) {
+      tasks.push_back({&placed, first, std::min(each, rows - first)});
+    }
+  }
   std::atomic<size_t> next{0};
   std::mutex mutex;
   absl::Status first_error;
-  const auto read = [&] {
-    for (size_t i = next++; i < slices.size(); i = next++) {
-      const absl::Status status = checkpoint.Read(slices[i], destinations[i]);
+  const auto load = [&] {
+    for (size_t i = next++; i < tasks.size(); i = next++) {
+      const absl::Status status =
+          LoadRows(checkpoint, *tasks[i].placed, tasks[i].first, tasks[i].rows);
       if (status.ok()) continue;
       const std::lock_guard lock(mutex);
       first_error.Update(status);
@@ -62,8 +145,8 @@ absl::Status ReadSlices(const Checkpoint& checkpoint, const std::vector<TensorSl
     }
   };
   std::vector<std::thread> helpers;
-  for (int i = 1; i < threads; ++i) helpers.emplace_back(read);
-  read();
+  for (int i = 1; i < threads; ++i) helpers.emplace_back(load);
+  load();
   for (std::thread& helper : helpers) helper.join();
   return first_error;
 }
@@ -73,38 +156,31 @@ absl::Status ReadSlices(const Checkpoint& checkpoint, const std::vector<TensorSl
 absl::StatusOr<Weights> Weights::Load(const Checkpoint& checkpoint,
                                       const std::vector<TensorSlice>& slices, int threads) {
   Weights weights;
-  std::vector<size_t> offsets;
-  std::vector<DType> dtypes;
+  std::vector<PlacedSlice> placed;
   size_t size = 0;
   for (const TensorSlice& slice : slices) {
-    const TensorInfo* info = checkpoint.Find(slice.name);
-    if (info == nullptr) {
-      return absl::InvalidArgumentError(
-          absl::StrCat(checkpoint.origin(), ": tensor \"", slice.name,
-                       "\" is missing; does config.json belong to this checkpoint?"));
-    }
-    offsets.push_back(size);
-    dtypes.push_back(info->dtype);
-    const size_t bytes =
-        static_cast<size_t>(slice.rows.size() * DTypeRowBytes(info->dtype, slice.cols.size()));
+    ASSIGN_OR_RETURN(PlacedSlice own, Place(checkpoint, slice));
+    const size_t bytes = static_cast<size_t>(own.bytes());
     weights.bytes_ += bytes;
     size += (bytes + kAlignment - 1) / kAlignment * kAlignment;
+    placed.push_back(std::move(own));
   }
   ASSIGN_OR_RETURN(weights.memory_, PageMemory::Allocate(size));
-  std::vector<std::span<std::byte>> destinations;
-  for (size_t i = 0; i < slices.size(); ++i) {
-    const size_t bytes = static_cast<size_t>(slices[i].rows.size() *
-                                             DTypeRowBytes(dtypes[i], slices[i].cols.size()));
-    destinations.emplace_back(weights.memory_.data() + offsets[i], bytes);
+  std::byte* data = weights.memory_.data();
+  for (PlacedSlice& own : placed) {
+    own.data = data;
+    data += (static_cast<size_t>(own.bytes()) + kAlignment - 1) / kAlignment * kAlignment;
   }
-  RETURN_IF_ERROR(ReadSlices(checkpoint, slices, destinations, threads));
-  for (size_t i = 0; i < slices.size(); ++i) {
-    const int64_t cols = slices[i].cols.size();
-    weights.by_name_[slices[i].name] = Weight{.data = weights.memory_.data() + offsets[i],
-                                              .dtype = dtypes[i],
-                                              .rows = slices[i].rows.size(),
-                                              .cols = cols,
-                                              .row_stride = cols};
+  RETURN_IF_ERROR(LoadSlices(checkpoint, placed, threads));
+  for (const PlacedSlice& own : placed) {
+    const int64_t cols = own.slice->cols.size();
+    weights.by_name_[own.slice->name] =
+        Weight{.data = own.data,
+               .dtype = own.dtype,
+               .rows = own.slice->rows.size(),
+               .cols = cols,
+               .row_stride = cols,
+               .block_offset = own.layout ? own.layout->block_offset : 0};
   }
   return weights;
 }

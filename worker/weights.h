@@ -40,7 +40,8 @@ class PageMemory {
 class Weights {
  public:
   // Copies every slice out of the mapped checkpoint with `threads` threads. Each tensor keeps the
-  // checkpoint's data type.
+  // checkpoint's data type; quantised ones are packed for the kernels (kernels/quant/packed.h) a
+  // panel at a time, so the shard is in memory once.
   static absl::StatusOr<Weights> Load(const Checkpoint& checkpoint,
                                       const std::vector<TensorSlice>& slices, int threads);
 

@@ -101,7 +101,7 @@ TEST_P(QuantTest, EveryVariantReadsTheSameRows) {
   for (int i = 0; i < 21; ++i) ids[i] = i;
   for (const std::string& variant : CpuVariants()) {
     std::vector<float> got(want.size());
-    (*MakeCpuOps(1, variant))->Embedding(ids, weight, 0, got);
+    (*MakeCpuOps(1, variant))->Embedding(ids, weight, 0, 1.0f, got);
     EXPECT_EQ(got, want) << variant;
   }
 }

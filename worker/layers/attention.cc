@@ -41,9 +41,7 @@ absl::Status Attention::Forward(const StepBatch& batch, const KvLayer& cache,
   k_out_.resize(static_cast<size_t>(batch.tokens() * k_->out_features()));
   v_out_.resize(k_out_.size());
   attended_.resize(q_out_.size());
-  q_->Forward(x, q_out_);
-  k_->Forward(x, k_out_);
-  v_->Forward(x, v_out_);
+  ColumnParallelLinear::Forward(x, {{*q_, q_out_}, {*k_, k_out_}, {*v_, v_out_}});
   if (q_norm_) {
     q_norm_->Forward(q_out_, q_out_);
     k_norm_->Forward(k_out_, k_out_);

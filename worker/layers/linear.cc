@@ -3,6 +3,7 @@
 #include "absl/strings/str_cat.h"
 #include "base/check.h"
 #include "base/status_macros.h"
+#include "kernels/quant/planes.h"
 
 namespace trireme {
 namespace {
@@ -12,6 +13,18 @@ absl::StatusOr<std::vector<float>> LoadBias(const RankContext& rank, const std::
   if (!bias) return std::vector<float>();
   ASSIGN_OR_RETURN(const Weight values, rank.weights->Find(absl::StrCat(name, ".bias")));
   return ToFloats(values);
+}
+
+// The largest number of groups, at most `groups`, that does not cut blocks of quantised columns.
+absl::StatusOr<int> WholeBlockGroups(const Weight& weight, const std::string& name, int groups,
+                                     int tp) {
+  if (!IsQuantized(weight.dtype)) return groups;
+  const int64_t blocks = weight.cols * tp / quant::kBlockColumns;
+  while (blocks % groups != 0) groups /= 2;
+  if (groups % tp == 0) return groups;
+  return absl::InvalidArgumentError(
+      absl::StrCat("unsupported: --tp ", tp, " for ", name, ": its ", blocks, " blocks of ",
+                   quant::kBlockColumns, " columns make at most ", groups, " partial sums"));
 }
 
 }  // namespace
@@ -30,6 +43,15 @@ void ColumnParallelLinear::Forward(std::span<const float> x, std::span<float> y)
   ops_->Linear(x, weight_, bias_, /*groups=*/1, y);
 }
 
+void ColumnParallelLinear::Forward(std::span<const float> x,
+                                   std::initializer_list<Output> outputs) {
+  std::vector<Ops::Product> products;
+  for (const Output& output : outputs) {
+    products.push_back({.weight = output.layer.weight_, .bias = output.layer.bias_, .y = output.y});
+  }
+  outputs.begin()->layer.ops_->Linear(x, products, /*groups=*/1);
+}
+
 absl::StatusOr<RowParallelLinear> RowParallelLinear::Load(const RankContext& rank,
                                                           const std::string& name, bool bias,
                                                           int groups) {
@@ -37,8 +59,9 @@ absl::StatusOr<RowParallelLinear> RowParallelLinear::Load(const RankContext& ran
   RowParallelLinear layer;
   layer.ops_ = rank.ops;
   layer.tp_ = rank.tp;
-  layer.local_groups_ = groups / rank.tp->size();
   ASSIGN_OR_RETURN(layer.weight_, rank.weights->Find(absl::StrCat(name, ".weight")));
+  ASSIGN_OR_RETURN(groups, WholeBlockGroups(layer.weight_, name, groups, rank.tp->size()));
+  layer.local_groups_ = groups / rank.tp->size();
   ASSIGN_OR_RETURN(layer.bias_, LoadBias(rank, name, bias));
   return layer;
 }

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <initializer_list>
 #include <span>
 #include <string>
 #include <vector>
@@ -23,6 +24,13 @@ class ColumnParallelLinear {
   // x [tokens, in]; y [tokens, out_features()].
   void Forward(std::span<const float> x, std::span<float> y) const;
 
+  // Several layers of one input, for example queries, keys and values, in one product.
+  struct Output {
+    const ColumnParallelLinear& layer;
+    std::span<float> y;
+  };
+  static void Forward(std::span<const float> x, std::initializer_list<Output> outputs);
+
  private:
   Ops* ops_ = nullptr;
   Weight weight_;
@@ -31,7 +39,8 @@ class ColumnParallelLinear {
 
 // Y = X W^T, the columns of W split over the ranks: each computes partial sums of all of Y, and an
 // all-reduce adds them. The sum always has `groups` terms in one tree, whatever the number of ranks
-// (docs/decisions/0001). The bias is not added here: it belongs to AddResidual, once.
+// (docs/decisions/0001); fewer where `groups` would cut a quantised weight's blocks. The bias is
+// not added here: it belongs to AddResidual, once.
 class RowParallelLinear {
  public:
   static absl::StatusOr<RowParallelLinear> Load(const RankContext& rank, const std::string& name,

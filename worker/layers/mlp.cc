@@ -34,8 +34,7 @@ absl::StatusOr<GatedMlp> GatedMlp::LoadNamed(const RankContext& rank, const Mode
 void GatedMlp::Inner(std::span<const float> x, int64_t tokens, Scratch& scratch) const {
   scratch.gate.resize(static_cast<size_t>(tokens * gate_->out_features()));
   scratch.up.resize(scratch.gate.size());
-  gate_->Forward(x, scratch.gate);
-  up_->Forward(x, scratch.up);
+  ColumnParallelLinear::Forward(x, {{*gate_, scratch.gate}, {*up_, scratch.up}});
   switch (activation_) {
     case Activation::kSilu:
       return ops_->SiluMul(scratch.gate, scratch.up);
