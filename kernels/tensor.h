@@ -74,14 +74,15 @@ constexpr int64_t DTypeRowBytes(DType dtype, int64_t cols) {
 }
 
 // A read-only matrix of weights, [rows, cols], or a vector with rows == 1. Does not own its data.
-// Floats are row-major, rows `row_stride` elements apart; quantised weights lie as
-// quant::PackedLayout (kernels/quant/packed.h) says.
+// Row-major, rows `row_stride` elements apart; matrices of quantised types and bfloat16 lie in
+// panels instead (quant::PackedLayout, kernels/quant/packed.h).
 struct Weight {
   const void* data = nullptr;
   DType dtype = DType::kF32;
   int64_t rows = 0;
   int64_t cols = 0;
   int64_t row_stride = 0;    // of floats
+  bool packed = false;       // as PackedLayout says, not row-major
   int64_t block_offset = 0;  // of PackedLayout
 };
 

@@ -31,6 +31,7 @@ struct Flags {
   std::string kv_memory = "1GiB";
   std::string swap_memory = "0";
   std::string kv_cache_dtype = "auto";
+  std::string dtype = "auto";
   ControlOptions control;
   OfflineBenchOptions bench;
   bool offline_bench = false;
@@ -72,6 +73,11 @@ void DefineFlags(CLI::App& app, Flags& flags) {
          "this rank's KV cache: bytes (2GiB), or a share of the memory that is available when the "
          "weights are loaded (0.4 or 40%), which the host's ranks divide among them")
       ->check(MemoryText);
+  option(
+      "--dtype", flags.dtype, "TRIREME_DTYPE",
+      "arithmetic of weights of 16 bits: auto (activations are rounded to bfloat16 where weights "
+      "are) or float32 (twice the memory, exact)")
+      ->check(CLI::IsMember({"auto", "float32"}));
   option("--kv-cache-dtype", flags.kv_cache_dtype, "TRIREME_KV_CACHE_DTYPE",
          "keys and values in the cache: auto (f32, exact), f32, bf16 (half the memory) or int8 (a "
          "bit over a quarter)")
@@ -122,6 +128,7 @@ absl::Status ResolveFlags(Flags& flags) {
   }
   flags.runner.swap_bytes_max = swap.bytes;
   // Exact, so that a type of less fidelity is the operator's choice.
+  flags.runner.float32 = flags.dtype == "float32";
   flags.runner.kv_dtype = ParseKvDType(flags.kv_cache_dtype).value_or(KvDType::kF32);
   flags.bench.micro_batches = std::min<int64_t>(flags.runner.layout.pp, flags.bench.batch);
   flags.runner.ranks_on_host = EnvironmentInt("OMPI_COMM_WORLD_LOCAL_SIZE", 1);

@@ -42,8 +42,8 @@ absl::Status ModelRunner::LoadModel() {
   responder_ = RankOf(options_.layout, {.tp_rank = 0, .pp_rank = options_.layout.pp - 1});
   ASSIGN_OR_RETURN(const std::unique_ptr<Checkpoint> checkpoint,
                    Checkpoint::Open(options_.model_dir));
-  ASSIGN_OR_RETURN(weights_,
-                   Weights::Load(*checkpoint, ShardTensors(config_, shard_), ops_->threads()));
+  ASSIGN_OR_RETURN(weights_, Weights::Load(*checkpoint, ShardTensors(config_, shard_),
+                                           ops_->threads(), options_.float32));
   rotary_ = RotaryEmbedding(config_);
   if (config_.rope_local_theta > 0) local_rotary_ = RotaryEmbedding::Local(config_);
   const RankContext rank{.ops = ops_, .tp = tp_.get(), .weights = &weights_, .shard = shard_};

@@ -33,6 +33,7 @@ struct RunnerOptions {
   int64_t kv_blocks_max = int64_t{1} << 20;
   int64_t swap_bytes_max = 0;
   KvDType kv_dtype = KvDType::kF32;
+  bool float32 = false;       // widens weights of 16 bits, so that activations are not rounded
   int64_t max_model_len = 0;  // 0: the model's own, as far as the KV cache holds it
   int64_t max_num_batched_tokens = 512;
   // Sees the logits of every sampled token, on the ranks of the last stage. For tests.

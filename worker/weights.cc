@@ -55,29 +55,37 @@ constexpr int64_t kTaskBytes = int64_t{1} << 20;
 // A slice and its place in a rank's memory.
 struct PlacedSlice {
   const TensorSlice* slice = nullptr;
-  DType dtype = DType::kF32;
-  std::optional<quant::PackedLayout> layout;  // of quantised weights
+  DType stored = DType::kF32;
+  DType dtype = DType::kF32;                  // in memory
+  std::optional<quant::PackedLayout> layout;  // of packed weights
   std::byte* data = nullptr;
 
   // Of a row as the checkpoint gives it, with columns widened to whole blocks.
   int64_t stored_row_bytes() const {
-    const IndexRange cols = BlockColumns(*slice, dtype);
-    return DTypeRowBytes(dtype, cols.size());
+    const IndexRange cols = BlockColumns(*slice, stored);
+    return DTypeRowBytes(stored, cols.size());
   }
   int64_t bytes() const {
-    return layout ? layout->bytes() : slice->rows.size() * stored_row_bytes();
+    return layout ? layout->bytes() : slice->elements() * DTypeBlock(dtype).block_bytes;
   }
 };
 
-absl::StatusOr<PlacedSlice> Place(const Checkpoint& checkpoint, const TensorSlice& slice) {
+absl::StatusOr<PlacedSlice> Place(const Checkpoint& checkpoint, const TensorSlice& slice,
+                                  bool float32) {
   const TensorInfo* info = checkpoint.Find(slice.name);
   if (info == nullptr) {
     return absl::InvalidArgumentError(
         absl::StrCat(checkpoint.origin(), ": tensor \"", slice.name,
                      "\" is missing; does the configuration belong to this checkpoint?"));
   }
-  PlacedSlice placed{.slice = &slice, .dtype = info->dtype, .layout = {}, .data = nullptr};
-  if (!IsQuantized(info->dtype)) return placed;
+  PlacedSlice placed{
+      .slice = &slice, .stored = info->dtype, .dtype = info->dtype, .layout = {}, .data = nullptr};
+  if (float32 && !IsQuantized(info->dtype)) placed.dtype = DType::kF32;
+  if (slice.is_vector || !quant::IsPacked(placed.dtype)) return placed;
+  if (!IsQuantized(info->dtype)) {
+    placed.layout.emplace(info->dtype, slice.rows.size(), slice.cols.size(), 0);
+    return placed;
+  }
   if (slice.cols.begin % quant::kBlockColumns != 0 || slice.cols.end % quant::kBlockColumns != 0) {
     return absl::InvalidArgumentError(
         absl::StrCat("unsupported: tensor parallelism would cut tensor \"", slice.name, "\" of ",
@@ -95,7 +103,7 @@ absl::StatusOr<PlacedSlice> Place(const Checkpoint& checkpoint, const TensorSlic
 absl::Status LoadRows(const Checkpoint& checkpoint, const PlacedSlice& placed, int64_t first,
                       int64_t rows) {
   const int64_t row_bytes = placed.stored_row_bytes();
-  if (!placed.layout) {
+  if (!placed.layout && placed.stored == placed.dtype) {
     return checkpoint.ReadBlocks(
         *placed.slice, first, rows,
         {placed.data + first * row_bytes, static_cast<size_t>(rows * row_bytes)});
@@ -106,6 +114,16 @@ absl::Status LoadRows(const Checkpoint& checkpoint, const PlacedSlice& placed, i
     RETURN_IF_ERROR(
         checkpoint.ReadBlocks(*placed.slice, row, count,
                               std::span(stored).first(static_cast<size_t>(count * row_bytes))));
+    if (!placed.layout) {
+      const Weight halves{.data = stored.data(),
+                          .dtype = placed.stored,
+                          .rows = count,
+                          .cols = placed.slice->cols.size(),
+                          .row_stride = placed.slice->cols.size()};
+      const std::vector<float> floats = ToFloats(halves);
+      std::memcpy(placed.data + row * halves.cols * 4, floats.data(), floats.size() * 4);
+      continue;
+    }
     const int64_t panel = row / quant::kPanelRows;
     quant::PackPanel(placed.dtype, *placed.layout, panel, stored.data(), row_bytes,
                      placed.data + panel * placed.layout->panel_bytes);
@@ -154,12 +172,13 @@ absl::Status LoadSlices(const Checkpoint& checkpoint, const std::vector<PlacedSl
 }  // namespace
 
 absl::StatusOr<Weights> Weights::Load(const Checkpoint& checkpoint,
-                                      const std::vector<TensorSlice>& slices, int threads) {
+                                      const std::vector<TensorSlice>& slices, int threads,
+                                      bool float32) {
   Weights weights;
   std::vector<PlacedSlice> placed;
   size_t size = 0;
   for (const TensorSlice& slice : slices) {
-    ASSIGN_OR_RETURN(PlacedSlice own, Place(checkpoint, slice));
+    ASSIGN_OR_RETURN(PlacedSlice own, Place(checkpoint, slice, float32));
     const size_t bytes = static_cast<size_t>(own.bytes());
     weights.bytes_ += bytes;
     size += (bytes + kAlignment - 1) / kAlignment * kAlignment;
@@ -180,6 +199,7 @@ absl::StatusOr<Weights> Weights::Load(const Checkpoint& checkpoint,
                .rows = own.slice->rows.size(),
                .cols = cols,
                .row_stride = cols,
+               .packed = own.layout.has_value(),
                .block_offset = own.layout ? own.layout->block_offset : 0};
   }
   return weights;

@@ -40,10 +40,11 @@ class PageMemory {
 class Weights {
  public:
   // Copies every slice out of the mapped checkpoint with `threads` threads. Each tensor keeps the
-  // checkpoint's data type; quantised ones are packed for the kernels (kernels/quant/packed.h) a
-  // panel at a time, so the shard is in memory once.
+  // checkpoint's data type, but with `float32` F16 and BF16 are widened; quantised ones are packed
+  // for the kernels (kernels/quant/packed.h) a panel at a time, so the shard is in memory once.
   static absl::StatusOr<Weights> Load(const Checkpoint& checkpoint,
-                                      const std::vector<TensorSlice>& slices, int threads);
+                                      const std::vector<TensorSlice>& slices, int threads,
+                                      bool float32 = false);
 
   // The slice of this name. The view lives as long as the Weights.
   absl::StatusOr<Weight> Find(std::string_view name) const;

@@ -41,13 +41,7 @@ class CpuOps final : public Ops {
         std::memset(row, 0, static_cast<size_t>(n) * sizeof(float));
         continue;
       }
-      if (IsQuantized(table.dtype)) {
-        const quant::PackedLayout layout(table.dtype, table.rows, table.cols, table.block_offset);
-        kernels_.widen_quant_row(table.dtype, static_cast<const std::byte*>(table.data), layout,
-                                 index, row);
-      } else {
-        kernels_.widen_row(table, index, row);
-      }
+      WidenRow(table, index, row);
       // A rank that does not hold the row adds +0, which turns -0 into +0: so does the one that
       // does.
       for (int64_t i = 0; i < n; ++i) row[i] = row[i] * scale + 0.0f;
@@ -202,52 +196,74 @@ class CpuOps final : public Ops {
   static constexpr size_t kCacheLine = 16;  // floats
   struct alignas(64) CacheLine : std::array<float, kCacheLine> {};
 
-  // x as a product takes it: floats (for several tokens in PackActivations' order), or rounded.
+  // x as a product takes it: floats (for several tokens in PackActivations' order), pairs of
+  // bfloat16, or rounded to eight bits.
   struct Activations {
     int64_t tokens = 0;
     const float* floats = nullptr;
+    const uint32_t* pairs = nullptr;
     const cpu::ActivationBlock* blocks = nullptr;
-    std::pair<int, bool> kind;  // offset and mins of the format that they were rounded for
   };
 
-  // Rows [begin, end) of a product, or panels of rows if quantised: what a thread takes at a time.
+  // Rows [begin, end) of a product, or panels of rows if packed: what a thread takes at a time.
   struct Chunk {
     size_t product = 0;
     int64_t begin = 0;
     int64_t end = 0;
   };
 
+  static quant::PackedLayout LayoutOf(const Weight& weight) {
+    return {weight.dtype, weight.rows, weight.cols, weight.block_offset};
+  }
+
+  void WidenRow(const Weight& weight, int64_t row, float* out) {
+    if (!weight.packed) return kernels_.widen_row(weight, row, out);
+    const quant::PackedLayout layout = LayoutOf(weight);
+    const auto* data = static_cast<const std::byte*>(weight.data);
+    if (weight.dtype == DType::kBF16) return kernels_.widen_bf16_row(data, layout, row, out);
+    kernels_.widen_quant_row(weight.dtype, data, layout, row, out);
+  }
+
+  // True if both weights take x in the same form.
+  static bool SameActivations(const Weight& a, const Weight& b) {
+    if (!IsQuantized(a.dtype) || !IsQuantized(b.dtype)) return a.dtype == b.dtype;
+    const auto kind = [](const Weight& weight) {
+      return quant::WithFormat(weight.dtype,
+                               [](auto format) { return std::pair(format.kOffset, format.kMins); });
+    };
+    return kind(a) == kind(b);
+  }
+
   Activations Prepare(std::span<const float> x, int64_t tokens, std::span<const Product> products,
                       size_t index, int groups) {
     const Weight& weight = products[index].weight;
-    Activations made{.tokens = tokens, .floats = nullptr, .blocks = nullptr, .kind = {}};
-    if (IsQuantized(weight.dtype)) {
-      made.kind = quant::WithFormat(
-          weight.dtype, [](auto format) { return std::pair(format.kOffset, format.kMins); });
-    } else if (tokens == 1) {
-      made.floats = x.data();
-      return made;
-    }
-    // What an earlier product of the same kind has serves this one, too.
+    CHECK(weight.packed == quant::IsPacked(weight.dtype));
+    Activations made{.tokens = tokens, .floats = nullptr, .pairs = nullptr, .blocks = nullptr};
     for (size_t i = 0; i < index; ++i) {
-      const bool same = IsQuantized(weight.dtype)
-                            ? activations_[i].blocks != nullptr && activations_[i].kind == made.kind
-                            : products[i].weight.dtype == weight.dtype;
-      if (same) return activations_[i];
+      if (SameActivations(products[i].weight, weight)) return activations_[i];
     }
     if (memory_.size() <= index) memory_.resize(index + 1);
     std::vector<CacheLine>& memory = memory_[index];
-    if (IsQuantized(weight.dtype)) {
-      const int64_t blocks = weight.cols / quant::kBlockColumns;
-      auto* to = Reserve<cpu::ActivationBlock>(memory, tokens * blocks);
-      ForRows(tokens, weight.cols, [&](int64_t t) {
-        kernels_.quantize_row(x.data() + t * weight.cols, weight.cols, weight.dtype,
-                              to + t * blocks);
-      });
-      made.blocks = to;
+    const int64_t cols = weight.cols;
+    if (weight.packed) {
+      const int64_t blocks = LayoutOf(weight).blocks;
+      if (weight.dtype == DType::kBF16) {
+        auto* to = Reserve<uint32_t>(memory, tokens * blocks);
+        ForRows(tokens, cols,
+                [&](int64_t t) { kernels_.round_row(x.data() + t * cols, cols, to + t * blocks); });
+        made.pairs = to;
+      } else {
+        auto* to = Reserve<cpu::ActivationBlock>(memory, tokens * blocks);
+        ForRows(tokens, cols, [&](int64_t t) {
+          kernels_.quantize_row(x.data() + t * cols, cols, weight.dtype, to + t * blocks);
+        });
+        made.blocks = to;
+      }
+    } else if (tokens == 1) {
+      made.floats = x.data();
     } else {
       auto* to = Reserve<float>(memory, static_cast<int64_t>(x.size()));
-      ForRows(tokens, weight.cols, [&](int64_t t) {
+      ForRows(tokens, cols, [&](int64_t t) {
         kernels_.pack_activations(x.data(), t, tokens, weight, groups, to);
       });
       made.floats = to;
@@ -257,14 +273,12 @@ class CpuOps final : public Ops {
 
   // Chunks are small enough that threads end together, whatever else the machine does.
   void AddChunks(const Weight& weight, int64_t tokens, size_t product) {
-    const bool quantized = IsQuantized(weight.dtype);
-    const int64_t units =
-        quantized ? (weight.rows + quant::kPanelRows - 1) / quant::kPanelRows : weight.rows;
-    const int64_t grain = quantized ? cpu::kQuantPanels : cpu::kLinearRowBlock;
+    const int64_t units = weight.packed ? LayoutOf(weight).panels() : weight.rows;
+    const int64_t grain = weight.packed ? cpu::kTilePanels : cpu::kLinearRowBlock;
     const int64_t parts = pool_.size() == 1 ? 1 : 8 * pool_.size();
     int64_t each = (units + parts - 1) / parts;
     each = (each + grain - 1) / grain * grain;
-    const int64_t unit_weights = weight.cols * (quantized ? quant::kPanelRows : 1);
+    const int64_t unit_weights = weight.cols * (weight.packed ? quant::kPanelRows : 1);
     if (tokens == 1) each = std::max(each, kChunkWeights / unit_weights / grain * grain);
     for (int64_t begin = 0; begin < units; begin += each) {
       chunks_.push_back({.product = product, .begin = begin, .end = std::min(units, begin + each)});
@@ -275,18 +289,23 @@ class CpuOps final : public Ops {
                 int thread) {
     const Weight& weight = product.weight;
     const float* bias = product.bias.empty() ? nullptr : product.bias.data();
-    if (IsQuantized(weight.dtype)) {
-      const quant::PackedLayout layout(weight.dtype, weight.rows, weight.cols, weight.block_offset);
-      CHECK(layout.blocks % groups == 0);
-      const cpu::QuantLinearArgs args{.x = x.blocks,
-                                      .tokens = x.tokens,
-                                      .weight = static_cast<const std::byte*>(weight.data),
-                                      .layout = &layout,
-                                      .bias = bias,
-                                      .groups = groups,
-                                      .y = product.y.data()};
-      return kernels_.quant_linear(weight.dtype, args, chunk.begin, chunk.end,
-                                   quant_scratch_[static_cast<size_t>(thread)]);
+    if (weight.packed) {
+      const quant::PackedLayout layout = LayoutOf(weight);
+      CHECK(groups == 1 || (weight.cols % groups == 0 && layout.blocks % groups == 0));
+      const auto args = [&]<class X>(const X* activations) {
+        return cpu::PanelArgs<X>{.x = activations,
+                                 .tokens = x.tokens,
+                                 .weight = static_cast<const std::byte*>(weight.data),
+                                 .layout = &layout,
+                                 .bias = bias,
+                                 .groups = groups,
+                                 .y = product.y.data()};
+      };
+      cpu::QuantScratch& scratch = quant_scratch_[static_cast<size_t>(thread)];
+      if (weight.dtype == DType::kBF16) {
+        return kernels_.bf16_linear(args(x.pairs), chunk.begin, chunk.end, scratch.sums);
+      }
+      return kernels_.quant_linear(weight.dtype, args(x.blocks), chunk.begin, chunk.end, scratch);
     }
     kernels_.linear({.x = x.floats,
                      .tokens = x.tokens,
@@ -375,6 +394,9 @@ std::vector<const KernelTable*> SupportedKernels() {
 #if defined(__x86_64__)
   if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")) {
+    if (__builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512bf16")) {
+      tables.push_back(&cpu::Avx512Bf16Kernels());
+    }
     if (__builtin_cpu_supports("avx512vnni")) tables.push_back(&cpu::Avx512VnniKernels());
     tables.push_back(&cpu::Avx512Kernels());
   }

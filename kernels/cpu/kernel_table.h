@@ -3,6 +3,7 @@
 #include <cstdint>
 
 #include "kernels/cpu/attention.h"
+#include "kernels/cpu/bf16_linear.h"
 #include "kernels/cpu/elementwise.h"
 #include "kernels/cpu/gelu.h"
 #include "kernels/cpu/linear.h"
@@ -18,6 +19,10 @@ struct KernelTable {
   void (*pack_activations)(const float* x, int64_t t, int64_t tokens, const Weight&, int groups,
                            float* packed);
   void (*widen_row)(const Weight&, int64_t row, float* out);
+  void (*round_row)(const float* x, int64_t n, uint32_t* pairs);
+  void (*bf16_linear)(const Bf16LinearArgs&, int64_t panel_begin, int64_t panel_end, PanelSums&);
+  void (*widen_bf16_row)(const std::byte* weight, const quant::PackedLayout&, int64_t row,
+                         float* out);
   void (*quantize_row)(const float* x, int64_t n, DType weight_dtype, ActivationBlock* to);
   void (*quant_linear)(DType, const QuantLinearArgs&, int64_t panel_begin, int64_t panel_end,
                        QuantScratch&);
@@ -38,6 +43,9 @@ constexpr KernelTable MakeKernelTable() {
           .linear = &Linear<S>,
           .pack_activations = &PackActivations<S>,
           .widen_row = &WidenRow<S>,
+          .round_row = &RoundRow<S>,
+          .bf16_linear = &Bf16Linear<S>,
+          .widen_bf16_row = &WidenBf16Row<S>,
           .quantize_row = &QuantizeRow<S>,
           .quant_linear = &QuantLinear<S>,
           .widen_quant_row = &WidenQuantRow<S>,
@@ -54,5 +62,6 @@ const KernelTable& ScalarKernels();
 const KernelTable& Avx2Kernels();
 const KernelTable& Avx512Kernels();
 const KernelTable& Avx512VnniKernels();
+const KernelTable& Avx512Bf16Kernels();
 
 }  // namespace trireme::cpu

@@ -56,52 +56,15 @@ inline void ForColumnBlocks(int64_t cols, int groups, F f) {
   }
 }
 
-// How a product of several tokens orders the sixteen lanes in memory, and loads a part of sixteen
-// weights in this order: as they are, or split (SimdAvx2).
-template <class S, template <class> class Rows>
-struct LaneOrder {
-  using Element = typename Rows<S>::Element;
-  static constexpr bool kSplit = S::kSplitsBf16 && std::is_same_v<Rows<S>, Bf16Rows<S>>;
-
-  static typename S::Part::V LoadWeights(const Element* w, int part) {
-    if constexpr (kSplit) {
-      return S::LoadSplitBf16(w, part);
-    } else {
-      return Rows<typename S::Part>::Load(w + part * S::Part::kLanes);
-    }
-  }
-  static typename S::V Load(const float* lanes) {
-    if constexpr (kSplit) {
-      return S::LoadSplit(lanes);
-    } else {
-      return S::Load(lanes);
-    }
-  }
-  static void Store(float* lanes, typename S::V v) {
-    if constexpr (kSplit) {
-      S::StoreSplit(lanes, v);
-    } else {
-      S::Store(lanes, v);
-    }
-  }
-};
-
 // Token `t`'s part of x in block order: of each block of columns, all tokens' rows side by side.
-// Rows a power of two apart would share few cache sets. Whole sixteens are in lane order.
+// Rows a power of two apart would share few cache sets.
 template <class S>
 void PackActivations(const float* x, int64_t t, int64_t tokens, const Weight& weight, int groups,
                      float* packed) {
-  const bool split = weight.dtype == DType::kBF16;
   ForColumnBlocks(weight.cols, groups, [&](int64_t column, int64_t count) {
     const float* from = x + t * weight.cols + column;
     float* to = packed + tokens * column + t * count;
-    ForEachVector<S>(count, [&](int64_t i, int n) {
-      if (split && n == S::kLanes) {
-        LaneOrder<S, Bf16Rows>::Store(to + i, S::Load(from + i));
-      } else {
-        S::Store(to + i, S::Load(from + i, n), n);
-      }
-    });
+    ForEachVector<S>(count, [&](int64_t i, int n) { S::Store(to + i, S::Load(from + i, n), n); });
   });
 }
 
@@ -192,7 +155,7 @@ inline void TilePass(const LinearBlock& b, int64_t token, const typename Rows<S>
       typename P::V xv[kTokens];
       for (int t = 0; t < kTokens; ++t) xv[t] = P::Load(x + t * b.cols + k + p * P::kLanes);
       for (int r = 0; r < kRows; ++r) {
-        typename P::V wv = LaneOrder<S, Rows>::LoadWeights(w + r * w_stride + k, part + p);
+        typename P::V wv = Rows<P>::Load(w + r * w_stride + k + (part + p) * P::kLanes);
         P::Hold(wv);
         if constexpr (kKeep) P::Store(kept + r * kLinearKeptStride + k + p * P::kLanes, wv);
         for (int t = 0; t < kTokens; ++t) sum[t][r][p] = P::Fma(xv[t], wv, sum[t][r][p]);
@@ -218,7 +181,7 @@ template <class S, template <class> class Rows>
     for (int64_t t = 0; t < b.tokens; ++t) {
       float* lanes = b.scratch->lanes[t * kLinearRowBlock + r];
       const typename S::V xv = S::Load(b.x + t * b.cols + k, n);
-      LaneOrder<S, Rows>::Store(lanes, S::Fma(xv, wv, LaneOrder<S, Rows>::Load(lanes)));
+      S::Store(lanes, S::Fma(xv, wv, S::Load(lanes)));
     }
   }
 }
@@ -230,7 +193,7 @@ inline void ReduceLanes(const LinearBlock& b, int64_t token, int64_t tokens, int
   for (int64_t t = token; t < token + tokens; ++t) {
     const int64_t at = t * kLinearRowBlock + row;
     for (int64_t i = at; i < at + rows; ++i) {
-      b.scratch->partial[b.group][i] = S::ReduceAdd(LaneOrder<S, Rows>::Load(b.scratch->lanes[i]));
+      b.scratch->partial[b.group][i] = S::ReduceAdd(S::Load(b.scratch->lanes[i]));
     }
   }
 }
@@ -368,8 +331,6 @@ void Linear(const LinearArgs& a, int64_t row_begin, int64_t row_end) {
       return LinearOfType<S, F32Rows>(a, row_begin, row_end);
     case DType::kF16:
       return LinearOfType<S, F16Rows>(a, row_begin, row_end);
-    case DType::kBF16:
-      return LinearOfType<S, Bf16Rows>(a, row_begin, row_end);
     default:
       return;
   }

@@ -5,7 +5,7 @@
 #include <cstdint>
 #include <utility>
 
-#include "kernels/cpu/elementwise.h"
+#include "kernels/cpu/panels.h"
 #include "kernels/quant/formats.h"
 #include "kernels/quant/packed.h"
 
@@ -112,50 +112,17 @@ inline typename P::V AddBlock(const WeightBlock<P>& w, const ActivationBlock& x,
   return P::Fma(value, P::Set1(x.scale), sum);
 }
 
-// Adds the partial sum of group `group` to those before it, in a binary tree: `levels` holds the
-// sums of the complete subtrees, level l of 2^l groups. Returns the sum of the largest subtree that
-// ends with the group. Afterwards the sum of all groups, a power of two, is the last one returned.
-template <class V, class Get, class Put, class Add>
-inline V AddToTree(int group, V sum, const Get& get, const Put& put, const Add& add) {
-  int level = 0;
-  for (; (group >> level) & 1; ++level) sum = add(get(level), sum);
-  put(level, sum);
-  return sum;
-}
-
-inline constexpr int kTreeLevels = 4;  // of at most 8 groups
-
-// y[t, n] = x[t, :] . weight[n, :] for the rows of panels [begin, end).
-struct QuantLinearArgs {
-  const ActivationBlock* x;  // [tokens, blocks]
-  int64_t tokens;
-  const std::byte* weight;
-  const quant::PackedLayout* layout;
-  const float* bias;  // [rows], or null
-  int groups;         // a power of two that divides the blocks
-  float* y;           // [tokens, rows]
-};
+using QuantLinearArgs = PanelArgs<ActivationBlock>;  // x [tokens, blocks]
 
 // Up to so many tokens take weights as they come from memory; for more they are unpacked first.
 inline constexpr int64_t kQuantRawTokens = 4;
-inline constexpr int64_t kQuantTokenBlock = 96;
 inline constexpr int64_t kQuantBlocks = 8;  // unpacked at a time
-inline constexpr int kQuantPanels = 2;      // in a tile
 
 // One thread's memory for it.
 struct alignas(64) QuantScratch {
-  KeptBlock kept[kQuantPanels][kQuantBlocks];
-  float sums[kQuantPanels][kQuantTokenBlock][quant::kPanelRows];
-  float levels[kQuantPanels][kTreeLevels][kQuantTokenBlock][quant::kPanelRows];
+  KeptBlock kept[kTilePanels][kQuantBlocks];
+  PanelSums sums;
 };
-
-// Writes the sums of a panel's rows for one token.
-inline void PutSums(const QuantLinearArgs& a, int64_t panel, int64_t token, const float* sums) {
-  const int64_t row = panel * quant::kPanelRows;
-  const int64_t rows = std::min<int64_t>(quant::kPanelRows, a.layout->rows - row);
-  float* y = a.y + token * a.layout->rows + row;
-  for (int64_t r = 0; r < rows; ++r) y[r] = a.bias == nullptr ? sums[r] : sums[r] + a.bias[row + r];
-}
 
 // Few tokens: the lanes of P from `lane` on, all columns, straight from the packed units.
 template <class P, class F, int kTokens>
@@ -200,7 +167,7 @@ void RawTokens(const QuantLinearArgs& a, int64_t begin, int64_t end, int64_t tok
     for (int lane = 0; lane < quant::kPanelRows; lane += P::kLanes) {
       RawPanel<P, F, kTokens>(a, panel, lane, token, sums);
     }
-    for (int t = 0; t < kTokens; ++t) PutSums(a, panel, token + t, sums[t]);
+    for (int t = 0; t < kTokens; ++t) PutSums<P>(a, panel, token + t, sums[t]);
   }
 }
 
@@ -260,14 +227,14 @@ template <class P, class T, int kTokens, int kPanels>
   }
 }
 
-// Adds `count` kept blocks to the running sums of a tile, `sums` of each panel's first token.
+// Adds `count` kept blocks to the running sums of a tile.
 template <class P, class T, int kTokens, int kPanels>
-inline void KeptTile(const KeptTileArgs& a, int64_t count, float* const (&sums)[kPanels]) {
+inline void KeptTile(const KeptTileArgs& a, int64_t count, int64_t token, PanelSums& sums) {
   using V = typename P::V;
   V sum[kTokens][kPanels];
   for (int t = 0; t < kTokens; ++t) {
     for (int p = 0; p < kPanels; ++p) {
-      sum[t][p] = P::Load(sums[p] + t * quant::kPanelRows + a.lane);
+      sum[t][p] = P::Load(sums.sums[p][token + t] + a.lane);
     }
   }
   for (int64_t b = 0; b < count; ++b) {
@@ -303,7 +270,7 @@ inline void KeptTile(const KeptTileArgs& a, int64_t count, float* const (&sums)[
   }
   for (int t = 0; t < kTokens; ++t) {
     for (int p = 0; p < kPanels; ++p) {
-      P::Store(sums[p] + t * quant::kPanelRows + a.lane, sum[t][p]);
+      P::Store(sums.sums[p][token + t] + a.lane, sum[t][p]);
     }
   }
 }
@@ -313,12 +280,10 @@ template <class P, class T, int kTokens, int kPanels>
 void KeptTiles(const ActivationBlock* x, int64_t x_stride, int64_t count, QuantScratch& scratch,
                int64_t token, int64_t tokens) {
   for (; token + kTokens <= tokens; token += kTokens) {
-    float* sums[kPanels];
-    for (int p = 0; p < kPanels; ++p) sums[p] = scratch.sums[p][token];
     for (int lane = 0; lane < quant::kPanelRows; lane += P::kLanes) {
       KeptTile<P, T, kTokens, kPanels>(
           {.x = x + token * x_stride, .x_stride = x_stride, .kept = scratch.kept, .lane = lane},
-          count, sums);
+          count, token, scratch.sums);
     }
   }
   if constexpr (kTokens > 1) {
@@ -331,34 +296,19 @@ template <class S, class F, int kPanels>
 void KeptPanels(const QuantLinearArgs& a, int64_t panel, int64_t token, int64_t tokens,
                 QuantScratch& scratch) {
   using P = typename S::Part;
-  constexpr size_t kFloats = quant::kPanelRows;
   const quant::PackedLayout& layout = *a.layout;
   const int64_t span = layout.blocks / a.groups;
   for (int group = 0; group < a.groups; ++group) {
-    for (int p = 0; p < kPanels; ++p) {
-      std::fill_n(scratch.sums[p][0], tokens * quant::kPanelRows, 0.0f);
-    }
+    ClearSums<S>(kPanels, tokens, scratch.sums);
     for (int64_t block = group * span; block < (group + 1) * span; block += kQuantBlocks) {
       const int64_t count = std::min(kQuantBlocks, (group + 1) * span - block);
-      for (int p = 0; p < kPanels; ++p)
+      for (int p = 0; p < kPanels; ++p) {
         KeepBlocks<P, F>(a, panel + p, block, count, scratch.kept[p]);
+      }
       KeptTiles<P, TraitsOf<F>, S::kQuantTokens, kPanels>(a.x + token * layout.blocks + block,
                                                           layout.blocks, count, scratch, 0, tokens);
     }
-    for (int p = 0; p < kPanels; ++p) {
-      for (int64_t t = 0; t < tokens; ++t) {
-        float* sums = scratch.sums[p][t];
-        int level = 0;
-        for (; (group >> level) & 1; ++level) {
-          for (size_t r = 0; r < kFloats; ++r) sums[r] = scratch.levels[p][level][t][r] + sums[r];
-        }
-        if (group + 1 == a.groups) {
-          PutSums(a, panel + p, token + t, sums);
-        } else {
-          std::copy_n(sums, kFloats, scratch.levels[p][level][t]);
-        }
-      }
-    }
+    FinishGroup<S>(a, group, panel, kPanels, token, tokens, scratch.sums);
   }
 }
 
@@ -377,11 +327,11 @@ void QuantLinearOf(const QuantLinearArgs& a, int64_t begin, int64_t end, QuantSc
         return RawTokens<P, F, 4>(a, begin, end, 0);
     }
   }
-  for (int64_t token = 0; token < a.tokens; token += kQuantTokenBlock) {
-    const int64_t tokens = std::min(kQuantTokenBlock, a.tokens - token);
+  for (int64_t token = 0; token < a.tokens; token += kPanelTokens) {
+    const int64_t tokens = std::min(kPanelTokens, a.tokens - token);
     int64_t panel = begin;
-    for (; panel + kQuantPanels <= end; panel += kQuantPanels) {
-      KeptPanels<S, F, kQuantPanels>(a, panel, token, tokens, scratch);
+    for (; panel + kTilePanels <= end; panel += kTilePanels) {
+      KeptPanels<S, F, kTilePanels>(a, panel, token, tokens, scratch);
     }
     if (panel < end) KeptPanels<S, F, 1>(a, panel, token, tokens, scratch);
   }

@@ -91,6 +91,21 @@ struct SimdAvx2Half {
       return _mm256_add_epi32(sum, _mm256_add_epi32(even, odd));
     }
   }
+  struct Bf16Pairs {
+    __m256 odd, even;
+  };
+  static Bf16Pairs Widen(__m256i pairs) {
+    const __m256i odd = _mm256_set1_epi32(static_cast<int>(0xffff0000));
+    return {_mm256_castsi256_ps(_mm256_and_si256(pairs, odd)),
+            _mm256_castsi256_ps(_mm256_slli_epi32(pairs, 16))};
+  }
+  static Bf16Pairs LoadBf16Pairs(const std::byte* p) { return Widen(LoadBytes(p)); }
+  static Bf16Pairs BroadcastBf16Pair(uint32_t pair) {
+    return Widen(_mm256_set1_epi32(static_cast<int>(pair)));
+  }
+  static V DotBf16(V sum, Bf16Pairs a, Bf16Pairs b) {
+    return Fma(a.even, b.even, Fma(a.odd, b.odd, sum));
+  }
   static V ToFloats(Ints a) { return _mm256_cvtepi32_ps(a); }
 
  private:
@@ -109,6 +124,7 @@ struct SimdAvx2 {
   static constexpr int kTileTokens = 3;
   static constexpr int kTileRows = 4;
   static constexpr int kQuantTokens = 2;
+  static constexpr int kBf16Tokens = 3;
 
   struct V {
     __m256 lo, hi;
@@ -121,28 +137,6 @@ struct SimdAvx2 {
   static V LoadBf16(const uint16_t* p) { return {Part::LoadBf16(p), Part::LoadBf16(p + 8)}; }
   static V LoadF16(const uint16_t* p) { return {Part::LoadF16(p), Part::LoadF16(p + 8)}; }
   static V LoadInt8(const int8_t* p) { return {Part::LoadInt8(p), Part::LoadInt8(p + 8)}; }
-  // Two bfloat16 lie in each 32-bit word: the even lanes, then the odd ones, cost one operation a
-  // register, the lanes in order two. A matrix product may keep lanes in this "split" order.
-  static constexpr bool kSplitsBf16 = true;
-  static __m256 LoadSplitBf16(const uint16_t* p, int part) {
-    const __m256i pairs = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
-    const __m256i odd = _mm256_set1_epi32(static_cast<int>(0xffff0000));
-    return _mm256_castsi256_ps(part == 0 ? _mm256_slli_epi32(pairs, 16)
-                                         : _mm256_and_si256(pairs, odd));
-  }
-  static V LoadSplit(const float* p) {
-    const __m256 even = _mm256_loadu_ps(p);
-    const __m256 odd = _mm256_loadu_ps(p + 8);
-    const __m256 low = _mm256_unpacklo_ps(even, odd);
-    const __m256 high = _mm256_unpackhi_ps(even, odd);
-    return {_mm256_permute2f128_ps(low, high, 0x20), _mm256_permute2f128_ps(low, high, 0x31)};
-  }
-  static void StoreSplit(float* p, V a) {
-    const __m256 low = _mm256_permute2f128_ps(a.lo, a.hi, 0x20);
-    const __m256 high = _mm256_permute2f128_ps(a.lo, a.hi, 0x31);
-    _mm256_storeu_ps(p, _mm256_shuffle_ps(low, high, 0x88));
-    _mm256_storeu_ps(p + 8, _mm256_shuffle_ps(low, high, 0xdd));
-  }
   static void Store(float* p, V a) {
     _mm256_storeu_ps(p, a.lo);
     _mm256_storeu_ps(p + 8, a.hi);

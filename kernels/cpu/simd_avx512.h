@@ -17,13 +17,13 @@ struct SimdAvx512 {
   using Part = SimdAvx512;
   static constexpr const char* kName = "avx512";
   static constexpr int kLanes = 16;
-  static constexpr bool kSplitsBf16 = false;
   static constexpr int kTileRowsSingle = 8;
   // 24 accumulators, four of x and one of w: 29 of 32 registers.
   static constexpr int kTileTokens = 4;
   static constexpr int kTileRows = 6;
   // With two panels, twelve dot products, as many sums, two of weights and one of x.
   static constexpr int kQuantTokens = 6;
+  static constexpr int kBf16Tokens = 8;
 
   using V = __m512;
 
@@ -122,6 +122,21 @@ struct SimdAvx512 {
       const __m512i odd = _mm512_madd_epi16(_mm512_srli_epi16(u, 8), _mm512_srai_epi16(s, 8));
       return _mm512_add_epi32(sum, _mm512_add_epi32(even, odd));
     }
+  }
+  struct Bf16Pairs {
+    __m512 odd, even;
+  };
+  static Bf16Pairs Widen(__m512i pairs) {
+    const __m512i odd = _mm512_set1_epi32(static_cast<int>(0xffff0000));
+    return {_mm512_castsi512_ps(_mm512_and_si512(pairs, odd)),
+            _mm512_castsi512_ps(_mm512_slli_epi32(pairs, 16))};
+  }
+  static Bf16Pairs LoadBf16Pairs(const std::byte* p) { return Widen(LoadBytes(p)); }
+  static Bf16Pairs BroadcastBf16Pair(uint32_t pair) {
+    return Widen(_mm512_set1_epi32(static_cast<int>(pair)));
+  }
+  static V DotBf16(V sum, Bf16Pairs a, Bf16Pairs b) {
+    return Fma(a.even, b.even, Fma(a.odd, b.odd, sum));
   }
   static V ToFloats(Ints a) { return _mm512_cvtepi32_ps(a); }
   static int32_t StoreInt8(int8_t* p, V a) {

@@ -16,11 +16,12 @@ struct SimdScalar {
   static constexpr const char* kName = "scalar";
   static constexpr int kLanes = 16;
   // Register tile of the matrix product: tokens x weight rows, for one token and for several.
-  static constexpr bool kSplitsBf16 = false;
   static constexpr int kTileRowsSingle = 4;
   static constexpr int kTileTokens = 2;
   static constexpr int kTileRows = 2;
-  static constexpr int kQuantTokens = 2;  // of a tile of a product with quantised weights
+  // Of a tile of a product with quantised and with bfloat16 weights, two panels.
+  static constexpr int kQuantTokens = 2;
+  static constexpr int kBf16Tokens = 2;
 
   struct V {
     float lane[kLanes];
@@ -174,6 +175,29 @@ struct SimdScalar {
   }
   static V ToFloats(Ints a) {
     return Map([&](int i) { return static_cast<float>(a.lane[i]); });
+  }
+  // A pair of bfloat16 in each lane, the even one below.
+  struct Bf16Pairs {
+    uint32_t lane[kLanes];
+  };
+  static Bf16Pairs LoadBf16Pairs(const std::byte* p) {
+    Bf16Pairs r;
+    std::memcpy(r.lane, p, sizeof(r.lane));
+    return r;
+  }
+  static Bf16Pairs BroadcastBf16Pair(uint32_t pair) {
+    Bf16Pairs r;
+    for (uint32_t& lane : r.lane) lane = pair;
+    return r;
+  }
+  // sum + the products of the odd ones, then of the even ones, rounded after each.
+  static V DotBf16(V sum, Bf16Pairs a, Bf16Pairs b) {
+    return Map([&](int i) {
+      const auto odd = [](uint32_t pair) { return std::bit_cast<float>(pair & 0xffff0000u); };
+      const auto even = [](uint32_t pair) { return std::bit_cast<float>(pair << 16); };
+      const float high = std::fma(odd(a.lane[i]), odd(b.lane[i]), sum.lane[i]);
+      return std::fma(even(a.lane[i]), even(b.lane[i]), high);
+    });
   }
   // Stores integral floats from -127 to 127; returns their sum.
   static int32_t StoreInt8(int8_t* p, V a) {

@@ -2,12 +2,21 @@
 
 #include <algorithm>
 
+#include "kernels/quant/bf16.h"
 #include "kernels/quant/formats.h"
 
 namespace trireme::quant {
 
 PackedLayout::PackedLayout(DType dtype, int64_t rows, int64_t cols, int64_t block_offset)
-    : rows(rows), blocks(cols / kBlockColumns), block_offset(block_offset) {
+    : rows(rows), cols(cols), blocks(cols / kBlockColumns), block_offset(block_offset) {
+  if (dtype == DType::kBF16) {
+    blocks = (cols + Bf16::kColumns - 1) / Bf16::kColumns;
+    unit_bytes = Bf16::kUnitBytes;
+    header_bytes = 0;
+    headers = 0;
+    panel_bytes = blocks * unit_bytes;
+    return;
+  }
   CHECK(cols % kBlockColumns == 0 && block_offset >= 0 && block_offset < 8);
   WithFormat(dtype, [this](auto format) {
     unit_bytes = format.kUnitBytes;
@@ -22,6 +31,12 @@ void PackPanel(DType dtype, const PackedLayout& layout, int64_t panel, const std
                int64_t stored_row_bytes, std::byte* to) {
   const int rows =
       static_cast<int>(std::min<int64_t>(kPanelRows, layout.rows - panel * kPanelRows));
+  if (dtype == DType::kBF16) {
+    for (int lane = 0; lane < rows; ++lane) {
+      Bf16::Pack(stored + lane * stored_row_bytes, layout.cols, lane, to);
+    }
+    return;
+  }
   const DTypeInfo info = DTypeBlock(dtype);
   const int64_t per_stored = info.block_elements / kBlockColumns;
   WithFormat(dtype, [&](auto format) {

@@ -114,7 +114,7 @@ struct Shape {
 void RunLinear(benchmark::State& state, const Shape& shape, DType dtype, double peak) {
   const int64_t tokens = state.range(0);
   const auto ops = *MakeCpuOps(Threads());
-  const int64_t bytes = IsQuantized(dtype)
+  const int64_t bytes = quant::IsPacked(dtype)
                             ? quant::PackedLayout(dtype, shape.rows, shape.cols, 0).bytes()
                             : shape.rows * DTypeRowBytes(dtype, shape.cols);
   const int64_t copies = std::max<int64_t>(1, (int64_t{256} << 20) / bytes);
@@ -129,7 +129,8 @@ void RunLinear(benchmark::State& state, const Shape& shape, DType dtype, double 
                         .dtype = dtype,
                         .rows = shape.rows,
                         .cols = shape.cols,
-                        .row_stride = shape.cols};
+                        .row_stride = shape.cols,
+                        .packed = quant::IsPacked(dtype)};
     ops->Linear(x, weight, {}, shape.groups, y);
     copy = (copy + 1) % copies;
   }

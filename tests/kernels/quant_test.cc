@@ -64,6 +64,7 @@ class Stored {
               .rows = rows,
               .cols = end - begin,
               .row_stride = 0,
+              .packed = true,
               .block_offset = layout.block_offset};
     return packed;
   }

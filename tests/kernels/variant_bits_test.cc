@@ -30,6 +30,9 @@ std::vector<const KernelTable*> Variants() {
       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")) {
     tables.push_back(&Avx512Kernels());
     if (__builtin_cpu_supports("avx512vnni")) tables.push_back(&Avx512VnniKernels());
+    if (__builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512bf16")) {
+      tables.push_back(&Avx512Bf16Kernels());
+    }
   }
   return tables;
 #endif
@@ -64,7 +67,7 @@ std::vector<float> RunLinear(const KernelTable& table, DType dtype, int64_t toke
 
 TEST(VariantBits, Linear) {
   for (const KernelTable* table : Variants()) {
-    for (const DType dtype : {DType::kF32, DType::kF16, DType::kBF16}) {
+    for (const DType dtype : {DType::kF32, DType::kF16}) {
       for (const int64_t tokens : {1, 2, 4, 5, 9, 66}) {
         // Up to a block of columns and past it, with and without a tail in each group.
         for (const int64_t cols : {8, 40, 136, 8 * 528, 8 * 600}) {
@@ -72,6 +75,58 @@ TEST(VariantBits, Linear) {
                                RunLinear(kScalar, dtype, tokens, 27, cols, 8)))
               << table->name << " " << DTypeName(dtype) << " " << tokens << " " << cols;
         }
+      }
+    }
+  }
+}
+
+// Weights and activations of every magnitude, denormals too: those count as zero.
+std::vector<float> RunBf16Linear(const KernelTable& table, int64_t tokens, int64_t rows,
+                                 int64_t cols, int groups) {
+  std::mt19937 random(6);
+  std::vector<uint16_t> stored(16 * cols);
+  const quant::PackedLayout layout(DType::kBF16, rows, cols, 0);
+  std::vector<std::byte> weight(layout.bytes());
+  for (int64_t panel = 0; panel < layout.panels(); ++panel) {
+    for (uint16_t& bits : stored) {
+      const uint32_t exponent = random() % 4 == 0 ? random() % 60 : 110 + random() % 20;
+      bits = static_cast<uint16_t>((random() & 0x807f) | (exponent << 7));
+    }
+    quant::PackPanel(DType::kBF16, layout, panel, reinterpret_cast<std::byte*>(stored.data()),
+                     cols * 2, weight.data() + panel * layout.panel_bytes);
+  }
+  std::vector<float> x = RandomFloats(tokens * cols, 1);
+  for (float& value : x) {
+    if (random() % 4 == 0) value *= 0x1p-100f;
+    if (random() % 4 == 0) value *= 0x1p-40f;
+  }
+  std::vector<uint32_t> pairs(tokens * layout.blocks);
+  for (int64_t t = 0; t < tokens; ++t) {
+    table.round_row(x.data() + t * cols, cols, pairs.data() + t * layout.blocks);
+  }
+  const auto sums = std::make_unique<PanelSums>();
+  std::vector<float> y(tokens * rows);
+  table.bf16_linear({.x = pairs.data(),
+                     .tokens = tokens,
+                     .weight = weight.data(),
+                     .layout = &layout,
+                     .bias = nullptr,
+                     .groups = groups,
+                     .y = y.data()},
+                    0, layout.panels(), *sums);
+  std::vector<float> row(cols);
+  table.widen_bf16_row(weight.data(), layout, rows - 1, row.data());
+  y.insert(y.end(), row.begin(), row.end());
+  return y;
+}
+
+TEST(VariantBits, Bf16Linear) {
+  for (const KernelTable* table : Variants()) {
+    for (const int64_t tokens : {1, 2, 4, 5, 9, 100}) {
+      for (const auto& [cols, groups] : {std::pair<int64_t, int>{7, 1}, {40, 4}, {4096, 8}}) {
+        EXPECT_TRUE(SameBits(RunBf16Linear(*table, tokens, 37, cols, groups),
+                             RunBf16Linear(kScalar, tokens, 37, cols, groups)))
+            << table->name << " " << tokens << " " << cols;
       }
     }
   }

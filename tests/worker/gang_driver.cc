@@ -119,6 +119,7 @@ absl::StatusOr<GangOutput> RunPlansOnRank(const DriverOptions& options,
   runner_options.max_num_batched_tokens = 4096;
   runner_options.kv_memory.bytes = int64_t{64} << 20;
   runner_options.kv_dtype = options.kv_dtype;
+  runner_options.float32 = options.float32;
   runner_options.kv_blocks_max = options.kv_blocks_max;
   runner_options.swap_bytes_max = options.swap_bytes_max;
   runner_options.on_logits = [&](uint64_t id, std::span<const float> logits) {

@@ -44,6 +44,7 @@ struct DriverOptions {
   int64_t micro_batches = 1;  // groups of requests that take turns, one group a step
   bool lockstep = false;      // no rank begins a step before all have ended the one before
   KvDType kv_dtype = KvDType::kF32;
+  bool float32 = false;
   int64_t kv_blocks_max = 1 << 20;
   int64_t swap_bytes_max = 0;
   // On the rank's thread: when it has logits, and when it has ended a step (from 1).

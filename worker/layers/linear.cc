@@ -3,7 +3,7 @@
 #include "absl/strings/str_cat.h"
 #include "base/check.h"
 #include "base/status_macros.h"
-#include "kernels/quant/planes.h"
+#include "kernels/quant/bf16.h"
 
 namespace trireme {
 namespace {
@@ -15,16 +15,17 @@ absl::StatusOr<std::vector<float>> LoadBias(const RankContext& rank, const std::
   return ToFloats(values);
 }
 
-// The largest number of groups, at most `groups`, that does not cut blocks of quantised columns.
+// The largest number of groups, at most `groups`, that does not cut blocks of columns.
 absl::StatusOr<int> WholeBlockGroups(const Weight& weight, const std::string& name, int groups,
                                      int tp) {
-  if (!IsQuantized(weight.dtype)) return groups;
-  const int64_t blocks = weight.cols * tp / quant::kBlockColumns;
-  while (blocks % groups != 0) groups /= 2;
+  if (!weight.packed) return groups;
+  const int64_t columns = IsQuantized(weight.dtype) ? quant::kBlockColumns : quant::Bf16::kColumns;
+  const int64_t blocks = weight.cols * tp / columns;
+  while (groups > 1 && (weight.cols * tp % columns != 0 || blocks % groups != 0)) groups /= 2;
   if (groups % tp == 0) return groups;
   return absl::InvalidArgumentError(
       absl::StrCat("unsupported: --tp ", tp, " for ", name, ": its ", blocks, " blocks of ",
-                   quant::kBlockColumns, " columns make at most ", groups, " partial sums"));
+                   columns, " columns make at most ", groups, " partial sums"));
 }
 
 }  // namespace
