@@ -35,15 +35,21 @@ constexpr int64_t KvElementBytes(KvDType dtype) {
   return dtype == KvDType::kF32 ? 4 : dtype == KvDType::kBF16 ? 2 : 1;
 }
 
+// Positions whose keys lie together, dimension by dimension, so that a vector holds one dimension
+// of all of them: their scores are computed side by side.
+inline constexpr int64_t kKeyGroup = 16;
+
 // Bytes of one KV head's keys (or values) in one page: block_size x head_dim elements, then with
-// int8 block_size float scales.
+// int8 block_size float scales. Values are [block_size, head_dim], keys
+// [block_size / kKeyGroup, head_dim, kKeyGroup].
 constexpr int64_t KvHeadBytes(KvDType dtype, int64_t block_size, int64_t head_dim) {
   const int64_t scales = dtype == KvDType::kInt8 ? static_cast<int64_t>(sizeof(float)) : 0;
   return block_size * (head_dim * KvElementBytes(dtype) + scales);
 }
 
 // The KV cache of one layer on one rank: k and v are each pages of num_kv_heads heads of
-// KvHeadBytes, aligned to 4 bytes. block_size is a multiple of 16 tokens. Does not own its data.
+// KvHeadBytes, aligned to 4 bytes. block_size is a multiple of kKeyGroup tokens. Does not own its
+// data.
 struct KvLayer {
   std::byte* k = nullptr;
   std::byte* v = nullptr;

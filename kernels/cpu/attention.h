@@ -34,125 +34,280 @@ struct AttentionArgs {
   int64_t Begin(int64_t t) const { return window > 0 && End(t) > window ? End(t) - window : 0; }
 };
 
-// Positions handled together; borders are multiples of it, so they do not depend on the query.
-inline constexpr int64_t kAttentionTile = 16;
+// Positions that one step of the online softmax takes; borders are multiples of it, so they do not
+// depend on the query.
+inline constexpr int64_t kAttentionSpan = 64;
+inline constexpr int64_t kSpanGroups = kAttentionSpan / kKeyGroup;
 // Tokens and heads that pass over the keys and values together, which then come from memory once
 // for all of them instead of once for each.
 inline constexpr int64_t kAttentionTokens = 8;
 inline constexpr int64_t kAttentionHeads = 8;
 
-// The 16 positions of a tile at most: one page's keys or values, and with int8 their scales.
+// The keys and values of a span, in groups of sixteen positions that may lie in different pages,
+// and with int8 their scales.
 template <class Rows>
-struct KvTile {
-  const typename Rows::Element* rows;  // [count, head_dim]
-  const float* scales;                 // [count]; read only if the type has them
+struct KvSpan {
+  using Element = typename Rows::Element;
+  static constexpr bool kScaled = sizeof(Element) == 1;
+  const Element* k[kSpanGroups];  // each [head_dim, 16]
+  const Element* v[kSpanGroups];  // each [16, head_dim]
+  const float* k_scales[kSpanGroups];
+  const float* v_scales[kSpanGroups];
 
-  KvTile(const AttentionArgs& a, const std::byte* pages, int64_t position) {
-    const std::byte* page = pages + a.block_table[position / a.block_size] * a.page_bytes;
-    const int64_t slot = position % a.block_size;
-    const auto* first = reinterpret_cast<const typename Rows::Element*>(page);
-    rows = first + slot * a.head_dim;
-    scales = reinterpret_cast<const float*>(first + a.block_size * a.head_dim) + slot;
+  // Groups [0, groups) of the span from `position` on; those before `begin` are not looked up.
+  KvSpan(const AttentionArgs& a, int64_t position, int64_t begin, int64_t groups) {
+    for (int64_t g = begin; g < groups; ++g) {
+      const int64_t at = position + g * kKeyGroup;
+      const int64_t page = a.block_table[at / a.block_size] * a.page_bytes;
+      const int64_t slot = at % a.block_size;
+      const auto* keys = reinterpret_cast<const Element*>(a.k + page);
+      const auto* values = reinterpret_cast<const Element*>(a.v + page);
+      const int64_t end = a.block_size * a.head_dim;
+      k[g] = keys + slot * a.head_dim;
+      v[g] = values + slot * a.head_dim;
+      k_scales[g] = reinterpret_cast<const float*>(keys + end) + slot;
+      v_scales[g] = reinterpret_cast<const float*>(values + end) + slot;
+    }
   }
 };
 
-template <class Rows>
-inline constexpr bool kHasScales = sizeof(typename Rows::Element) == 1;
-
-template <class S, class Rows>
-inline float Dot(const float* a, const typename Rows::Element* b, int64_t n) {
-  typename S::V sum = S::Zero();
-  ForEachVector<S>(n, [&](int64_t i, int count) {
-    sum = count == S::kLanes ? S::Fma(S::Load(a + i), Rows::Load(b + i), sum)
-                             : S::Fma(S::Load(a + i, count), Rows::Load(b + i, count), sum);
-  });
-  return S::ReduceAdd(sum);
-}
-
-// out = out * scale + sum of weights[j] * v[j].
-template <class S, class Rows>
-inline void AccumulateValues(float* out, float scale, const float* weights,
-                             const typename Rows::Element* v, int64_t count, int64_t head_dim) {
-  ForEachVector<S>(head_dim, [&](int64_t i, int lanes) {
-    typename S::V sum = S::Mul(S::Load(out + i, lanes), S::Set1(scale));
-    for (int64_t j = 0; j < count; ++j) {
-      sum = S::Fma(S::Set1(weights[j]), Rows::Load(v + j * head_dim + i, lanes), sum);
-    }
-    S::Store(out + i, sum, lanes);
-  });
-}
-
-// How far one query has come (online softmax).
+// How far one query has come (online softmax): the sum in sixteen lanes, position modulo sixteen.
 struct SoftmaxState {
   float max = -INFINITY;
-  float sum = 0.0f;
+  float sum[kKeyGroup] = {};
 };
 
-// One query over the positions [first, first + count) of one tile.
-template <class S, class Rows>
-inline void AttentionTile(const AttentionArgs& a, int64_t first, int64_t count, const float* q,
-                          SoftmaxState& state, float* out) {
-  const KvTile<Rows> k(a, a.k, first);
-  const KvTile<Rows> v(a, a.v, first);
-  float score[kAttentionTile];
-  for (int64_t j = 0; j < kAttentionTile; ++j) score[j] = -INFINITY;
-  for (int64_t j = 0; j < count; ++j) {
-    float dot = Dot<S, Rows>(q, k.rows + j * a.head_dim, a.head_dim);
-    if constexpr (kHasScales<Rows>) dot *= k.scales[j];
-    score[j] = dot * a.scale;
-  }
-  const float tile_max = S::ReduceMax(S::Load(score));
-  const float new_max = tile_max > state.max ? tile_max : state.max;
-  const typename S::V weights = Exp<S>(S::Sub(S::Load(score), S::Set1(new_max)));
-  // Exp clamps, so positions past the end are cut off here instead of by their infinity.
-  S::Store(score, weights);
-  float tile_sum = 0.0f;
-  for (int64_t j = 0; j < count; ++j) tile_sum += score[j];
-  float decay[S::kLanes];
-  S::Store(decay, Exp<S>(S::Set1(state.max - new_max)));
-  const float keep = state.max == -INFINITY ? 0.0f : decay[0];
-  state.sum = state.sum * keep + tile_sum;
-  if constexpr (kHasScales<Rows>) {
-    for (int64_t j = 0; j < count; ++j) score[j] *= v.scales[j];
-  }
-  AccumulateValues<S, Rows>(out, keep, score, v.rows, count, a.head_dim);
-  state.max = new_max;
-}
+// kQueries queries that see the same positions [begin, end) of a span, counted from its start.
+template <int kQueries>
+struct QueryBlock {
+  const float* q[kQueries];
+  float* out[kQueries];
+  SoftmaxState* state[kQueries];
+  int64_t begin;
+  int64_t end;
+  float scores[kQueries][kAttentionSpan];  // then the weights of the softmax, up to a factor
+  float keep[kQueries];                    // what the sums so far are worth
 
-// Heads [head_begin, head_end) of all tokens, tile by tile.
-template <class S, class Rows>
-void AttentionHeads(const AttentionArgs& a, int64_t head_begin, int64_t head_end) {
-  SoftmaxState states[kAttentionTokens][kAttentionHeads];
-  const auto offset = [&](int64_t t, int64_t h) { return t * a.token_stride + h * a.head_dim; };
-  for (int64_t t = 0; t < a.tokens; ++t) {
-    float* out = a.out + offset(t, head_begin);
-    for (int64_t i = 0; i < (head_end - head_begin) * a.head_dim; ++i) out[i] = 0.0f;
-  }
-  for (int64_t tile = a.Begin(0) / kAttentionTile * kAttentionTile; tile < a.End(a.tokens - 1);
-       tile += kAttentionTile) {
-    for (int64_t t = 0; t < a.tokens; ++t) {
-      const int64_t first = tile < a.Begin(t) ? a.Begin(t) : tile;
-      const int64_t last = tile + kAttentionTile < a.End(t) ? tile + kAttentionTile : a.End(t);
-      if (first >= last) continue;
-      for (int64_t h = head_begin; h < head_end; ++h) {
-        AttentionTile<S, Rows>(a, first, last - first, a.q + offset(t, h),
-                               states[t][h - head_begin], a.out + offset(t, h));
+  int64_t first_group() const { return begin / kKeyGroup; }
+  int64_t end_group() const { return (end + kKeyGroup - 1) / kKeyGroup; }
+};
+
+// Dimensions whose products are summed in one chain. Shorter than a head, so that rounding errors
+// do not grow with it.
+inline constexpr int64_t kAttentionChain = 32;
+
+// scores = scale * q . k of kGroups groups from `group` on, one position a lane: no sum crosses
+// lanes. A dot product is a chain of fused multiply-adds for each 32 dimensions, added in order.
+template <class S, class Rows, int kQueries, int kGroups>
+inline void Scores(const AttentionArgs& a, const KvSpan<Rows>& kv, int64_t group,
+                   QueryBlock<kQueries>& b) {
+  using V = typename S::V;
+  for (int64_t begin = 0; begin < a.head_dim; begin += kAttentionChain) {
+    const int64_t end = begin + kAttentionChain < a.head_dim ? begin + kAttentionChain : a.head_dim;
+    V sum[kQueries][kGroups];
+    for (int r = 0; r < kQueries; ++r) {
+      for (int g = 0; g < kGroups; ++g) sum[r][g] = S::Zero();
+    }
+    for (int64_t i = begin; i < end; ++i) {
+      V k[kGroups];
+      for (int g = 0; g < kGroups; ++g) k[g] = Rows::Load(kv.k[group + g] + i * kKeyGroup);
+      for (int r = 0; r < kQueries; ++r) {
+        const V q = S::Set1(b.q[r][i]);
+        for (int g = 0; g < kGroups; ++g) sum[r][g] = S::Fma(q, k[g], sum[r][g]);
+      }
+    }
+    for (int r = 0; r < kQueries; ++r) {
+      for (int g = 0; g < kGroups; ++g) {
+        float* scores = b.scores[r] + (group + g) * kKeyGroup;
+        S::Store(scores, begin == 0 ? sum[r][g] : S::Add(S::Load(scores), sum[r][g]));
       }
     }
   }
-  for (int64_t t = 0; t < a.tokens; ++t) {
-    for (int64_t h = head_begin; h < head_end; ++h) {
-      const float inverse = 1.0f / states[t][h - head_begin].sum;
-      float* out = a.out + offset(t, h);
-      for (int64_t i = 0; i < a.head_dim; ++i) out[i] *= inverse;
+  for (int g = 0; g < kGroups; ++g) {
+    V scale = S::Set1(a.scale);
+    if constexpr (KvSpan<Rows>::kScaled) scale = S::Mul(scale, S::Load(kv.k_scales[group + g]));
+    for (int r = 0; r < kQueries; ++r) {
+      float* scores = b.scores[r] + (group + g) * kKeyGroup;
+      S::Store(scores, S::Mul(S::Load(scores), scale));
     }
   }
 }
+
+// Sets the scores of positions in the block's groups that it does not see.
+template <int kQueries>
+inline void SetUnseen(QueryBlock<kQueries>& b, float* scores, float value) {
+  for (int64_t j = b.first_group() * kKeyGroup; j < b.begin; ++j) scores[j] = value;
+  for (int64_t j = b.end; j < b.end_group() * kKeyGroup; ++j) scores[j] = value;
+}
+
+// Turns one query's scores into weights and brings its state up to date.
+template <class S, class Rows, int kQueries>
+inline void Softmax(const KvSpan<Rows>& kv, QueryBlock<kQueries>& b, int r) {
+  using V = typename S::V;
+  float* scores = b.scores[r];
+  SoftmaxState& state = *b.state[r];
+  SetUnseen(b, scores, -INFINITY);
+  V max = S::Load(scores + b.first_group() * kKeyGroup);
+  for (int64_t g = b.first_group() + 1; g < b.end_group(); ++g) {
+    max = S::Max(max, S::Load(scores + g * kKeyGroup));
+  }
+  const float span_max = S::ReduceMax(max);
+  const float new_max = span_max > state.max ? span_max : state.max;
+  for (int64_t g = b.first_group(); g < b.end_group(); ++g) {
+    float* group = scores + g * kKeyGroup;
+    S::Store(group, Exp<S>(S::Sub(S::Load(group), S::Set1(new_max))));
+  }
+  SetUnseen(b, scores, 0.0f);  // Exp clamps, so their infinity was not enough
+  float decay[S::kLanes];
+  S::Store(decay, Exp<S>(S::Set1(state.max - new_max)));
+  b.keep[r] = state.max == -INFINITY ? 0.0f : decay[0];
+  V sum = S::Mul(S::Load(state.sum), S::Set1(b.keep[r]));
+  for (int64_t g = b.first_group(); g < b.end_group(); ++g) {
+    float* group = scores + g * kKeyGroup;
+    const V weights = S::Load(group);
+    sum = S::Add(sum, weights);
+    if constexpr (KvSpan<Rows>::kScaled) {
+      S::Store(group, S::Mul(weights, S::Load(kv.v_scales[g])));
+    }
+  }
+  S::Store(state.sum, sum);
+  state.max = new_max;
+}
+
+// out = out * keep + weights . v of kVectors x 16 dimensions from `i` on, of which `lanes` in the
+// last vector; each dimension is one chain along the positions.
+template <class S, class Rows, int kQueries, int kVectors>
+inline void Values(const AttentionArgs& a, const KvSpan<Rows>& kv, int64_t i, int lanes,
+                   QueryBlock<kQueries>& b) {
+  using V = typename S::V;
+  V sum[kQueries][kVectors];
+  for (int r = 0; r < kQueries; ++r) {
+    for (int n = 0; n < kVectors; ++n) {
+      sum[r][n] = S::Mul(S::Load(b.out[r] + i + n * S::kLanes, lanes), S::Set1(b.keep[r]));
+    }
+  }
+  for (int64_t g = b.first_group(); g < b.end_group(); ++g) {
+    const int64_t first = g * kKeyGroup;
+    const int64_t begin = first < b.begin ? b.begin : first;
+    const int64_t end = first + kKeyGroup < b.end ? first + kKeyGroup : b.end;
+    const typename Rows::Element* row = kv.v[g] + (begin - first) * a.head_dim + i;
+    for (int64_t j = begin; j < end; ++j, row += a.head_dim) {
+      V v[kVectors];
+      for (int n = 0; n < kVectors; ++n) {
+        v[n] = lanes == S::kLanes ? Rows::Load(row + n * S::kLanes) : Rows::Load(row, lanes);
+      }
+      for (int r = 0; r < kQueries; ++r) {
+        const V weight = S::Set1(b.scores[r][j]);
+        for (int n = 0; n < kVectors; ++n) sum[r][n] = S::Fma(weight, v[n], sum[r][n]);
+      }
+    }
+  }
+  for (int r = 0; r < kQueries; ++r) {
+    for (int n = 0; n < kVectors; ++n) {
+      S::Store(b.out[r] + i + n * S::kLanes, sum[r][n], lanes);
+    }
+  }
+}
+
+// One block over one span.
+template <class S, class Rows, int kQueries>
+void AttendSpan(const AttentionArgs& a, const KvSpan<Rows>& kv, QueryBlock<kQueries>& b) {
+  constexpr int kTogether = S::kSums >= 4 * kQueries ? 4 : S::kSums >= 2 * kQueries ? 2 : 1;
+  int64_t group = b.first_group();
+  for (; group + kTogether <= b.end_group(); group += kTogether) {
+    Scores<S, Rows, kQueries, kTogether>(a, kv, group, b);
+  }
+  for (; group < b.end_group(); ++group) Scores<S, Rows, kQueries, 1>(a, kv, group, b);
+  for (int r = 0; r < kQueries; ++r) Softmax<S, Rows, kQueries>(kv, b, r);
+  int64_t i = 0;
+  for (; i + kTogether * S::kLanes <= a.head_dim; i += kTogether * S::kLanes) {
+    Values<S, Rows, kQueries, kTogether>(a, kv, i, S::kLanes, b);
+  }
+  for (; i + S::kLanes <= a.head_dim; i += S::kLanes) {
+    Values<S, Rows, kQueries, 1>(a, kv, i, S::kLanes, b);
+  }
+  if (i < a.head_dim) {
+    Values<S, Rows, kQueries, 1>(a, kv, i, static_cast<int>(a.head_dim - i), b);
+  }
+}
+
+// Heads [head_begin, head_end) of all tokens.
+template <class S, class Rows>
+class HeadsAttention {
+ public:
+  HeadsAttention(const AttentionArgs& a, int64_t head_begin, int64_t head_end)
+      : a_(a), head_begin_(head_begin), heads_(head_end - head_begin) {}
+
+  void Run() {
+    for (int64_t query = 0; query < a_.tokens * heads_; ++query) {
+      float* out = a_.out + Offset(query);
+      for (int64_t i = 0; i < a_.head_dim; ++i) out[i] = 0.0f;
+    }
+    const int64_t end = a_.End(a_.tokens - 1);
+    for (int64_t at = a_.Begin(0) / kAttentionSpan * kAttentionSpan; at < end;
+         at += kAttentionSpan) {
+      Span(at);
+    }
+    for (int64_t query = 0; query < a_.tokens * heads_; ++query) {
+      const float inverse = 1.0f / S::ReduceAdd(S::Load(states_[query].sum));
+      float* out = a_.out + Offset(query);
+      for (int64_t i = 0; i < a_.head_dim; ++i) out[i] *= inverse;
+    }
+  }
+
+ private:
+  // Query t * heads + h is head h of token t.
+  int64_t Offset(int64_t query) const {
+    return query / heads_ * a_.token_stride + (head_begin_ + query % heads_) * a_.head_dim;
+  }
+  // What token t sees of the span at `at`.
+  int64_t First(int64_t t, int64_t at) const { return a_.Begin(t) > at ? a_.Begin(t) - at : 0; }
+  int64_t Last(int64_t t, int64_t at) const {
+    return a_.End(t) - at < kAttentionSpan ? a_.End(t) - at : kAttentionSpan;
+  }
+
+  // Neighbouring tokens that see the same positions of it go together.
+  void Span(int64_t at) {
+    for (int64_t t = 0; t < a_.tokens;) {
+      const int64_t first = First(t, at), last = Last(t, at);
+      int64_t next = t + 1;
+      while (next < a_.tokens && First(next, at) == first && Last(next, at) == last) ++next;
+      if (first < last) Queries(at, t * heads_, next * heads_, first, last);
+      t = next;
+    }
+  }
+
+  void Queries(int64_t at, int64_t query, int64_t query_end, int64_t first, int64_t last) {
+    const KvSpan<Rows> kv(a_, at, first / kKeyGroup, (last + kKeyGroup - 1) / kKeyGroup);
+    for (; query + 4 <= query_end; query += 4) Block<4>(kv, query, first, last);
+    for (; query + 2 <= query_end; query += 2) Block<2>(kv, query, first, last);
+    for (; query < query_end; ++query) Block<1>(kv, query, first, last);
+  }
+
+  template <int kQueries>
+  void Block(const KvSpan<Rows>& kv, int64_t query, int64_t first, int64_t last) {
+    QueryBlock<kQueries> block;
+    for (int r = 0; r < kQueries; ++r) {
+      block.q[r] = a_.q + Offset(query + r);
+      block.out[r] = a_.out + Offset(query + r);
+      block.state[r] = &states_[query + r];
+    }
+    block.begin = first;
+    block.end = last;
+    AttendSpan<S, Rows, kQueries>(a_, kv, block);
+  }
+
+  const AttentionArgs& a_;
+  const int64_t head_begin_;
+  const int64_t heads_;
+  SoftmaxState states_[kAttentionTokens * kAttentionHeads];
+};
 
 template <class S, class Rows>
 void AttentionOfType(const AttentionArgs& a) {
   for (int64_t h = 0; h < a.group; h += kAttentionHeads) {
-    AttentionHeads<S, Rows>(a, h, h + kAttentionHeads < a.group ? h + kAttentionHeads : a.group);
+    const int64_t end = h + kAttentionHeads < a.group ? h + kAttentionHeads : a.group;
+    HeadsAttention<S, Rows>(a, h, end).Run();
   }
 }
 

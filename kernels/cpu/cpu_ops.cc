@@ -95,7 +95,7 @@ class CpuOps final : public Ops {
                std::span<const TokenPlace> places, const KvLayer& cache) override {
     const int64_t head_dim = cache.head_dim;
     const int64_t head_bytes = cache.head_bytes();
-    CHECK(cache.block_size % cpu::kAttentionTile == 0 && k.size() == v.size() &&
+    CHECK(cache.block_size % kKeyGroup == 0 && k.size() == v.size() &&
           static_cast<int64_t>(k.size()) ==
               static_cast<int64_t>(places.size()) * cache.num_kv_heads * head_dim);
     for (size_t t = 0; t < places.size(); ++t) {
@@ -105,8 +105,8 @@ class CpuOps final : public Ops {
       for (int64_t h = 0; h < cache.num_kv_heads; ++h) {
         const int64_t to = (page * cache.num_kv_heads + h) * head_bytes;
         const int64_t from = (static_cast<int64_t>(t) * cache.num_kv_heads + h) * head_dim;
-        cpu::StoreKvRow(cache, k.data() + from, cache.k + to, slot);
-        cpu::StoreKvRow(cache, v.data() + from, cache.v + to, slot);
+        cpu::StoreKey(cache, k.data() + from, cache.k + to, slot);
+        cpu::StoreValue(cache, v.data() + from, cache.v + to, slot);
       }
     }
   }
@@ -114,7 +114,7 @@ class CpuOps final : public Ops {
   void Attention(std::span<const float> q, std::span<const TokenPlace> places, const KvLayer& cache,
                  const AttentionShape& shape, std::span<float> out) override {
     const int64_t heads = shape.heads;
-    CHECK(cache.block_size % cpu::kAttentionTile == 0 && heads % cache.num_kv_heads == 0);
+    CHECK(cache.block_size % kKeyGroup == 0 && heads % cache.num_kv_heads == 0);
     CHECK(out.size() == q.size() &&
           static_cast<int64_t>(q.size()) ==
               static_cast<int64_t>(places.size()) * heads * cache.head_dim);

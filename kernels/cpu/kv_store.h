@@ -4,7 +4,6 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
-#include <cstring>
 
 #include "kernels/kv_layer.h"
 
@@ -19,9 +18,9 @@ inline uint16_t RoundToBf16(float x) {
   return static_cast<uint16_t>((x != x ? bits | 0x400000 : rounded) >> 16);
 }
 
-// Writes x / scale, rounded to nearest, ties to even; returns scale = max |x| / 127. A NaN counts
-// as zero.
-inline float QuantizeInt8(const float* x, int64_t n, int8_t* out) {
+// Writes x / scale, rounded to nearest, ties to even, to each `step`-th of out; returns scale =
+// max |x| / 127. A NaN counts as zero.
+inline float QuantizeInt8(const float* x, int64_t n, int8_t* out, int64_t step) {
   float largest = 0.0f;
   for (int64_t i = 0; i < n; ++i) {
     const float magnitude = std::abs(x[i]);
@@ -36,30 +35,42 @@ inline float QuantizeInt8(const float* x, int64_t n, int8_t* out) {
     const float cut = low < 127.0f ? low : 127.0f;
     // Adding 1.5 * 2^23 leaves no fraction bits, so the sum is rounded to an integer.
     constexpr float kRound = 12582912.0f;
-    out[i] = static_cast<int8_t>(value == value ? cut + kRound - kRound : 0.0f);
+    out[i * step] = static_cast<int8_t>(value == value ? cut + kRound - kRound : 0.0f);
   }
   return scale;
 }
 
-// Stores one token's key or value, head_dim floats, in `slot` of a head's part of a page.
-inline void StoreKvRow(const KvLayer& cache, const float* x, std::byte* head, int64_t slot) {
+// Stores x, head_dim floats, as the elements `first`, `first + step`, ... of a head's part of a
+// page, for the token in `slot`.
+inline void StoreKvRow(const KvLayer& cache, const float* x, std::byte* head, int64_t slot,
+                       int64_t first, int64_t step) {
   const int64_t n = cache.head_dim;
-  std::byte* to = head + slot * n * KvElementBytes(cache.dtype);
   switch (cache.dtype) {
-    case KvDType::kF32:
-      std::memcpy(to, x, static_cast<size_t>(n) * sizeof(float));
+    case KvDType::kF32: {
+      auto* to = reinterpret_cast<float*>(head) + first;
+      for (int64_t i = 0; i < n; ++i) to[i * step] = x[i];
       return;
+    }
     case KvDType::kBF16: {
-      auto* row = reinterpret_cast<uint16_t*>(to);
-      for (int64_t i = 0; i < n; ++i) row[i] = RoundToBf16(x[i]);
+      auto* to = reinterpret_cast<uint16_t*>(head) + first;
+      for (int64_t i = 0; i < n; ++i) to[i * step] = RoundToBf16(x[i]);
       return;
     }
     case KvDType::kInt8: {
       auto* scales = reinterpret_cast<float*>(head + cache.block_size * n);
-      scales[slot] = QuantizeInt8(x, n, reinterpret_cast<int8_t*>(to));
+      scales[slot] = QuantizeInt8(x, n, reinterpret_cast<int8_t*>(head) + first, step);
       return;
     }
   }
+}
+
+// One token's key, or value, in `slot` of a head's part of a page.
+inline void StoreKey(const KvLayer& cache, const float* x, std::byte* head, int64_t slot) {
+  const int64_t in_group = slot % kKeyGroup;
+  StoreKvRow(cache, x, head, slot, (slot - in_group) * cache.head_dim + in_group, kKeyGroup);
+}
+inline void StoreValue(const KvLayer& cache, const float* x, std::byte* head, int64_t slot) {
+  StoreKvRow(cache, x, head, slot, slot * cache.head_dim, 1);
 }
 
 }  // namespace trireme::cpu

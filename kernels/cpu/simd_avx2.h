@@ -119,6 +119,7 @@ struct SimdAvx2 {
   using Part = SimdAvx2Half;
   static constexpr const char* kName = "avx2";
   static constexpr int kLanes = 16;
+  static constexpr int kSums = 4;  // vectors of sums that the registers hold beside operands
   static constexpr int kTileRowsSingle = 4;
   // Twelve accumulators of eight lanes, three of x and one of w: all 16 registers.
   static constexpr int kTileTokens = 3;

@@ -17,6 +17,7 @@ struct SimdAvx512 {
   using Part = SimdAvx512;
   static constexpr const char* kName = "avx512";
   static constexpr int kLanes = 16;
+  static constexpr int kSums = 16;  // vectors of sums that the registers hold beside operands
   static constexpr int kTileRowsSingle = 8;
   // 24 accumulators, four of x and one of w: 29 of 32 registers.
   static constexpr int kTileTokens = 4;

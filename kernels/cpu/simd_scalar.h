@@ -15,6 +15,7 @@ struct SimdScalar {
   using Part = SimdScalar;  // the lanes that one register holds
   static constexpr const char* kName = "scalar";
   static constexpr int kLanes = 16;
+  static constexpr int kSums = 4;  // vectors of sums that the registers hold beside operands
   // Register tile of the matrix product: tokens x weight rows, for one token and for several.
   static constexpr int kTileRowsSingle = 4;
   static constexpr int kTileTokens = 2;

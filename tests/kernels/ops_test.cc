@@ -382,11 +382,9 @@ double ReferenceAttention(const AttentionCase& c, const std::vector<float>& q,
 }
 
 TEST_P(OpsTest, AttentionMatchesFormula) {
-  const std::vector<AttentionCase> cases = {{1, 1, 1, 8, 16, 0},
-                                            {50, 4, 2, 32, 16, 0},
-                                            {70, 8, 1, 20, 32, 0},
-                                            {90, 2, 2, 64, 16, 17},
-                                            {40, 6, 3, 16, 48, 1}};
+  const std::vector<AttentionCase> cases = {{1, 1, 1, 8, 16, 0},   {50, 4, 2, 32, 16, 0},
+                                            {70, 8, 1, 20, 32, 0}, {90, 2, 2, 64, 16, 17},
+                                            {40, 6, 3, 16, 48, 1}, {200, 7, 1, 80, 16, 70, 0.1}};
   for (const AttentionCase& c : cases) {
     const auto ops = Make(2);
     const std::vector<float> q = RandomFloats(c.length * c.heads * c.head_dim, 10, 2.0f);
@@ -443,34 +441,40 @@ TEST_P(OpsTest, AttentionOverNarrowCachesMatchesFormula) {
 // The page itself: half a unit in the last place of bf16 is at most 2^-8 of the value;
 // half an int8 step, and its division rounded to float32.
 TEST_P(OpsTest, StoreKvRoundsToNearest) {
-  const AttentionCase c{17, 1, 3, 20, 16, 0};
+  const AttentionCase c{35, 1, 3, 20, 32, 0};
   const std::vector<float> k = RandomFloats(c.length * c.kv_heads * c.head_dim, 13, 5.0f);
   const std::vector<float> v = RandomFloats(k.size(), 14, 1e-3f);
   const auto ops = Make(1);
   for (const KvDType dtype : {KvDType::kBF16, KvDType::kInt8}) {
     const PagedCache cache(c, k, v, *ops, dtype);
     const KvLayer& layer = cache.layer();
-    for (size_t i = 0; i < k.size(); ++i) {
-      const int64_t row = static_cast<int64_t>(i) / c.head_dim, token = row / c.kv_heads;
-      const int64_t slot = token % c.block_size, d = static_cast<int64_t>(i) % c.head_dim;
-      const int32_t page = cache.places()[token].block_table[token / c.block_size];
-      const std::byte* head =
-          layer.k + page * layer.page_bytes() + row % c.kv_heads * layer.head_bytes();
-      if (dtype == KvDType::kBF16) {
-        uint16_t bits = 0;
-        std::memcpy(&bits, head + (slot * c.head_dim + d) * 2, sizeof(bits));
-        EXPECT_LE(std::abs(Bf16ToDouble(bits) - k[i]), std::abs(k[i]) * 0x1p-8);
-        continue;
+    for (const bool key : {true, false}) {
+      const std::vector<float>& x = key ? k : v;
+      for (size_t i = 0; i < x.size(); ++i) {
+        const int64_t row = static_cast<int64_t>(i) / c.head_dim, token = row / c.kv_heads;
+        const int64_t slot = token % c.block_size, d = static_cast<int64_t>(i) % c.head_dim;
+        const int32_t page = cache.places()[token].block_table[token / c.block_size];
+        const std::byte* head = (key ? layer.k : layer.v) + page * layer.page_bytes() +
+                                row % c.kv_heads * layer.head_bytes();
+        // kv_layer.h: [block_size / 16, head_dim, 16] and [block_size, head_dim].
+        const int64_t at =
+            key ? (slot / 16 * c.head_dim + d) * 16 + slot % 16 : slot * c.head_dim + d;
+        if (dtype == KvDType::kBF16) {
+          uint16_t bits = 0;
+          std::memcpy(&bits, head + at * 2, sizeof(bits));
+          EXPECT_LE(std::abs(Bf16ToDouble(bits) - x[i]), std::abs(x[i]) * 0x1p-8);
+          continue;
+        }
+        float scale = 0;
+        std::memcpy(&scale, head + c.block_size * c.head_dim + slot * 4, sizeof(scale));
+        const auto step = static_cast<int8_t>(head[at]);
+        EXPECT_LE(std::abs(static_cast<double>(scale) * step - x[i]), scale * 0.50001);
+        float largest = 0;
+        for (int64_t j = 0; j < c.head_dim; ++j) {
+          largest = std::max(largest, std::abs(x[row * c.head_dim + j]));
+        }
+        EXPECT_EQ(scale, largest / 127.0f);
       }
-      float scale = 0;
-      std::memcpy(&scale, head + c.block_size * c.head_dim + slot * 4, sizeof(scale));
-      const auto step = static_cast<int8_t>(head[slot * c.head_dim + d]);
-      EXPECT_LE(std::abs(static_cast<double>(scale) * step - k[i]), scale * 0.50001);
-      float largest = 0;
-      for (int64_t j = 0; j < c.head_dim; ++j) {
-        largest = std::max(largest, std::abs(k[row * c.head_dim + j]));
-      }
-      EXPECT_EQ(scale, largest / 127.0f);
     }
   }
 }
@@ -484,10 +488,10 @@ TEST_P(OpsTest, StoreKvTakesTiesToEvenAndOddValues) {
   const std::vector<float> int8 = {127.0f, 0.5f, 1.5f, -2.5f, -0.5f, 126.5f, NAN, -126.5f};
   const std::vector<float> zeros(8);
   const auto ops = Make(1);
-  const auto bytes = [&](const std::vector<float>& k, KvDType dtype) {
-    const PagedCache cache(c, k, zeros, *ops, dtype);
+  const auto bytes = [&](const std::vector<float>& v, KvDType dtype) {
+    const PagedCache cache(c, zeros, v, *ops, dtype);
     const KvLayer& layer = cache.layer();
-    const std::byte* page = layer.k + cache.places()[0].block_table[0] * layer.page_bytes();
+    const std::byte* page = layer.v + cache.places()[0].block_table[0] * layer.page_bytes();
     return std::vector<std::byte>(page, page + layer.page_bytes());
   };
   uint16_t halves[8];

@@ -253,8 +253,8 @@ TEST(VariantBits, AttentionOfEveryCacheType) {
     std::vector<std::byte> k_pages(kPages * cache.page_bytes()), v_pages(k_pages.size());
     for (int64_t i = 0; i < kPages * kBlock; ++i) {
       const int64_t page = i / kBlock * cache.page_bytes();
-      StoreKvRow(cache, k.data() + i * kDim, k_pages.data() + page, i % kBlock);
-      StoreKvRow(cache, v.data() + i * kDim, v_pages.data() + page, i % kBlock);
+      StoreKey(cache, k.data() + i * kDim, k_pages.data() + page, i % kBlock);
+      StoreValue(cache, v.data() + i * kDim, v_pages.data() + page, i % kBlock);
     }
     for (const KernelTable* table : Variants()) {
       for (const int64_t position : {0, 14, 15, 44, 93}) {
