@@ -40,7 +40,7 @@ inline constexpr int64_t kAttentionSpan = 64;
 inline constexpr int64_t kSpanGroups = kAttentionSpan / kKeyGroup;
 // Tokens and heads that pass over the keys and values together, which then come from memory once
 // for all of them instead of once for each.
-inline constexpr int64_t kAttentionTokens = 8;
+inline constexpr int64_t kAttentionTokens = 16;
 inline constexpr int64_t kAttentionHeads = 8;
 
 // The keys and values of a span, in groups of sixteen positions that may lie in different pages,
