@@ -142,7 +142,7 @@ void AddBenchCommand(CLI::App& app, Command& chosen) {
       "Prefill and decode of the ranks alone: one rank with all threads, then tensor "
       "parallel ranks sharing them, beside the memory bandwidth measured in each run");
   auto flags = std::make_shared<BenchFlags>();
-  command->add_option("--model", flags->model, "checkpoint directory")->required();
+  command->add_option("--model", flags->model, "checkpoint directory, or a GGUF file")->required();
   command->add_option("--threads", flags->threads, "threads in all; 0: one for each CPU")
       ->check(CLI::Range(0, 1024))
       ->capture_default_str();

@@ -6,6 +6,7 @@
 #include <CLI/CLI.hpp>
 #include <cstdio>
 #include <cstdlib>
+#include <filesystem>
 #include <map>
 #include <memory>
 #include <string>
@@ -17,6 +18,7 @@
 #include "base/log.h"
 #include "base/status_macros.h"
 #include "coordinator/server.h"
+#include "parallel/gguf_file.h"
 
 namespace trireme {
 namespace {
@@ -34,13 +36,21 @@ struct Flags {
   std::string log_level = "info";
 };
 
+// A check of CLI11: empty if it is fine.
+std::string ModelPath(const std::string& path) {
+  std::error_code error;
+  if (std::filesystem::is_directory(path, error)) return "";
+  if (IsGgufPath(path) && std::filesystem::exists(path, error)) return "";
+  return path + " is neither a directory nor a .gguf file";
+}
+
 void AddFlags(CLI::App& app, Flags& flags) {
   const auto add = [&app](const char* name, auto& value, const char* env, const char* help) {
     return app.add_option(name, value, help)->envname(env)->capture_default_str();
   };
-  add("--model", flags.model, "TRIREME_MODEL", "Hugging Face model directory")
+  add("--model", flags.model, "TRIREME_MODEL", "Hugging Face model directory, or a GGUF file")
       ->required()
-      ->check(CLI::ExistingDirectory);
+      ->check(ModelPath);
   add("--grpc", flags.server.address, "TRIREME_GRPC", "Address to listen on, HOST:PORT");
   add("--metrics", flags.server.metrics_address, "TRIREME_METRICS",
       "Address of the metrics for Prometheus, HOST:PORT, at /metrics; none if empty");
@@ -48,7 +58,7 @@ void AddFlags(CLI::App& app, Flags& flags) {
                "Allow an address that other machines reach: there is no encryption or password")
       ->envname("TRIREME_INSECURE");
   add("--served-model-name", flags.server.served_model_name, "TRIREME_SERVED_MODEL_NAME",
-      "The model's name for clients (default: the directory's name)");
+      "The model's name for clients (default: the directory's or file's name)");
   add("--max-model-len", flags.max_model_len, "TRIREME_MAX_MODEL_LEN",
       "Context: prompt and output tokens of a request; 0 takes the model's own, or less if the "
       "workers' KV cache is smaller");

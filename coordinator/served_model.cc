@@ -4,39 +4,47 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
+#include "parallel/gguf_file.h"
 
 namespace trireme {
 namespace {
 
 // A model may have rows for tokens that no one uses, but not fewer rows than tokens; and a
 // tokenizer of less than half the rows belongs to another model.
-absl::Status CheckVocabulary(const std::filesystem::path& dir, int64_t tokenizer, int64_t model) {
+absl::Status CheckVocabulary(const std::filesystem::path& path, int64_t tokenizer, int64_t model) {
   if (tokenizer <= model && 2 * tokenizer >= model) return absl::OkStatus();
+  if (IsGgufPath(path)) {
+    return absl::InvalidArgumentError(absl::StrCat(path.string(), ": its tokenizer has ", tokenizer,
+                                                   " tokens, but \"token_embd.weight\" ", model,
+                                                   " rows: they are not of one model"));
+  }
   return absl::InvalidArgumentError(absl::StrCat(
-      (dir / "tokenizer.json").string(), " has ", tokenizer, " tokens, but ",
-      (dir / "config.json").string(), " says vocab_size ", model, ": they are not of one model"));
+      (path / "tokenizer.json").string(), " has ", tokenizer, " tokens, but ",
+      (path / "config.json").string(), " says vocab_size ", model, ": they are not of one model"));
 }
 
-std::string DirectoryName(const std::filesystem::path& dir) {
-  const std::filesystem::path path = std::filesystem::absolute(dir).lexically_normal();
+// The directory's name, or the file's without its ending.
+std::string ModelName(const std::filesystem::path& model) {
+  if (IsGgufPath(model)) return model.stem().string();
+  const std::filesystem::path path = std::filesystem::absolute(model).lexically_normal();
   return path.has_filename() ? path.filename().string() : path.parent_path().filename().string();
 }
 
 }  // namespace
 
-absl::StatusOr<ServedModel> ServedModel::Load(const std::filesystem::path& dir, std::string name) {
-  ASSIGN_OR_RETURN(ModelConfig config, ModelConfig::Load(dir));
-  ASSIGN_OR_RETURN(Tokenizer tokenizer, Tokenizer::Load(dir));
-  RETURN_IF_ERROR(CheckVocabulary(dir, tokenizer.vocab_size(), config.vocab_size));
+absl::StatusOr<ServedModel> ServedModel::Load(const std::filesystem::path& path, std::string name) {
+  ASSIGN_OR_RETURN(ModelConfig config, ModelConfig::Load(path));
+  ASSIGN_OR_RETURN(Tokenizer tokenizer, Tokenizer::Load(path));
+  RETURN_IF_ERROR(CheckVocabulary(path, tokenizer.vocab_size(), config.vocab_size));
   ASSIGN_OR_RETURN(SamplingDefaults sampling,
-                   SamplingDefaults::Load(dir, static_cast<uint32_t>(config.vocab_size)));
-  ServedModel model{.name = name.empty() ? DirectoryName(dir) : std::move(name),
+                   SamplingDefaults::Load(path, static_cast<uint32_t>(config.vocab_size)));
+  ServedModel model{.name = name.empty() ? ModelName(path) : std::move(name),
                     .config = std::move(config),
                     .tokenizer = std::move(tokenizer),
                     .chat_template = std::nullopt,
                     .no_chat_template_reason = "",
                     .sampling = std::move(sampling)};
-  absl::StatusOr<ChatTemplate> chat_template = ChatTemplate::Load(dir);
+  absl::StatusOr<ChatTemplate> chat_template = ChatTemplate::Load(path);
   if (chat_template.ok()) {
     model.chat_template = *std::move(chat_template);
   } else {

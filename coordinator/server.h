@@ -21,7 +21,7 @@
 namespace trireme {
 
 struct ServerOptions {
-  std::filesystem::path model_dir;
+  std::filesystem::path model_dir;         // or a .gguf file
   std::string address = "127.0.0.1:8001";  // HOST:PORT; port 0 takes a free one
   std::string metrics_address;             // HOST:PORT of Prometheus' endpoint; empty: none
   bool insecure = false;                   // allow an address that other machines reach

@@ -400,6 +400,13 @@ absl::StatusOr<ModelConfig> ModelConfig::Load(const std::filesystem::path& model
     ASSIGN_OR_RETURN(const GgufFile file, GgufFile::Open(model));
     return GgufModelConfig(file);
   }
+  std::error_code error;
+  if (!std::filesystem::is_directory(model, error)) {
+    return absl::NotFoundError(
+        absl::StrCat(model.string(),
+                     ": neither a directory nor a .gguf file; --model takes a Hugging Face "
+                     "checkpoint directory or a GGUF file"));
+  }
   const std::filesystem::path path = model / "config.json";
   ASSIGN_OR_RETURN(const std::string text, ReadFile(path, kConfigBytesMax));
   return Parse(text, path.string());

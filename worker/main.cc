@@ -50,7 +50,8 @@ void DefineFlags(CLI::App& app, Flags& flags) {
   const auto option = [&app](const char* name, auto& value, const char* env, const char* help) {
     return app.add_option(name, value, help)->envname(env)->capture_default_str();
   };
-  option("--model", flags.runner.model_dir, "TRIREME_MODEL", "Hugging Face checkpoint directory")
+  option("--model", flags.runner.model_dir, "TRIREME_MODEL",
+         "Hugging Face checkpoint directory, or a GGUF file")
       ->required();
   option("--coordinator", flags.control.coordinator, "TRIREME_COORDINATOR",
          "HOST:PORT of trireme-coordinator");

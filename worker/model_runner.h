@@ -24,7 +24,7 @@
 namespace trireme {
 
 struct RunnerOptions {
-  std::filesystem::path model_dir;
+  std::filesystem::path model_dir;  // or a .gguf file
   ParallelLayout layout;
   int64_t kv_block_size = 32;  // tokens; a multiple of 16
   // This rank's KV cache, without the blocks behind it for swapped sequences.

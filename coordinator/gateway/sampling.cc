@@ -8,7 +8,9 @@
 #include "absl/strings/str_cat.h"
 #include "base/file.h"
 #include "base/status_macros.h"
+#include "coordinator/gateway/gguf_sampling.h"
 #include "nlohmann/json.hpp"
+#include "parallel/gguf_file.h"
 
 namespace trireme {
 namespace {
@@ -202,10 +204,14 @@ absl::Status ResolveLength(const v1::SamplingParams& params, const SamplingConte
 
 }  // namespace
 
-absl::StatusOr<SamplingDefaults> SamplingDefaults::Load(const std::filesystem::path& dir,
+absl::StatusOr<SamplingDefaults> SamplingDefaults::Load(const std::filesystem::path& model,
                                                         uint32_t vocab_size) {
+  if (IsGgufPath(model)) {
+    ASSIGN_OR_RETURN(const GgufFile file, GgufFile::Open(model));
+    return GgufSamplingDefaults(file, vocab_size);
+  }
   SamplingDefaults defaults;
-  const std::filesystem::path path = dir / "generation_config.json";
+  const std::filesystem::path path = model / "generation_config.json";
   const absl::StatusOr<Json> json = ReadJson(path);
   if (json.ok()) {
     constexpr double kFloatMax = std::numeric_limits<float>::max();
@@ -226,8 +232,8 @@ absl::StatusOr<SamplingDefaults> SamplingDefaults::Load(const std::filesystem::p
     return json.status();
   }
   if (defaults.eos_token_ids.empty()) {
-    ASSIGN_OR_RETURN(const Json config, ReadJson(dir / "config.json"));
-    RETURN_IF_ERROR(TakeEosIds(config, dir / "config.json", vocab_size, defaults.eos_token_ids));
+    ASSIGN_OR_RETURN(const Json config, ReadJson(model / "config.json"));
+    RETURN_IF_ERROR(TakeEosIds(config, model / "config.json", vocab_size, defaults.eos_token_ids));
   }
   return defaults;
 }

@@ -12,8 +12,9 @@
 
 namespace trireme {
 
-// What a model's directory says about sampling: generation_config.json, or defaults if there is
-// none. "do_sample": false means greedy (temperature 0) unless the request has a temperature.
+// What a model says about sampling: its generation_config.json, or defaults if there is none; or
+// the keys of its GGUF file. "do_sample": false means greedy (temperature 0) unless the request has
+// a temperature.
 struct SamplingDefaults {
   float temperature = 1.0f;
   float top_p = 1.0f;
@@ -23,8 +24,9 @@ struct SamplingDefaults {
   std::optional<uint32_t> max_tokens;  // "max_new_tokens"
   std::vector<int32_t> eos_token_ids;  // of generation_config.json, or else of config.json
 
-  // Reads the files of a model's directory; config.json must be there. The error names the file.
-  static absl::StatusOr<SamplingDefaults> Load(const std::filesystem::path& dir,
+  // Reads the files of a model's directory, of which config.json must be there, or a .gguf file.
+  // The error names the file.
+  static absl::StatusOr<SamplingDefaults> Load(const std::filesystem::path& model,
                                                uint32_t vocab_size);
 };
 

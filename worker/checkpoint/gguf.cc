@@ -243,10 +243,9 @@ class Gguf final : public Checkpoint {
     const bool quantised = located.readable && IsQuantized(located.info.dtype);
     if (located.readable && !(slice.is_vector && quantised)) return absl::OkStatus();
     std::string supported;
-    for (uint8_t i = 0; i <= static_cast<uint8_t>(DType::kIQ4NL); ++i) {
-      const DType dtype = static_cast<DType>(i);
-      if (slice.is_vector && IsQuantized(dtype)) continue;
-      absl::StrAppend(&supported, supported.empty() ? "" : ", ", std::string(DTypeName(dtype)));
+    for (const GgufType& type : GgufTypes()) {
+      if (!type.dtype.has_value() || (slice.is_vector && IsQuantized(*type.dtype))) continue;
+      absl::StrAppend(&supported, supported.empty() ? "" : ", ", std::string(type.name));
     }
     return absl::UnimplementedError(
         absl::StrCat(origin(), ": unsupported: tensor ", Quoted(located.gguf_name), " has type ",

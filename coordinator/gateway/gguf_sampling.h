@@ -1,0 +1,16 @@
+#pragma once
+
+#include <cstdint>
+
+#include "absl/status/statusor.h"
+#include "coordinator/gateway/sampling.h"
+#include "parallel/gguf_file.h"
+
+namespace trireme {
+
+// What a GGUF file says about sampling: the keys general.sampling.*, and the tokens that end a text
+// or a turn. Files name one or two of those by key; the others, which generation_config.json lists
+// for the same model, are control tokens known by their text.
+absl::StatusOr<SamplingDefaults> GgufSamplingDefaults(const GgufFile& file, uint32_t vocab_size);
+
+}  // namespace trireme
