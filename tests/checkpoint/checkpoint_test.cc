@@ -78,6 +78,9 @@ TEST_F(CheckpointTest, ReadsRowsColumnsAndVectorsAndCountsBytes) {
   slice.cols = {2, 4};
   EXPECT_EQ(ReadSlice(**checkpoint, slice), (std::vector<float>{2, 3, 8, 9, 14, 15, 20, 21}));
   EXPECT_EQ((*checkpoint)->bytes_read(), 80u);
+  std::vector<float> rows(4);
+  ASSERT_TRUE((*checkpoint)->ReadBlocks(slice, 1, 2, std::as_writable_bytes(std::span(rows))).ok());
+  EXPECT_EQ(rows, (std::vector<float>{8, 9, 14, 15}));
   const TensorSlice vector{.name = "v",
                            .full_rows = 1,
                            .full_cols = 5,

@@ -36,8 +36,9 @@ int64_t InterleavedRow(int64_t row, int64_t head_dim) {
 
 IndexRange BlockColumns(const TensorSlice& slice, DType dtype) {
   const int64_t block = DTypeBlock(dtype).block_elements;
-  return {.begin = slice.cols.begin / block * block,
-          .end = (slice.cols.end + block - 1) / block * block};
+  const int64_t begin = slice.cols.begin / block * block;
+  if (slice.cols.size() == 0) return {.begin = begin, .end = begin};
+  return {.begin = begin, .end = (slice.cols.end + block - 1) / block * block};
 }
 
 absl::Status CheckSlice(const TensorSlice& slice, const TensorInfo& info, int64_t first_row,
