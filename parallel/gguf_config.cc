@@ -20,7 +20,7 @@ constexpr int64_t kLayersMax = 4096;
 constexpr int64_t kPositionsMax = int64_t{1} << 31;
 constexpr double kRealMax = 1e15;
 
-constexpr int64_t kExpertsMax = 4096;
+constexpr int64_t kExpertsMax = 1024;
 constexpr double kRopeThetaDefault = 10000.0;
 constexpr int64_t kGemma3WindowPattern = 6;  // five windowed layers, then one that sees all
 constexpr int64_t kGemma3LayersOf27B = 62;
@@ -212,6 +212,11 @@ class ConfigReader {
     ASSIGN_OR_RETURN(const int64_t groups,
                      file_.Whole(Key("expert_group_count"), 0, kExpertsMax, 0));
     if (groups > 1) return Unsupported(absl::StrCat(Key("expert_group_count"), " above 1"));
+    if (config_.num_experts * config_.intermediate_size > kDimensionMax) {
+      return Invalid(absl::StrCat(Key("expert_count"), " x feed_forward_length is ",
+                                  config_.num_experts * config_.intermediate_size,
+                                  "; it must be at most ", kDimensionMax));
+    }
     config_.architecture = "MixtralForCausalLM";
     return absl::OkStatus();
   }

@@ -126,6 +126,11 @@ TEST(GgufConfigTest, LlamaIsAlsoMistralAndMixtral) {
                 "llama.expert_used_count is missing");
   ExpectRefused(Minimal("llama").Uint("llama.expert_count", 8).Uint("llama.expert_used_count", 9),
                 "llama.expert_used_count is 9");
+  GgufWriter large = Minimal("llama");
+  large.metadata.replace(large.metadata.find("llama.feed_forward_length") + 29, 4,
+                         Bytes(uint32_t{2'000'000}));
+  ExpectRefused(large.Uint("llama.expert_count", 8).Uint("llama.expert_used_count", 2),
+                "llama.expert_count x feed_forward_length is 16000000");
   ExpectRefused(Minimal("qwen3").Uint("qwen3.expert_count", 8), "unsupported: qwen3.expert_count");
 }
 
