@@ -22,7 +22,8 @@ using GgufValue =
     std::variant<bool, int64_t, double, std::string_view, std::vector<bool>, std::vector<int64_t>,
                  std::vector<double>, std::vector<std::string_view>>;
 
-// A tensor's place: `data` lies in the mapped file.
+// A tensor's place: `data` lies in the mapped file; it is empty for a type whose size we do not
+// know.
 struct GgufTensor {
   std::string_view name;
   uint32_t type = 0;           // GGML's number of its type

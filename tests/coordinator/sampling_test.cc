@@ -10,6 +10,9 @@
 #include <filesystem>
 #include <fstream>
 
+#include "coordinator/gateway/gguf_sampling.h"
+#include "tests/gguf_writer.h"
+
 namespace trireme {
 namespace {
 
@@ -148,6 +151,34 @@ TEST(SamplingDefaults, ReadsGenerationConfig) {
         << bad << " " << status;
   }
   std::filesystem::remove_all(dir);
+}
+
+TEST(SamplingDefaults, ReadsAGgufFile) {
+  const auto defaults = [](const GgufWriter& writer) {
+    const std::string file = writer.File();
+    return GgufSamplingDefaults(*GgufFile::Parse(AsBytes(file), "test.gguf"), 5);
+  };
+  // As in Gemma's files: one end token by its key, the end of a turn by its text alone. What is no
+  // control token (3) is text.
+  GgufWriter gemma;
+  gemma.Uint("tokenizer.ggml.eos_token_id", 1);
+  gemma.Texts("tokenizer.ggml.tokens", {"<pad>", "<eos>", "x", "<end_of_turn>", "</s>"});
+  gemma.List<int32_t>("tokenizer.ggml.token_type", kGgufInt32, {3, 3, 1, 3, 1});
+  EXPECT_EQ(defaults(gemma)->eos_token_ids, (std::vector<int32_t>{1, 3}));
+  EXPECT_EQ(defaults(gemma)->temperature, 1.0f);
+  gemma.Float("general.sampling.temp", 0.5f).Float("general.sampling.top_p", 0.25f);
+  gemma.Raw("general.sampling.top_k", kGgufInt32, Bytes(int32_t{64}));
+  gemma.Uint("tokenizer.ggml.eot_token_id", 2);
+  const auto all = defaults(gemma);
+  ASSERT_TRUE(all.ok()) << all.status();
+  EXPECT_EQ(all->temperature, 0.5f);
+  EXPECT_EQ(all->top_p, 0.25f);
+  EXPECT_EQ(all->top_k, 64);
+  EXPECT_EQ(all->eos_token_ids, (std::vector<int32_t>{1, 2, 3}));
+  EXPECT_EQ(defaults(GgufWriter().Uint("tokenizer.ggml.eos_token_id", 5)).status().message(),
+            "test.gguf: tokenizer.ggml.eos_token_id is 5; it must be a whole number from 0 to 4");
+  EXPECT_FALSE(defaults(GgufWriter().Float("general.sampling.top_p", 7)).ok());
+  EXPECT_FALSE(defaults(GgufWriter().Float("general.sampling.temp", std::nanf(""))).ok());
 }
 
 }  // namespace
