@@ -59,8 +59,8 @@ TEST_P(ConvertedTest, EveryRankReadsWhatItReadsFromSafetensors) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Families, ConvertedTest,
-                         testing::Values("llama32", "llama_bias", "llama_linear_rope", "qwen2",
-                                         "qwen3"),
+                         testing::Values("llama32", "llama_bias", "llama_linear_rope", "mixtral",
+                                         "gemma3", "qwen2", "qwen3"),
                          [](const auto& info) { return info.param; });
 
 constexpr uint32_t kQ8 = 8;

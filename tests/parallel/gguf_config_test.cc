@@ -90,8 +90,8 @@ TEST_P(ConvertedConfigTest, SaysWhatConfigJsonSays) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Families, ConvertedConfigTest,
-                         testing::Values("llama32", "llama_bias", "llama_linear_rope", "qwen2",
-                                         "qwen3"),
+                         testing::Values("llama32", "llama_bias", "llama_linear_rope", "mixtral",
+                                         "gemma3", "qwen2", "qwen3"),
                          [](const auto& info) { return info.param; });
 
 TEST(GgufConfigTest, FillsInWhatLlamaCppAssumes) {

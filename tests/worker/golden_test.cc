@@ -22,10 +22,15 @@ constexpr float kRoundedTolerance = 0.1f;
 
 class GoldenTest : public testing::TestWithParam<std::string> {};
 
+// A name ending in ".gguf" is the same model behind llama.cpp's converter
+// (tools/make_gguf_golden.py).
 struct Golden {
-  explicit Golden(const std::string& name) {
+  explicit Golden(const std::string& file) {
+    const std::string name = file.substr(0, file.find(".gguf"));
     const std::string text = *ReadFile(kRoot / "tests/golden/models" / (name + ".json"), 16 << 20);
     json = nlohmann::json::parse(text);
+    model = name != file ? kRoot / "tests/golden/gguf" / file
+                         : kRoot / json["model"].get<std::string>();
     std::string bytes;
     EXPECT_TRUE(absl::Base64Unescape(json["logits_f32_base64"].get<std::string>(), &bytes));
     logits.resize(bytes.size() / sizeof(float));
@@ -38,7 +43,7 @@ struct Golden {
     request.steps = static_cast<int64_t>(json["greedy"].size());
     request.sampling = GreedySampling();
     DriverOptions options;
-    options.model_dir = kRoot / json["model"].get<std::string>();
+    options.model_dir = model;
     options.threads = 2;
     options.float32 = float32;
     const auto outputs = DriveGang(options, {request});
@@ -56,6 +61,7 @@ struct Golden {
   }
 
   nlohmann::json json;
+  std::filesystem::path model;
   std::vector<float> logits;  // [steps that the file has, vocabulary]
 };
 
@@ -93,6 +99,12 @@ INSTANTIATE_TEST_SUITE_P(Families, GoldenTest,
                                          "gemma3_linear_rope", "mixtral", "pilot_chat",
                                          "pilot_raw"),
                          [](const auto& info) { return info.param; });
+INSTANTIATE_TEST_SUITE_P(Gguf, GoldenTest,
+                         testing::Values("llama32.gguf", "llama_bias.gguf",
+                                         "llama_linear_rope.gguf", "mixtral.gguf", "qwen3.gguf"),
+                         [](const auto& info) {
+                           return info.param.substr(0, info.param.find(".gguf"));
+                         });
 
 }  // namespace
 }  // namespace trireme
