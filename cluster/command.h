@@ -10,6 +10,8 @@ namespace trireme {
 using Command = std::function<int()>;
 
 // Each adds its subcommand to `app`; `chosen` outlives the parse.
+void AddRunCommand(CLI::App& app, Command& chosen);
+void AddServeCommand(CLI::App& app, Command& chosen);
 void AddGenerateCommand(CLI::App& app, Command& chosen);
 void AddChatCommand(CLI::App& app, Command& chosen);
 void AddNodesCommand(CLI::App& app, Command& chosen);

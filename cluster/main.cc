@@ -8,6 +8,8 @@ int main(int argc, char** argv) {
   CLI::App app("Trireme: tensor, pipeline and data parallel inference of large language models.");
   app.require_subcommand(1);
   trireme::Command chosen;
+  trireme::AddRunCommand(app, chosen);
+  trireme::AddServeCommand(app, chosen);
   trireme::AddGenerateCommand(app, chosen);
   trireme::AddChatCommand(app, chosen);
   trireme::AddNodesCommand(app, chosen);

@@ -3,9 +3,11 @@
 #include <grpcpp/grpcpp.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <chrono>
 #include <memory>
+#include <thread>
 
 #include "absl/strings/str_cat.h"
 #include "base/log.h"
@@ -29,10 +31,31 @@ std::shared_ptr<grpc::Channel> MakeChannel(const std::string& address) {
   arguments.SetInt(GRPC_ARG_KEEPALIVE_TIME_MS, 10'000);
   arguments.SetInt(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 10'000);
   arguments.SetInt(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
-  arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, 1'000);
-  arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, 100);
+  arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);  // see Connect
   arguments.SetMaxReceiveMessageSize(64 << 20);
   return grpc::CreateCustomChannel(address, grpc::InsecureChannelCredentials(), arguments);
+}
+
+// A connected channel, or null. A channel that was refused would not try again for 100 ms at least,
+// which is long for a coordinator that starts together with us, so each try has a new one.
+std::shared_ptr<grpc::Channel> Connect(const ControlOptions& options) {
+  using Clock = std::chrono::system_clock;
+  const auto start = Clock::now();
+  const auto deadline = start + std::chrono::milliseconds(options.connect_timeout_ms);
+  while (true) {
+    std::shared_ptr<grpc::Channel> channel = MakeChannel(options.coordinator);
+    grpc_connectivity_state state = channel->GetState(/*try_to_connect=*/true);
+    while (state != GRPC_CHANNEL_READY && state != GRPC_CHANNEL_TRANSIENT_FAILURE) {
+      if (!channel->WaitForStateChange(state, deadline)) return nullptr;
+      state = channel->GetState(true);
+    }
+    if (state == GRPC_CHANNEL_READY) return channel;
+    // Not much later than need be, and not often where it takes long.
+    const auto pause = std::clamp<Clock::duration>(
+        (Clock::now() - start) / 50, std::chrono::milliseconds(5), std::chrono::seconds(1));
+    std::this_thread::sleep_until(std::min(Clock::now() + pause, deadline));
+    if (Clock::now() >= deadline) return nullptr;
+  }
 }
 
 // The end of a stream as the worker sees it.
@@ -127,10 +150,8 @@ v1::Register MakeRegister(const RunnerOptions& options, const ModelRunner& runne
 
 absl::Status ServeCoordinator(const ControlOptions& options, const v1::Register& registration,
                               ModelRunner& runner) {
-  const std::shared_ptr<grpc::Channel> channel = MakeChannel(options.coordinator);
-  const auto deadline =
-      std::chrono::system_clock::now() + std::chrono::milliseconds(options.connect_timeout_ms);
-  if (!channel->WaitForConnected(deadline)) {
+  const std::shared_ptr<grpc::Channel> channel = Connect(options);
+  if (channel == nullptr) {
     return absl::UnavailableError(
         absl::StrCat("cannot reach the coordinator at ", options.coordinator, " within ",
                      options.connect_timeout_ms / 1000,

@@ -1,0 +1,58 @@
+#include "cluster/local_flags.h"
+
+#include <unistd.h>
+
+#include <cstdlib>
+
+#include "absl/strings/str_cat.h"
+
+namespace trireme {
+
+void LocalFlags::Define(CLI::App& command) {
+  const auto option = [&command](const char* name, auto& value, const char* env, const char* help) {
+    return command.add_option(name, value, help)
+        ->envname(env)
+        ->capture_default_str()
+        ->group("Cluster");
+  };
+  command.add_option("model", model_, "Hugging Face directory or GGUF file")
+      ->required()
+      ->check(CLI::ExistingPath);
+  option("--tp,--tensor-parallel-size", tp_, "TRIREME_TENSOR_PARALLEL_SIZE",
+         "tensor parallel workers")
+      ->check(CLI::Range(1, 4096));
+  option("--pp,--pipeline-parallel-size", pp_, "TRIREME_PIPELINE_PARALLEL_SIZE", "pipeline stages")
+      ->check(CLI::Range(1, 4096));
+  option("--threads", threads_, "TRIREME_THREADS",
+         "compute threads of each worker; 0: this machine's, shared among them")
+      ->check(CLI::Range(0, 1024));
+  option("--max-model-len", max_model_len_, "TRIREME_MAX_MODEL_LEN",
+         "context in tokens; 0: the model's own, as far as the KV cache holds it")
+      ->check(CLI::Range(0, 1 << 24));
+  option("--kv-memory", kv_memory_, "TRIREME_KV_MEMORY",
+         "each worker's KV cache: bytes (2GiB) or a share of the available memory (40%)");
+  option("--kv-cache-dtype", kv_cache_dtype_, "TRIREME_KV_CACHE_DTYPE",
+         "keys and values in the cache: auto (f32, exact), f32, bf16 or int8")
+      ->check(CLI::IsMember({"auto", "f32", "bf16", "int8"}));
+  option("--log-level", log_level_, "TRIREME_LOG_LEVEL",
+         "what coordinator and workers log to standard error")
+      ->check(CLI::IsMember({"debug", "info", "warning", "error", "off"}));
+}
+
+LocalClusterOptions LocalFlags::Options() const {
+  if (geteuid() == 0) {
+    setenv("OMPI_ALLOW_RUN_AS_ROOT", "1", /*overwrite=*/0);
+    setenv("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1", /*overwrite=*/0);
+  }
+  const std::string max_model_len = absl::StrCat(max_model_len_);
+  return {.model = model_,
+          .address = "",
+          .tp = tp_,
+          .pp = pp_,
+          .coordinator_flags = {"--max-model-len", max_model_len, "--log-level", log_level_},
+          .worker_flags = {"--max-model-len", max_model_len, "--threads", absl::StrCat(threads_),
+                           "--kv-memory", kv_memory_, "--kv-cache-dtype", kv_cache_dtype_,
+                           "--log-level", log_level_}};
+}
+
+}  // namespace trireme

@@ -1,0 +1,32 @@
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <string>
+
+#include "cluster/local_cluster.h"
+
+namespace trireme {
+
+// The flags of a cluster on this machine, the same words as the coordinator's and the worker's. A
+// flag of theirs that is not here can be given by its variable, TRIREME_..., which they inherit.
+class LocalFlags {
+ public:
+  explicit LocalFlags(std::string log_level) : log_level_(std::move(log_level)) {}
+  void Define(CLI::App& command);
+
+  // What to start. Lets mpirun run for root, whose wish it is if root starts it.
+  LocalClusterOptions Options() const;
+  const std::string& model() const { return model_; }
+
+ private:
+  std::string model_;
+  int tp_ = 1;
+  int pp_ = 1;
+  int threads_ = 0;
+  uint32_t max_model_len_ = 0;
+  std::string kv_memory_ = "1GiB";
+  std::string kv_cache_dtype_ = "auto";
+  std::string log_level_;
+};
+
+}  // namespace trireme
