@@ -132,6 +132,7 @@ absl::Status ResolveFlags(Flags& flags) {
   flags.runner.float32 = flags.dtype == "float32";
   flags.runner.kv_dtype = ParseKvDType(flags.kv_cache_dtype).value_or(KvDType::kF32);
   flags.bench.micro_batches = std::min<int64_t>(flags.runner.layout.pp, flags.bench.batch);
+  flags.bench.chunk = flags.runner.max_num_batched_tokens;
   flags.runner.ranks_on_host = EnvironmentInt("OMPI_COMM_WORLD_LOCAL_SIZE", 1);
   return absl::OkStatus();
 }

@@ -140,7 +140,7 @@ absl::Status RunOfflineBench(const OfflineBenchOptions& options, ModelRunner& ru
                              Communicator& world) {
   BenchPlanner planner(options, runner);
   if (options.prompt_tokens < 1 || options.decode_tokens < 1 || options.batch < 1 ||
-      options.prompt_tokens + options.decode_tokens > runner.max_model_len() ||
+      options.chunk < 1 || options.prompt_tokens + options.decode_tokens > runner.max_model_len() ||
       planner.blocks() > runner.pool_blocks()) {
     return absl::InvalidArgumentError(
         "the benchmark's batch of prompt and output tokens does not fit the KV cache; lower them "
@@ -149,9 +149,8 @@ absl::Status RunOfflineBench(const OfflineBenchOptions& options, ModelRunner& ru
   ASSIGN_OR_RETURN(const double bandwidth, MeasureReadBandwidth(ops.threads(), world));
   const auto prefill_start = Clock::now();
   for (int64_t id = 0; id < options.batch; ++id) {
-    constexpr int64_t kChunk = 256;
-    for (int64_t begin = 0; begin < options.prompt_tokens; begin += kChunk) {
-      const int64_t end = std::min(begin + kChunk, options.prompt_tokens);
+    for (int64_t begin = 0; begin < options.prompt_tokens; begin += options.chunk) {
+      const int64_t end = std::min(begin + options.chunk, options.prompt_tokens);
       RETURN_IF_ERROR(runner.Step(planner.Prefill(static_cast<uint64_t>(id), begin, end)).status());
     }
   }

@@ -11,6 +11,7 @@ struct OfflineBenchOptions {
   int64_t prompt_tokens = 128;
   int64_t decode_tokens = 64;
   int64_t batch = 1;
+  int64_t chunk = 256;        // prompt tokens in one step at most
   int64_t micro_batches = 1;  // parts of the batch that are decoded in turn, one by each stage
   float temperature = 0;      // of sampling; 0 is greedy
   float top_p = 1;

@@ -1,0 +1,99 @@
+// Real GGUF models against llama.cpp (tools/make_llama_cpp_golden.py): the likelihood of a text and
+// greedy continuations. The models are fetched with tools/fetch_test_models.sh; without them this
+// is skipped.
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <cstdlib>
+#include <nlohmann/json.hpp>
+#include <string>
+
+#include "base/file.h"
+#include "tests/worker/gang_driver.h"
+
+namespace trireme {
+namespace {
+
+namespace fs = std::filesystem;
+
+const fs::path kGolden = fs::path(TRIREME_SOURCE_DIR) / "tests/golden/gguf";
+
+// Both sides quantise activations, each in blocks of its own.
+constexpr double kPerplexityTolerance = 1e-3;  // relative
+
+fs::path ModelsDir() {
+  if (const char* dir = std::getenv("TRIREME_TEST_MODELS")) return dir;
+  if (const char* cache = std::getenv("XDG_CACHE_HOME")) return fs::path(cache) / "trireme/models";
+  const char* home = std::getenv("HOME");
+  return fs::path(home == nullptr ? "" : home) / ".cache/trireme/models";
+}
+
+class RealModelTest : public testing::TestWithParam<std::string> {
+ protected:
+  void SetUp() override {
+    const absl::StatusOr<std::string> text = ReadFile(kGolden / (GetParam() + ".json"), 16 << 20);
+    ASSERT_TRUE(text.ok()) << text.status();
+    golden_ = nlohmann::json::parse(*text);
+    options_.model_dir = ModelsDir() / golden_["model"].get<std::string>();
+    options_.threads = 2;
+    options_.chunk = 512;
+    if (!fs::exists(options_.model_dir)) {
+      GTEST_SKIP() << options_.model_dir << " is not there; tools/fetch_test_models.sh fetches it";
+    }
+  }
+
+  nlohmann::json golden_;
+  DriverOptions options_;
+};
+
+TEST_P(RealModelTest, PerplexityAgreesWithLlamaCpp) {
+  TestRequest request;
+  request.prompt = golden_["tokens"].get<std::vector<int32_t>>();
+  request.steps = 1;
+  request.sampling = GreedySampling();
+  request.sampling.set_prompt_logprobs(1);
+  const auto output = RunPlans(options_, MakePlans(options_, {request}));
+  ASSERT_TRUE(output.ok()) << output.status();
+  double sum = 0;
+  size_t count = 0;
+  for (const v1::StepResult& result : output->results) {
+    for (const v1::PromptLogprob& entry : result.prompt_logprobs()) {
+      sum -= double{entry.logprob()};
+      ++count;
+    }
+  }
+  ASSERT_EQ(count, request.prompt.size() - 1);
+  const double got = std::exp(sum / static_cast<double>(count));
+  const double want = std::exp(golden_["mean_nll"].get<double>());
+  std::printf("%s: perplexity %.5f, llama.cpp's %.5f (%+.4f %%)\n", GetParam().c_str(), got, want,
+              (got / want - 1) * 100);
+  EXPECT_NEAR(got / want, 1.0, kPerplexityTolerance);
+}
+
+TEST_P(RealModelTest, GreedyContinuationsAreLlamaCpps) {
+  std::vector<TestRequest> requests;
+  for (const auto& entry : golden_["greedy"]) {
+    TestRequest& request = requests.emplace_back();
+    request.prompt = entry["prompt"].get<std::vector<int32_t>>();
+    request.steps = static_cast<int64_t>(entry["tokens"].size());
+    request.sampling = GreedySampling();
+  }
+  const auto outputs = DriveGang(options_, requests);
+  ASSERT_TRUE(outputs.ok()) << outputs.status();
+  for (size_t i = 0; i < requests.size(); ++i) {
+    EXPECT_EQ((*outputs)[i].tokens, golden_["greedy"][i]["tokens"].get<std::vector<int32_t>>())
+        << golden_["greedy"][i]["text"] << ", smallest margin " << golden_["greedy"][i]["margin"];
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Models, RealModelTest,
+                         testing::Values("gemma-3-270m", "qwen2.5-coder-1.5b"),
+                         [](const auto& info) {
+                           std::string name = info.param;
+                           for (char& c : name) c = c == '-' || c == '.' ? '_' : c;
+                           return name;
+                         });
+
+}  // namespace
+}  // namespace trireme

@@ -1,0 +1,115 @@
+#!/usr/bin/env python3
+"""Golden values of llama.cpp for the models of fetch_test_models.sh: tests/golden/gguf/*.json.
+
+  python tools/make_llama_cpp_golden.py MODELS_DIR
+
+For each model: the mean negative log likelihood of tests/golden/gguf/text.txt, and the greedy 64-token continuations of
+three prompts, with the smallest distance between the best and the second logit, below which another order of sums may
+choose another token. Prompts whose distance is below LEAST_MARGIN are left out: nothing is to be learnt from a tie. A
+model whose file exists already is left out.
+"""
+
+import argparse
+import json
+import pathlib
+
+import numpy as np
+from llama_cpp_session import Session
+
+OUT = pathlib.Path(__file__).resolve().parent.parent / "tests" / "golden" / "gguf"
+STEPS, PROMPTS, LEAST_MARGIN = 64, 3, 0.15
+
+TEXTS = [
+    "The three primary colours are",
+    "def fibonacci(n):\n    \"\"\"The n-th Fibonacci number.\"\"\"\n",
+    "The capital of France is Paris. The capital of Italy is Rome. The capital of Spain is",
+    "Question: What is 12 times 12?\nAnswer:",
+    "1, 2, 3, 4, 5, 6, 7,",
+    "#include <stdio.h>\n\nint main(void) {\n",
+    "A B C D E F G",
+    "Monday, Tuesday, Wednesday,",
+    "for (int i = 0; i < 10; i++) {\n",
+    "Once upon a time there was a",
+    "import numpy as np\n\ndef softmax(x):\n",
+    "SELECT name, COUNT(*) FROM users",
+]
+QUESTIONS = [
+    "Write a Python function that reverses a string.",
+    "What does the C keyword static mean for a local variable?",
+    "Count from one to thirty.",
+    "Write a bash loop that prints the numbers from 1 to 5.",
+    "Explain quicksort in one sentence.",
+    "Write a C function that adds two integers.",
+]
+
+
+def chat(question):
+    return f"<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n" \
+           f"<|im_start|>user\n{question}<|im_end|>\n<|im_start|>assistant\n"
+
+
+MODELS = {"gemma-3-270m": TEXTS, "qwen2.5-coder-1.5b": [chat(text) for text in QUESTIONS] + TEXTS}
+
+
+def mean_nll(session, tokens):
+    """Of every token but the first, each given all before it."""
+    session.clear()
+    total = 0.0
+    for begin in range(0, len(tokens), 512):
+        chunk = tokens[begin:begin + 512]
+        session.decode([(token, begin + i, 0, True) for i, token in enumerate(chunk)])
+        for i in range(len(chunk)):
+            if begin + i + 1 == len(tokens):
+                break
+            logits = session.logits(i).astype(np.float64)
+            best = logits.max()
+            total += best + np.log(np.exp(logits - best).sum()) - logits[tokens[begin + i + 1]]
+    return total / (len(tokens) - 1)
+
+
+def greedy(session, prompt):
+    """The continuation, and the smallest lead of a chosen token."""
+    session.clear()
+    session.decode([(token, i, 0, i + 1 == len(prompt)) for i, token in enumerate(prompt)])
+    row, tokens, margin = len(prompt) - 1, [], np.inf
+    for step in range(STEPS):
+        logits = session.logits(row)
+        second, best = np.partition(logits, -2)[-2:]
+        margin = min(margin, float(best - second))
+        tokens.append(int(np.argmax(logits)))
+        session.decode([(tokens[-1], len(prompt) + step, 0, True)])
+        row = 0
+    return tokens, margin
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("models", type=pathlib.Path)
+    parser.add_argument("--threads", type=int, default=1)
+    arguments = parser.parse_args()
+    text = (OUT / "text.txt").read_text()
+    for name, prompts in MODELS.items():
+        if (OUT / f"{name}.json").exists():
+            continue
+        session = Session(arguments.models / f"{name}.gguf", arguments.threads, exact_cache=True)
+        tokens = session.tokenize(text)
+        golden = dict(model=f"{name}.gguf", oracle="llama.cpp, llama-cpp-python 0.3.36, CPU, f32 KV cache",
+                      tokens=tokens, mean_nll=mean_nll(session, tokens), greedy=[])
+        print(f"{name}: {len(tokens)} tokens, mean negative log likelihood {golden['mean_nll']:.6f}", flush=True)
+        for text_of_prompt in prompts:
+            if len(golden["greedy"]) == PROMPTS:
+                break
+            prompt = session.tokenize(text_of_prompt)
+            continuation, margin = greedy(session, prompt)
+            print(f"  margin {margin:.3f}  {text_of_prompt[-40:]!r}", flush=True)
+            if margin >= LEAST_MARGIN:
+                golden["greedy"].append(dict(text=text_of_prompt, prompt=prompt, tokens=continuation,
+                                             margin=round(margin, 4)))
+        session.close()
+        if len(golden["greedy"]) < PROMPTS:
+            raise SystemExit(f"{name}: too few prompts without near ties; add some")
+        (OUT / f"{name}.json").write_text(json.dumps(golden) + "\n")
+
+
+if __name__ == "__main__":
+    main()
