@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""Golden values of llama.cpp for the models of fetch_test_models.sh: tests/golden/gguf/*.json.
+"""Golden values of llama.cpp for the models of fetch_test_models.sh: tests/golden/llama_cpp/*.json.
 
   python tools/make_llama_cpp_golden.py MODELS_DIR
 
-For each model: the mean negative log likelihood of tests/golden/gguf/text.txt, and the greedy 64-token continuations of
-three prompts, with the smallest distance between the best and the second logit, below which another order of sums may
-choose another token. Prompts whose distance is below LEAST_MARGIN are left out: nothing is to be learnt from a tie. A
-model whose file exists already is left out.
+For each model: the mean negative log likelihood of tests/golden/llama_cpp/text.txt, and the greedy 64-token
+continuations of three prompts, with the smallest distance between the best and the second logit, below which another
+order of sums may choose another token. Prompts whose distance is below LEAST_MARGIN are left out: nothing is to be
+learnt from a tie. A model whose file exists already is left out.
 """
 
 import argparse
@@ -16,7 +16,7 @@ import pathlib
 import numpy as np
 from llama_cpp_session import Session
 
-OUT = pathlib.Path(__file__).resolve().parent.parent / "tests" / "golden" / "gguf"
+OUT = pathlib.Path(__file__).resolve().parent.parent / "tests" / "golden" / "llama_cpp"
 STEPS, PROMPTS, LEAST_MARGIN = 64, 3, 0.15
 
 TEXTS = [

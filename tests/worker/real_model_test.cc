@@ -17,7 +17,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
-const fs::path kGolden = fs::path(TRIREME_SOURCE_DIR) / "tests/golden/gguf";
+const fs::path kGolden = fs::path(TRIREME_SOURCE_DIR) / "tests/golden/llama_cpp";
 
 // Both sides quantise activations, each in blocks of its own.
 constexpr double kPerplexityTolerance = 1e-3;  // relative
