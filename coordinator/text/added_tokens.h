@@ -5,7 +5,7 @@
 #include <string_view>
 #include <vector>
 
-#include "absl/container/flat_hash_map.h"
+#include "coordinator/text/byte_trie.h"
 
 namespace trireme {
 
@@ -40,9 +40,7 @@ class AddedTokenMatcher {
   int32_t LongestAt(std::string_view text) const;
 
   std::vector<AddedToken> tokens_;
-  // A trie over bytes: (node << 8 | byte) → child; ends_[node] is a token's index or -1.
-  absl::flat_hash_map<uint64_t, uint32_t> edges_;
-  std::vector<int32_t> ends_;
+  ByteTrie trie_;          // their indices
   bool starts_[256] = {};  // bytes that some token begins with
 };
 

@@ -5,11 +5,13 @@
 
 #include "base/file.h"
 #include "base/status_macros.h"
+#include "coordinator/text/gguf_tokens.h"
 #include "coordinator/text/jinja/interpreter.h"
 #include "coordinator/text/jinja/parser.h"
 #include "coordinator/text/json_fields.h"
 #include "coordinator/text/strings.h"
 #include "coordinator/text/utf8.h"
+#include "parallel/gguf_file.h"
 
 namespace trireme {
 namespace {
@@ -84,9 +86,24 @@ absl::StatusOr<ChatTemplate> ChatTemplate::FromConfig(std::string_view text,
   return result;
 }
 
-absl::StatusOr<ChatTemplate> ChatTemplate::Load(const std::filesystem::path& dir) {
-  const std::filesystem::path config_path = dir / "tokenizer_config.json";
-  const std::filesystem::path template_path = dir / "chat_template.jinja";
+absl::StatusOr<ChatTemplate> ChatTemplate::FromGguf(const GgufFile& file) {
+  constexpr std::string_view kKey = "tokenizer.chat_template";
+  if (!file.Has(kKey)) return absl::NotFoundError(StrCat(file.origin(), ": no ", kKey));
+  ASSIGN_OR_RETURN(const std::string_view source, file.String(kKey));
+  ASSIGN_OR_RETURN(const GgufTokens tokens, GgufTokens::Read(file));
+  absl::StatusOr<ChatTemplate> result =
+      FromSource(source, tokens.Text(tokens.bos_id), tokens.Text(tokens.eos_id));
+  if (!result.ok()) return WithPrefix(result.status(), StrCat(file.origin(), ": "));
+  return result;
+}
+
+absl::StatusOr<ChatTemplate> ChatTemplate::Load(const std::filesystem::path& path) {
+  if (IsGgufPath(path)) {
+    ASSIGN_OR_RETURN(const GgufFile file, GgufFile::Open(path));
+    return FromGguf(file);
+  }
+  const std::filesystem::path config_path = path / "tokenizer_config.json";
+  const std::filesystem::path template_path = path / "chat_template.jinja";
   absl::StatusOr<std::string> source = ReadFile(template_path, kSourceBytesMax);
   absl::StatusOr<std::string> config_text = ReadFile(config_path, kConfigBytesMax);
   if (!source.ok()) {

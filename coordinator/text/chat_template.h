@@ -11,6 +11,8 @@
 
 namespace trireme {
 
+class GgufFile;
+
 // What a chat template renders. JSON keeps the order of keys, which templates show.
 struct ChatInput {
   // A list of {"role": …, "content": …, …}, as in the OpenAI API.
@@ -35,8 +37,12 @@ class ChatTemplate {
  public:
   // Reads a model's directory: chat_template.jinja if there is one, else "chat_template" of
   // tokenizer_config.json, a string or a list of {"name", "template"}; bos_token and eos_token are
-  // from tokenizer_config.json. NotFound if the model has no template.
-  static absl::StatusOr<ChatTemplate> Load(const std::filesystem::path& dir);
+  // from tokenizer_config.json. Of a .gguf file, its metadata. NotFound if the model has no
+  // template.
+  static absl::StatusOr<ChatTemplate> Load(const std::filesystem::path& path);
+
+  // "tokenizer.chat_template"; bos_token and eos_token by their ids.
+  static absl::StatusOr<ChatTemplate> FromGguf(const GgufFile& file);
 
   // `config` is the text of a tokenizer_config.json; `name` stands for the file in errors.
   static absl::StatusOr<ChatTemplate> FromConfig(std::string_view config, std::string_view name);

@@ -8,8 +8,9 @@
 namespace trireme {
 
 // Turns the growing ids of one sequence into text for a stream. Special tokens give no text. What
-// all calls return, joined, equals Tokenizer::Decode(ids, /*skip_special=*/true), and no piece ends
-// inside a character. Not thread safe: one for each sequence.
+// all calls return, joined, equals Tokenizer::Decode(ids, /*skip_special=*/true) but for the spaces
+// that are taken away from the beginning of a whole text: a stream goes on after its prompt. No
+// piece ends inside a character. Not thread safe: one for each sequence.
 class Detokenizer {
  public:
   explicit Detokenizer(Tokenizer tokenizer) : tokenizer_(std::move(tokenizer)) {}

@@ -1,10 +1,11 @@
 #include "coordinator/text/pre_tokenizer.h"
 
-#include <optional>
+#include <algorithm>
 #include <utility>
 
 #include "base/status_macros.h"
 #include "coordinator/text/json_fields.h"
+#include "coordinator/text/metaspace.h"
 #include "coordinator/text/strings.h"
 #include "coordinator/text/unicode.h"
 #include "coordinator/text/utf8.h"
@@ -17,6 +18,18 @@ constexpr size_t kStepsMax = 32;
 // What ByteLevel with use_regex splits by: the pattern of GPT-2.
 constexpr std::string_view kGpt2Pattern =
     R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+)";
+
+// How many bytes of characters that `member` accepts the text begins with.
+template <typename Member>
+size_t RunBytes(std::string_view text, const Member& member) {
+  size_t bytes = 0;
+  while (bytes < text.size()) {
+    const Utf8Step step = NextUtf8(text.substr(bytes));
+    if (!member(step.code_point)) break;
+    bytes += step.bytes;
+  }
+  return bytes;
+}
 
 absl::Status WithKey(const absl::Status& status, std::string_view where) {
   return absl::Status(status.code(), StrCat(where, ": ", status.message()));
@@ -42,27 +55,84 @@ absl::StatusOr<PreTokenizer> PreTokenizer::Parse(const nlohmann::json& json) {
   return result;
 }
 
+absl::StatusOr<PreTokenizer> PreTokenizer::ByteLevelSplits(
+    std::span<const std::string_view> patterns) {
+  PreTokenizer result;
+  result.byte_level_ = true;
+  for (const std::string_view pattern : patterns) {
+    ASSIGN_OR_RETURN(Regex regex, Regex::Compile(pattern));
+    result.steps_.emplace_back(SplitStep{std::move(regex), Behavior::kIsolated, false});
+  }
+  return result;
+}
+
 absl::Status PreTokenizer::AddStep(const nlohmann::json& json, const std::string& where,
                                    bool last) {
+  if (json.is_null()) return absl::OkStatus();
   const std::string type = JsonType(json);
-  // Only byte-level vocabularies; after ByteLevel the text is no longer characters.
-  if ((type == "ByteLevel") != last) {
-    return absl::InvalidArgumentError(StrCat("unsupported: ", where, ".type: \"", type,
-                                             "\"; only ByteLevel can be, and must be, last"));
-  }
-  if (type == "ByteLevel") return AddByteLevel(json, where);
+  if (type == "ByteLevel" && last) return AddByteLevel(json, where);
+  if (type == "Metaspace") return AddMetaspace(json, where);
   if (type == "Split") return AddSplit(json, where);
   if (type == "Digits") {
     ASSIGN_OR_RETURN(const bool individual, JsonBool(json, "individual_digits", false, where));
     steps_.emplace_back(DigitsStep{individual});
     return absl::OkStatus();
   }
-  return absl::InvalidArgumentError(StrCat("unsupported: ", where, ".type: \"", type, "\""));
+  if (type == "Whitespace" || type == "WhitespaceSplit") {
+    steps_.emplace_back(WhitespaceStep{type == "Whitespace"});
+    return absl::OkStatus();
+  }
+  if (type == "Punctuation") {
+    const bool named = !JsonMember(json, "behavior").is_null();
+    ASSIGN_OR_RETURN(const std::string name,
+                     named ? JsonString(json, "behavior", where) : std::string("Isolated"));
+    ASSIGN_OR_RETURN(const Behavior behavior, ReadBehavior(name, where));
+    steps_.emplace_back(PunctuationStep{behavior});
+    return absl::OkStatus();
+  }
+  // After ByteLevel the text is no longer characters.
+  return absl::InvalidArgumentError(StrCat("unsupported: ", where, ".type: \"", type, "\"",
+                                           type == "ByteLevel" ? "; it must be the last" : ""));
+}
+
+absl::Status PreTokenizer::AddMetaspace(const nlohmann::json& json, const std::string& where) {
+  MetaspaceStep step{std::string(kMetaspace), MetaspaceStep::Prefix::kAlways, true};
+  if (!JsonMember(json, "replacement").is_null()) {
+    ASSIGN_OR_RETURN(step.replacement, JsonString(json, "replacement", where));
+  }
+  if (Utf8Length(step.replacement) != 1) {
+    return absl::InvalidArgumentError(StrCat(where, ".replacement: not one character"));
+  }
+  ASSIGN_OR_RETURN(step.split, JsonBool(json, "split", true, where));
+  const nlohmann::json& scheme = JsonMember(json, "prepend_scheme");
+  // Files of old versions of the library say it with a boolean.
+  ASSIGN_OR_RETURN(const bool prefix, JsonBool(json, "add_prefix_space", true, where));
+  if (scheme == "never" || (scheme.is_null() && !prefix)) {
+    step.prefix = MetaspaceStep::Prefix::kNever;
+  } else if (scheme == "first") {
+    step.prefix = MetaspaceStep::Prefix::kFirst;
+  } else if (!scheme.is_null() && scheme != "always") {
+    return absl::InvalidArgumentError(
+        StrCat("unsupported: ", where, ".prepend_scheme: not always, first or never"));
+  }
+  steps_.emplace_back(std::move(step));
+  return absl::OkStatus();
+}
+
+absl::StatusOr<PreTokenizer::Behavior> PreTokenizer::ReadBehavior(const std::string& name,
+                                                                  const std::string& where) {
+  if (name == "Removed") return Behavior::kRemoved;
+  if (name == "Isolated") return Behavior::kIsolated;
+  if (name == "MergedWithPrevious") return Behavior::kMergedWithPrevious;
+  if (name == "MergedWithNext") return Behavior::kMergedWithNext;
+  if (name == "Contiguous") return Behavior::kContiguous;
+  return absl::InvalidArgumentError(StrCat("unsupported: ", where, ".behavior: \"", name, "\""));
 }
 
 absl::Status PreTokenizer::AddByteLevel(const nlohmann::json& json, const std::string& where) {
   ASSIGN_OR_RETURN(const bool prefix, JsonBool(json, "add_prefix_space", true, where));
   ASSIGN_OR_RETURN(const bool use_regex, JsonBool(json, "use_regex", true, where));
+  byte_level_ = true;
   if (prefix) steps_.emplace_back(PrefixSpaceStep{});
   if (use_regex) {
     ASSIGN_OR_RETURN(Regex regex, Regex::Compile(kGpt2Pattern));
@@ -84,17 +154,9 @@ absl::Status PreTokenizer::AddSplit(const nlohmann::json& json, const std::strin
                                     : Regex::Literal(literal.get<std::string>());
   if (!regex.ok()) return WithKey(regex.status(), StrCat(where, ".pattern"));
   ASSIGN_OR_RETURN(const std::string name, JsonString(json, "behavior", where));
-  std::optional<Behavior> behavior;
-  if (name == "Removed") behavior = Behavior::kRemoved;
-  if (name == "Isolated") behavior = Behavior::kIsolated;
-  if (name == "MergedWithPrevious") behavior = Behavior::kMergedWithPrevious;
-  if (name == "MergedWithNext") behavior = Behavior::kMergedWithNext;
-  if (name == "Contiguous") behavior = Behavior::kContiguous;
-  if (!behavior.has_value()) {
-    return absl::InvalidArgumentError(StrCat("unsupported: ", where, ".behavior: \"", name, "\""));
-  }
+  ASSIGN_OR_RETURN(const Behavior behavior, ReadBehavior(name, where));
   ASSIGN_OR_RETURN(const bool invert, JsonBool(json, "invert", false, where));
-  steps_.emplace_back(SplitStep{*std::move(regex), *behavior, invert});
+  steps_.emplace_back(SplitStep{*std::move(regex), behavior, invert});
   return absl::OkStatus();
 }
 
@@ -113,21 +175,26 @@ absl::StatusOr<std::vector<PreTokenizer::Range>> PreTokenizer::Matches(const Spl
   return ranges;
 }
 
-std::vector<PreTokenizer::Range> PreTokenizer::Digits(std::string_view text) {
-  std::vector<Range> ranges;
+namespace {
+
+// Calls add(begin, end, match) for each character that is a match, and for what lies between.
+template <typename Member, typename Add>
+void ForEachCharacterMatch(std::string_view text, const Member& member, const Add& add) {
   size_t previous = 0;
   for (size_t pos = 0; pos < text.size();) {
     const Utf8Step step = NextUtf8(text.substr(pos));
-    if (IsNumeric(step.code_point)) {
-      if (previous != pos) ranges.push_back({previous, pos, false});
-      ranges.push_back({pos, pos + step.bytes, true});
-      previous = pos + step.bytes;
+    const size_t end = pos + step.bytes;
+    if (member(step.code_point)) {
+      if (previous != pos) add(previous, pos, false);
+      add(pos, end, true);
+      previous = end;
     }
-    pos += step.bytes;
+    pos = end;
   }
-  if (previous != text.size()) ranges.push_back({previous, text.size(), false});
-  return ranges;
+  if (previous != text.size()) add(previous, text.size(), false);
 }
+
+}  // namespace
 
 // The rules of Hugging Face's SplitDelimiterBehavior, over alternating matches and gaps.
 void PreTokenizer::Emit(const std::vector<Range>& ranges, Behavior behavior, std::string_view text,
@@ -165,23 +232,78 @@ void PreTokenizer::Emit(const std::vector<Range>& ranges, Behavior behavior, std
   }
 }
 
-absl::StatusOr<PreTokenizer::Words> PreTokenizer::Split(std::string_view text) const {
+void PreTokenizer::Metaspace(const MetaspaceStep& step, std::string_view text, bool first,
+                             Words& words, std::vector<std::string_view>& out) {
+  using Prefix = MetaspaceStep::Prefix;
+  std::string& replaced = words.owned.emplace_back();
+  const bool prefix = step.prefix == Prefix::kAlways || (step.prefix == Prefix::kFirst && first);
+  if (prefix && !text.starts_with(' ') && !text.starts_with(step.replacement)) {
+    replaced = step.replacement;
+  }
+  for (const char c : text) {
+    if (c == ' ') {
+      replaced.append(step.replacement);
+    } else {
+      replaced.push_back(c);
+    }
+  }
+  const std::string_view all = replaced;
+  if (!step.split) {
+    out.push_back(all);
+    return;
+  }
+  // A word begins at each replacement.
+  for (size_t begin = 0; begin < all.size();) {
+    const size_t end = std::min(all.find(step.replacement, begin + 1), all.size());
+    out.push_back(all.substr(begin, end - begin));
+    begin = end;
+  }
+}
+
+absl::Status PreTokenizer::Apply(const Step& step, std::string_view word, bool first, Words& words,
+                                 std::vector<std::string_view>& out) {
+  std::vector<Range> ranges;
+  const auto add = [&](size_t begin, size_t end, bool match) {
+    ranges.push_back({begin, end, match});
+  };
+  if (const auto* split = std::get_if<SplitStep>(&step)) {
+    ASSIGN_OR_RETURN(ranges, Matches(*split, word));
+    Emit(ranges, split->behavior, word, out);
+  } else if (const auto* digits = std::get_if<DigitsStep>(&step)) {
+    ForEachCharacterMatch(word, IsNumeric, add);
+    Emit(ranges, digits->individual ? Behavior::kIsolated : Behavior::kContiguous, word, out);
+  } else if (const auto* punctuation = std::get_if<PunctuationStep>(&step)) {
+    ForEachCharacterMatch(word, IsPunctuation, add);
+    Emit(ranges, punctuation->behavior, word, out);
+  } else if (const auto* whitespace = std::get_if<WhitespaceStep>(&step)) {
+    const bool apart = whitespace->words_apart;
+    while (!(word = word.substr(LeadingWhiteSpaceBytes(word))).empty()) {
+      const bool letters = IsWordCharacter(NextUtf8(word).code_point);
+      const size_t bytes = RunBytes(word, [&](char32_t c) {
+        return !IsWhiteSpace(c) && (!apart || IsWordCharacter(c) == letters);
+      });
+      out.push_back(word.substr(0, bytes));
+      word.remove_prefix(bytes);
+    }
+  } else if (const auto* metaspace = std::get_if<MetaspaceStep>(&step)) {
+    Metaspace(*metaspace, word, first, words, out);
+  } else if (word.front() == ' ') {
+    out.push_back(word);
+  } else {
+    out.push_back(words.owned.emplace_back(StrCat(" ", word)));
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<PreTokenizer::Words> PreTokenizer::Split(std::string_view text, bool first) const {
   Words result;
   if (!text.empty()) result.words.push_back(text);
   for (const Step& step : steps_) {
     std::vector<std::string_view> next;
+    bool first_word = first;
     for (const std::string_view word : result.words) {
-      if (const auto* split = std::get_if<SplitStep>(&step)) {
-        ASSIGN_OR_RETURN(const std::vector<Range> ranges, Matches(*split, word));
-        Emit(ranges, split->behavior, word, next);
-      } else if (const auto* digits = std::get_if<DigitsStep>(&step)) {
-        Emit(Digits(word), digits->individual ? Behavior::kIsolated : Behavior::kContiguous, word,
-             next);
-      } else if (word.front() == ' ') {
-        next.push_back(word);
-      } else {
-        next.push_back(result.owned.emplace_back(StrCat(" ", word)));
-      }
+      RETURN_IF_ERROR(Apply(step, word, first_word, result, next));
+      first_word = false;
     }
     result.words = std::move(next);
   }

@@ -3,21 +3,20 @@
 #include <algorithm>
 #include <utility>
 
-#include "base/file.h"
 #include "base/status_macros.h"
-#include "coordinator/text/byte_alphabet.h"
+#include "coordinator/text/byte_level_bpe.h"
+#include "coordinator/text/character_bpe.h"
 #include "coordinator/text/json_fields.h"
-#include "coordinator/text/nfc.h"
 #include "coordinator/text/strings.h"
 #include "coordinator/text/tokenizer.h"
 #include "coordinator/text/tokenizer_model.h"
+#include "coordinator/text/unigram.h"
 
 namespace trireme {
 namespace {
 
 using nlohmann::json;
 
-constexpr size_t kFileBytesMax = 64 << 20;
 constexpr size_t kAddedTokensMax = 100'000;
 constexpr size_t kAddedTokenBytesMax = 1024;
 constexpr size_t kTemplatePiecesMax = 64;
@@ -42,26 +41,36 @@ class Tokenizer::Parser {
   static absl::StatusOr<Tokenizer> Run(const json& file) {
     if (!file.is_object()) return absl::InvalidArgumentError("not a JSON object");
     Parser parser;
-    RETURN_IF_ERROR(parser.ReadModel(JsonMember(file, "model")));
-    RETURN_IF_ERROR(parser.ReadNormalizer(JsonMember(file, "normalizer"), "normalizer", 0));
-    RETURN_IF_ERROR(parser.ReadAddedTokens(JsonMember(file, "added_tokens")));
+    const json& model = JsonMember(file, "model");
+    RETURN_IF_ERROR(parser.ReadModel(model));
+    ASSIGN_OR_RETURN(Normalizer normalizer, Normalizer::Parse(JsonMember(file, "normalizer")));
+    RETURN_IF_ERROR(parser.ReadAddedTokens(JsonMember(file, "added_tokens"), normalizer));
     RETURN_IF_ERROR(
         parser.ReadPostProcessor(JsonMember(file, "post_processor"), "post_processor", 0));
-    RETURN_IF_ERROR(parser.CheckDecoder(JsonMember(file, "decoder"), "decoder", 0));
+    ASSIGN_OR_RETURN(TokenDecoder decoder, TokenDecoder::Parse(JsonMember(file, "decoder")));
     ASSIGN_OR_RETURN(PreTokenizer pre_tokenizer,
                      PreTokenizer::Parse(JsonMember(file, "pre_tokenizer")));
-    ASSIGN_OR_RETURN(Bpe bpe, Bpe::Create(parser.bpe_));
-    return Tokenizer(std::make_shared<const Model>(Model{
-        AddedTokenMatcher(std::move(parser.raw_)), AddedTokenMatcher(std::move(parser.normalized_)),
-        parser.nfc_, std::move(pre_tokenizer), std::move(bpe), std::move(parser.prefix_),
-        std::move(parser.suffix_), std::move(parser.tokens_), std::move(parser.ids_)}));
+    ASSIGN_OR_RETURN(Vocabulary tokens, Vocabulary::Create(parser.tokens_));
+    const auto vocabulary = std::make_shared<const Vocabulary>(std::move(tokens));
+    ASSIGN_OR_RETURN(std::unique_ptr<const TextModel> text_model,
+                     parser.unigram_ ? parser.MakeUnigram(model, vocabulary)
+                                     : MakeBpe(model, vocabulary, pre_tokenizer.byte_level()));
+    auto result = std::make_shared<Model>(
+        Model{vocabulary, AddedTokenMatcher(std::move(parser.raw_)),
+              AddedTokenMatcher(std::move(parser.normalized_)), std::move(normalizer),
+              std::move(pre_tokenizer), std::move(text_model), std::move(decoder),
+              std::move(parser.prefix_), std::move(parser.suffix_), /*bytes=*/"", /*begins=*/{}});
+    result->DecodeVocabulary(/*spellings=*/{});
+    return Tokenizer(std::move(result));
   }
 
  private:
   absl::Status ReadModel(const json& model) {
-    // Files of old versions of the library have no "type".
     if (!model.is_object()) return Invalid("model", "not an object");
     const std::string type = JsonType(model);
+    unigram_ = type == "Unigram";
+    if (unigram_) return ReadScoredVocab(JsonMember(model, "vocab"));
+    // Files of old versions of the library have no "type".
     if (type != "BPE" && !(type.empty() && model.contains("merges"))) {
       return Unsupported("model.type", type);
     }
@@ -71,90 +80,103 @@ class Tokenizer::Parser {
     }
     const json& dropout = JsonMember(model, "dropout");
     if (!dropout.is_null() && dropout != 0.0) return Unsupported("model.dropout", dropout);
-    ASSIGN_OR_RETURN(const bool byte_fallback, JsonBool(model, "byte_fallback", false, "model"));
-    if (byte_fallback) return Unsupported("model.byte_fallback", true);
-    ASSIGN_OR_RETURN(bpe_.ignore_merges, JsonBool(model, "ignore_merges", false, "model"));
-    // unk_token and fuse_unk do not matter: Bpe::Create wants every byte in the vocabulary.
-    RETURN_IF_ERROR(ReadVocab(JsonMember(model, "vocab")));
-    return ReadMerges(JsonMember(model, "merges"));
-  }
-
-  absl::Status ReadVocab(const json& vocab) {
+    const json& vocab = JsonMember(model, "vocab");
     if (!vocab.is_object() || vocab.empty()) return Invalid("model.vocab", "not a table of ids");
-    bpe_.vocab.reserve(vocab.size());
     for (auto it = vocab.begin(); it != vocab.end(); ++it) {
       ASSIGN_OR_RETURN(const int32_t id,
                        JsonId(it.value(), StrCat("model.vocab[\"", it.key(), "\"]")));
       RETURN_IF_ERROR(SetToken(it.key(), id, "model.vocab"));
-      bpe_.vocab.emplace_back(it.key(), id);
+      tokens_[static_cast<size_t>(id)].piece = true;
     }
     return absl::OkStatus();
   }
 
-  absl::Status ReadMerges(const json& merges) {
+  // [["▁the", -3.5], …]: ids in order.
+  absl::Status ReadScoredVocab(const json& vocab) {
+    if (!vocab.is_array() || vocab.empty()) return Invalid("model.vocab", "not a list of pieces");
+    for (size_t i = 0; i < vocab.size(); ++i) {
+      const json& entry = vocab[i];
+      if (!entry.is_array() || entry.size() != 2 || !entry[0].is_string() ||
+          !entry[1].is_number() || i > Vocabulary::kIdMax) {
+        return Invalid(StrCat("model.vocab[", i, "]"), "not a pair of piece and score");
+      }
+      RETURN_IF_ERROR(
+          SetToken(entry[0].get_ref<const std::string&>(), static_cast<int32_t>(i), "model.vocab"));
+      tokens_[i].piece = true;
+      scores_.push_back(entry[1].get<double>());
+    }
+    return absl::OkStatus();
+  }
+
+  absl::StatusOr<std::unique_ptr<const TextModel>> MakeUnigram(
+      const json& model, std::shared_ptr<const Vocabulary> vocabulary) {
+    Unigram::Options options;
+    const json& unknown = JsonMember(model, "unk_id");
+    if (!unknown.is_null()) {
+      ASSIGN_OR_RETURN(options.unknown_id, JsonId(unknown, "model.unk_id"));
+    }
+    ASSIGN_OR_RETURN(options.byte_fallback, JsonBool(model, "byte_fallback", false, "model"));
+    scores_.resize(static_cast<size_t>(vocabulary->size()));  // added tokens have none
+    return Unigram::Create(std::move(vocabulary), std::move(scores_), options);
+  }
+
+  static absl::StatusOr<std::unique_ptr<const TextModel>> MakeBpe(
+      const json& model, std::shared_ptr<const Vocabulary> vocabulary, bool byte_level) {
+    ASSIGN_OR_RETURN(MergeTable merges, ReadMerges(JsonMember(model, "merges"), *vocabulary));
+    ASSIGN_OR_RETURN(const bool ignore_merges, JsonBool(model, "ignore_merges", false, "model"));
+    CharacterBpe::Options options;
+    options.ignore_merges = ignore_merges;
+    ASSIGN_OR_RETURN(options.byte_fallback, JsonBool(model, "byte_fallback", false, "model"));
+    ASSIGN_OR_RETURN(options.fuse_unknown, JsonBool(model, "fuse_unk", false, "model"));
+    // These three do not matter where every byte is in the vocabulary.
+    if (byte_level) {
+      return ByteLevelBpe::Create(std::move(vocabulary), std::move(merges), ignore_merges);
+    }
+    if (!JsonMember(model, "unk_token").is_null()) {
+      ASSIGN_OR_RETURN(const std::string unknown, JsonString(model, "unk_token", "model"));
+      options.unknown_id = vocabulary->FindPiece(unknown);
+      if (options.unknown_id < 0) return Invalid("model.unk_token", "not in model.vocab");
+    }
+    return std::make_unique<const CharacterBpe>(std::move(vocabulary), std::move(merges), options);
+  }
+
+  // ["a b", …] or [["a", "b"], …]
+  static absl::StatusOr<MergeTable> ReadMerges(const json& merges, const Vocabulary& vocabulary) {
     if (!merges.is_array()) return Invalid("model.merges", "not a list");
-    bpe_.merges.reserve(merges.size());
+    MergeTable::Builder builder(vocabulary, "model.merges", merges.size());
     for (size_t i = 0; i < merges.size(); ++i) {
       const json& merge = merges[i];
-      std::string left;
-      std::string right;
       if (merge.is_string()) {
-        const auto& text = merge.get_ref<const std::string&>();
-        const size_t space = text.find(' ');
-        if (space != std::string::npos) {
-          left = text.substr(0, space);
-          right = text.substr(space + 1);
-        }
+        const std::string_view text = merge.get_ref<const std::string&>();
+        const size_t space = std::min(text.find(' '), text.size());
+        RETURN_IF_ERROR(
+            builder.Add(text.substr(0, space), text.substr(std::min(space + 1, text.size()))));
       } else if (merge.is_array() && merge.size() == 2 && merge[0].is_string() &&
                  merge[1].is_string()) {
-        left = merge[0].get<std::string>();
-        right = merge[1].get<std::string>();
+        RETURN_IF_ERROR(builder.Add(merge[0].get_ref<const std::string&>(),
+                                    merge[1].get_ref<const std::string&>()));
+      } else {
+        return Invalid(StrCat("model.merges[", i, "]"), "not a pair of tokens");
       }
-      if (left.empty() || right.empty()) {
-        return Invalid(StrCat("model.merges[", i, "]"), "not a pair");
-      }
-      bpe_.merges.emplace_back(std::move(left), std::move(right));
     }
-    return absl::OkStatus();
+    return std::move(builder).Build();
   }
 
-  // Records that `content` has `id`; the bytes it decodes to are the byte alphabet's or, if it has
-  // other characters, its own.
-  absl::Status SetToken(const std::string& content, int32_t id, std::string_view where) {
-    if (id > Bpe::kIdMax) return Invalid(where, StrCat("id ", id, " is too large"));
+  // `content` lives as long as the file.
+  absl::Status SetToken(std::string_view content, int32_t id, const std::string& where) {
+    if (id > Vocabulary::kIdMax) return Invalid(where, StrCat("id ", id, " is too large"));
     const auto index = static_cast<size_t>(id);
     if (index >= tokens_.size()) tokens_.resize(index + 1);
-    if (tokens_[index].exists) {
-      const auto it = ids_.find(content);
-      if (it != ids_.end() && it->second == id) return absl::OkStatus();
+    Vocabulary::Token& token = tokens_[index];
+    if (token.exists && token.text != content) {
       return Invalid(where, StrCat("two tokens have id ", id, ", one is \"", content, "\""));
     }
-    if (!ids_.emplace(content, id).second) {
-      return Invalid(where, StrCat("\"", content, "\" has two ids"));
-    }
-    tokens_[index].exists = true;
-    tokens_[index].bytes = SymbolsToBytes(content).value_or(content);
+    token.text = content;
+    token.exists = true;
     return absl::OkStatus();
   }
 
-  absl::Status ReadNormalizer(const json& normalizer, const std::string& where, int depth) {
-    if (normalizer.is_null()) return absl::OkStatus();
-    const std::string type = JsonType(normalizer);
-    if (type == "NFC") {
-      nfc_ = true;
-      return absl::OkStatus();
-    }
-    const json& list = JsonMember(normalizer, "normalizers");
-    if (type != "Sequence" || !list.is_array() || depth >= kSequenceDepthMax) {
-      return Unsupported(where, normalizer);
-    }
-    for (size_t i = 0; i < list.size(); ++i) {
-      RETURN_IF_ERROR(ReadNormalizer(list[i], StrCat(where, ".normalizers[", i, "]"), depth + 1));
-    }
-    return absl::OkStatus();
-  }
-
-  absl::Status ReadAddedTokens(const json& list) {
+  absl::Status ReadAddedTokens(const json& list, const Normalizer& normalizer) {
     if (list.is_null()) return absl::OkStatus();
     if (!list.is_array() || list.size() > kAddedTokensMax) {
       return Invalid("added_tokens", StrCat("not a list of at most ", kAddedTokensMax));
@@ -173,9 +195,12 @@ class Tokenizer::Parser {
       if (token.content.empty() || token.content.size() > kAddedTokenBytesMax) {
         return Invalid(where + ".content", "empty or too long");
       }
-      RETURN_IF_ERROR(SetToken(token.content, token.id, where));
+      RETURN_IF_ERROR(
+          SetToken(JsonMember(entry, "content").get_ref<const std::string&>(), token.id, where));
       tokens_[static_cast<size_t>(token.id)].special |= token.special;
-      if (token.normalized && nfc_) token.content = NormalizeNfc(token.content);
+      if (token.normalized) {
+        ASSIGN_OR_RETURN(token.content, normalizer.Apply(token.content));
+      }
       (token.normalized ? normalized_ : raw_).push_back(std::move(token));
     }
     return absl::OkStatus();
@@ -232,41 +257,21 @@ class Tokenizer::Parser {
     return absl::OkStatus();
   }
 
-  absl::Status CheckDecoder(const json& decoder, const std::string& where, int depth) {
-    const std::string type = JsonType(decoder);
-    if (type == "ByteLevel") return absl::OkStatus();
-    const json& list = JsonMember(decoder, "decoders");
-    if (type != "Sequence" || !list.is_array() || list.size() != 1 || depth >= kSequenceDepthMax) {
-      return Unsupported(where, decoder);
-    }
-    return CheckDecoder(list[0], where + ".decoders[0]", depth + 1);
-  }
-
-  Bpe::Spec bpe_;
-  bool nfc_ = false;
+  bool unigram_ = false;
+  std::vector<double> scores_;  // of a unigram model, by id
   std::vector<AddedToken> raw_;
   std::vector<AddedToken> normalized_;
   std::vector<int32_t> prefix_;
   std::vector<int32_t> suffix_;
-  std::vector<Model::Token> tokens_;
-  StringMap<int32_t> ids_;
+  std::vector<Vocabulary::Token> tokens_;  // by id; texts lie in the file
 };
 
 absl::StatusOr<Tokenizer> Tokenizer::Parse(std::string_view text, std::string_view name) {
-  if (text.size() > kFileBytesMax) return Invalid(name, "too large");
   const json file = json::parse(text, nullptr, /*allow_exceptions=*/false);
   absl::StatusOr<Tokenizer> result =
       file.is_discarded() ? absl::InvalidArgumentError("not JSON") : Parser::Run(file);
   if (result.ok()) return result;
   return absl::Status(result.status().code(), StrCat(name, ": ", result.status().message()));
-}
-
-absl::StatusOr<Tokenizer> Tokenizer::Load(const std::filesystem::path& path) {
-  std::error_code error;
-  const bool directory = std::filesystem::is_directory(path, error);
-  const std::filesystem::path file = directory ? path / "tokenizer.json" : path;
-  ASSIGN_OR_RETURN(const std::string text, ReadFile(file, kFileBytesMax));
-  return Parse(text, file.string());
 }
 
 }  // namespace trireme

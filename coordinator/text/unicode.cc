@@ -2,6 +2,10 @@
 
 #include <utf8proc.h>
 
+#include <cstdint>
+
+#include "coordinator/text/utf8.h"
+
 namespace trireme {
 namespace {
 
@@ -48,6 +52,51 @@ bool IsWordCharacter(char32_t c) {
     default:
       return false;
   }
+}
+
+bool IsPunctuation(char32_t c) {
+  if (c < 0x80) {
+    return InRange(c, '!', '/') || InRange(c, ':', '@') || InRange(c, '[', '`') ||
+           InRange(c, '{', '~');
+  }
+  switch (Category(c)) {
+    case UTF8PROC_CATEGORY_PC:
+    case UTF8PROC_CATEGORY_PD:
+    case UTF8PROC_CATEGORY_PS:
+    case UTF8PROC_CATEGORY_PE:
+    case UTF8PROC_CATEGORY_PI:
+    case UTF8PROC_CATEGORY_PF:
+    case UTF8PROC_CATEGORY_PO:
+      return true;
+    default:
+      return false;
+  }
+}
+
+bool IsNonspacingMark(char32_t c) { return Category(c) == UTF8PROC_CATEGORY_MN; }
+
+void AppendLowercase(char32_t c, std::string& out) {
+  AppendUtf8(static_cast<char32_t>(utf8proc_tolower(static_cast<utf8proc_int32_t>(c))), out);
+  if (c == 0x130) AppendUtf8(0x307, out);  // İ, the one that becomes two characters
+}
+
+size_t LeadingWhiteSpaceBytes(std::string_view text) {
+  size_t bytes = 0;
+  while (bytes < text.size()) {
+    const Utf8Step step = NextUtf8(text.substr(bytes));
+    if (!IsWhiteSpace(step.code_point)) break;
+    bytes += step.bytes;
+  }
+  return bytes;
+}
+
+size_t TrailingWhiteSpaceBegin(std::string_view text) {
+  while (!text.empty()) {
+    const size_t pos = LastCharacter(text);
+    if (!IsWhiteSpace(NextUtf8(text.substr(pos)).code_point)) break;
+    text = text.substr(0, pos);
+  }
+  return text.size();
 }
 
 bool IsPrintable(char32_t c) {

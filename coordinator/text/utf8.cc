@@ -111,6 +111,12 @@ size_t Utf8Offset(std::string_view text, size_t index) {
   return offset;
 }
 
+size_t LastCharacter(std::string_view text) {
+  size_t pos = text.size() - 1;
+  while (pos > 0 && IsContinuation(text[pos])) --pos;
+  return pos;
+}
+
 std::u32string ToUtf32(std::string_view text) {
   std::u32string out;
   out.reserve(text.size());

@@ -42,6 +42,9 @@ size_t Utf8Length(std::string_view text);
 // The byte offset of code point number `index` of valid text, or text.size() past its end.
 size_t Utf8Offset(std::string_view text, size_t index);
 
+// The byte offset of the last character of valid text that is not empty.
+size_t LastCharacter(std::string_view text);
+
 // Code points of the text; ill-formed parts become U+FFFD.
 std::u32string ToUtf32(std::string_view text);
 std::string ToUtf8(std::u32string_view text);

@@ -49,16 +49,17 @@ TEST(Tokenizer, LoadsSmall) {
 
 TEST(Tokenizer, WhatIsNotSupportedSaysWhere) {
   const std::vector<std::pair<const char*, const char*>> changes = {
-      {R"({"model": {"type": "Unigram"}})", "model.type"},
-      {R"({"model": {"byte_fallback": true}})", "model.byte_fallback"},
+      {R"({"model": {"type": "WordPiece"}})", "model.type"},
       {R"({"model": {"end_of_word_suffix": "</w>"}})", "model.end_of_word_suffix"},
       {R"({"model": {"dropout": 0.1}})", "model.dropout"},
-      {R"({"normalizer": {"type": "Lowercase"}})", "normalizer"},
-      {R"({"normalizer": {"type": "Sequence", "normalizers": [{"type": "Prepend"}]}})",
+      {R"({"normalizer": {"type": "Nmt"}})", "normalizer"},
+      {R"({"normalizer": {"type": "Sequence", "normalizers": [{"type": "BertNormalizer"}]}})",
        "normalizer.normalizers[0]"},
-      {R"({"pre_tokenizer": {"type": "Metaspace"}})", "pre_tokenizer.type"},
+      {R"({"pre_tokenizer": {"type": "BertPreTokenizer"}})", "pre_tokenizer.type"},
       {R"({"post_processor": {"type": "BertProcessing"}})", "post_processor"},
       {R"({"decoder": {"type": "WordPiece"}})", "decoder"},
+      {R"({"decoder": {"type": "Fuse"}})", "decoder"},
+      {R"({"decoder": null})", "decoder"},
   };
   for (const auto& [patch, key] : changes) {
     json file = Small();

@@ -2,7 +2,7 @@
 
 #include <string>
 
-#include "coordinator/text/nfc.h"
+#include "coordinator/text/normal_form.h"
 #include "gtest/gtest.h"
 #include "tests/text/golden_files.h"
 
@@ -45,18 +45,19 @@ TEST(Utf8, CountsAndFindsCodePoints) {
 }
 
 TEST(Nfc, ComposesAndOrders) {
-  EXPECT_EQ(NormalizeNfc("plain é"), "plain é");
-  EXPECT_EQ(NormalizeNfc("e\u0301"), "é");
-  EXPECT_EQ(NormalizeNfc("q\u0307\u0323"), "q\u0323\u0307");
-  EXPECT_EQ(NormalizeNfc("\u1112\u1161\u11ab"), "한");
-  EXPECT_EQ(NormalizeNfc("\u212b"), "Å");
+  EXPECT_EQ(Normalize("plain é", NormalForm::kNfc), "plain é");
+  EXPECT_EQ(Normalize("e\u0301", NormalForm::kNfc), "é");
+  EXPECT_EQ(Normalize("q\u0307\u0323", NormalForm::kNfc), "q\u0323\u0307");
+  EXPECT_EQ(Normalize("\u1112\u1161\u11ab", NormalForm::kNfc), "한");
+  EXPECT_EQ(Normalize("\u212b", NormalForm::kNfc), "Å");
 }
 
 // 300,000 marks in the worst order: a quadratic sort would not end.
 TEST(Nfc, LongRunsOfMarksTakeLinearTime) {
   std::string text = "a";
   for (int i = 0; i < 150'000; ++i) text += "\u0301\u0323";
-  EXPECT_EQ(NormalizeNfc(text).size(), text.size());  // "ạ" has 3 bytes, as its two parts have
+  EXPECT_EQ(Normalize(text, NormalForm::kNfc).size(),
+            text.size());  // "ạ" has 3 bytes, as its two parts have
 }
 
 }  // namespace

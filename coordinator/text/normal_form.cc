@@ -1,4 +1,4 @@
-#include "coordinator/text/nfc.h"
+#include "coordinator/text/normal_form.h"
 
 #include <utf8proc.h>
 
@@ -16,27 +16,27 @@ namespace {
 
 int CombiningClass(utf8proc_int32_t c) { return utf8proc_get_property(c)->combining_class; }
 
-// Every character below U+0300 is in NFC and does not compose with one before it; their lead bytes
-// are below 0xCC.
-bool IsTriviallyNfc(std::string_view text) {
-  return std::all_of(text.begin(), text.end(), [](char c) {
-    const auto byte = static_cast<uint8_t>(c);
-    return byte < 0xCC;
-  });
+// ASCII is in every form. Every character below U+0300 is in NFC and does not compose with one
+// before it; their lead bytes are below 0xCC.
+bool IsTriviallyNormal(std::string_view text, NormalForm form) {
+  const uint8_t limit = form == NormalForm::kNfc ? 0xCC : 0x80;
+  return std::all_of(text.begin(), text.end(),
+                     [&](char c) { return static_cast<uint8_t>(c) < limit; });
 }
 
-std::vector<utf8proc_int32_t> Decompose(std::string_view text) {
-  constexpr auto kOptions = static_cast<utf8proc_option_t>(UTF8PROC_DECOMPOSE | UTF8PROC_STABLE);
+std::vector<utf8proc_int32_t> Decompose(std::string_view text, bool compatibility) {
+  const auto options = static_cast<utf8proc_option_t>(UTF8PROC_DECOMPOSE | UTF8PROC_STABLE |
+                                                      (compatibility ? UTF8PROC_COMPAT : 0));
   std::vector<utf8proc_int32_t> out;
   out.reserve(text.size() / 2);
   while (!text.empty()) {
     const Utf8Step step = NextUtf8(text);
     text.remove_prefix(step.bytes);
-    std::array<utf8proc_int32_t, 16> buffer;  // the longest canonical decomposition has 4
+    std::array<utf8proc_int32_t, 32> buffer;  // the longest decomposition, of U+FDFA, has 18
     int last_boundclass = 0;
     const utf8proc_ssize_t count =
         utf8proc_decompose_char(static_cast<utf8proc_int32_t>(step.code_point), buffer.data(),
-                                buffer.size(), kOptions, &last_boundclass);
+                                buffer.size(), options, &last_boundclass);
     CHECK(count >= 0 && static_cast<size_t>(count) <= buffer.size());
     out.insert(out.end(), buffer.begin(), buffer.begin() + count);
   }
@@ -64,19 +64,21 @@ void SortMarks(std::vector<utf8proc_int32_t>& text) {
 
 }  // namespace
 
-std::string NormalizeNfc(std::string_view text) {
-  if (IsTriviallyNfc(text)) return std::string(text);
-  std::vector<utf8proc_int32_t> code_points = Decompose(text);
+std::string Normalize(std::string_view text, NormalForm form) {
+  if (IsTriviallyNormal(text, form)) return std::string(text);
+  const bool compatibility = form == NormalForm::kNfkc || form == NormalForm::kNfkd;
+  std::vector<utf8proc_int32_t> code_points = Decompose(text, compatibility);
   SortMarks(code_points);
-  const utf8proc_ssize_t length = utf8proc_normalize_utf32(
-      code_points.data(), static_cast<utf8proc_ssize_t>(code_points.size()),
-      static_cast<utf8proc_option_t>(UTF8PROC_COMPOSE | UTF8PROC_STABLE));
-  CHECK(length >= 0);
+  if (form == NormalForm::kNfc || form == NormalForm::kNfkc) {
+    const utf8proc_ssize_t length = utf8proc_normalize_utf32(
+        code_points.data(), static_cast<utf8proc_ssize_t>(code_points.size()),
+        static_cast<utf8proc_option_t>(UTF8PROC_COMPOSE | UTF8PROC_STABLE));
+    CHECK(length >= 0);
+    code_points.resize(static_cast<size_t>(length));
+  }
   std::string out;
   out.reserve(text.size());
-  for (utf8proc_ssize_t i = 0; i < length; ++i) {
-    AppendUtf8(static_cast<char32_t>(code_points[static_cast<size_t>(i)]), out);
-  }
+  for (const utf8proc_int32_t c : code_points) AppendUtf8(static_cast<char32_t>(c), out);
   return out;
 }
 
