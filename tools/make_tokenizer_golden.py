@@ -12,6 +12,8 @@
   make_tokenizer_golden.py utf8 OUT.json.gz
       Ill-formed byte strings and what bytes.decode("utf-8", "replace") makes of them.
 
+make_corpus_golden.py expands the shells of vocabularies other than Qwen2's.
+
 Needs: pip install tokenizers.
 """
 
@@ -131,8 +133,12 @@ def golden(args):
     rng = random.Random(SEED)
     size = tokenizer.get_vocab_size(with_added_tokens=True)
     sequences = []
+    fallback = tokenizer.token_to_id("<0x00>") is not None
     for _ in range(min(args.random, 500)):
-        ids = [rng.randrange(size) if rng.random() < 0.5 else rng.randrange(256) for _ in range(rng.randint(1, 30))]
+        ids = [rng.randrange(size) if fallback or rng.random() < 0.5 else rng.randrange(256) for _ in range(rng.randint(1, 30))]
+        # Of bytes that form no character ByteFallback makes one U+FFFD each; ours, one for each maximal part.
+        if fallback and "\ufffd" in tokenizer.decode(ids, skip_special_tokens=False):
+            continue
         sequences.append({"ids": ids, "decoded": tokenizer.decode(ids, skip_special_tokens=False),
                           "skipped": tokenizer.decode(ids, skip_special_tokens=True)})
     write_gz(args.out, dump({"encode": cases, "decode": sequences}))

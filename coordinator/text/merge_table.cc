@@ -26,13 +26,16 @@ absl::Status MergeTable::Builder::Add(std::string_view left, std::string_view ri
     return absl::InvalidArgumentError(StrCat(key_, "[", rank_, "]: \"", left, "\" + \"", right,
                                              "\": \"", text, "\" is not in the vocabulary"));
   };
-  const int32_t left_id = vocabulary_.FindPiece(left);
-  if (left_id < 0 || left.empty()) return missing(left);
-  const int32_t right_id = vocabulary_.FindPiece(right);
-  if (right_id < 0 || right.empty()) return missing(right);
+  const int32_t left_id = left.empty() ? -1 : vocabulary_.Find(left);
+  if (left_id < 0) return missing(left);
+  const int32_t right_id = right.empty() ? -1 : vocabulary_.Find(right);
+  if (right_id < 0) return missing(right);
   const int32_t merged = FindMerged(left, right);
   if (merged < 0) return missing(joined_);
-  table_.merges_[PairKey(left_id, right_id)] = {rank_, merged};
+  if (vocabulary_.IsPiece(left_id) && vocabulary_.IsPiece(right_id) &&
+      vocabulary_.IsPiece(merged)) {
+    table_.merges_[PairKey(left_id, right_id)] = {rank_, merged};
+  }
   last_merged_ = merged;
   ++rank_;
   return absl::OkStatus();
@@ -42,12 +45,12 @@ int32_t MergeTable::Builder::FindMerged(std::string_view left, std::string_view 
   // Most vocabularies list the merged tokens in the order of their merges.
   const std::string_view next = vocabulary_.Text(last_merged_ + 1);
   if (next.size() == left.size() + right.size() && next.starts_with(left) &&
-      next.ends_with(right) && vocabulary_.IsPiece(last_merged_ + 1)) {
+      next.ends_with(right)) {
     return last_merged_ + 1;
   }
   joined_.assign(left);
   joined_.append(right);
-  return vocabulary_.FindPiece(joined_);
+  return vocabulary_.Find(joined_);
 }
 
 Merge MergeTable::Find(int32_t left, int32_t right) const {

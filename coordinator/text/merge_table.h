@@ -38,14 +38,14 @@ class MergeTable::Builder {
   // `key` names the list in errors. The vocabulary outlives the builder.
   Builder(const Vocabulary& vocabulary, std::string_view key, size_t count);
 
-  // Both parts and their concatenation must be pieces of the vocabulary. A pair that is added
-  // twice has its later rank, as in Hugging Face's map.
+  // Both parts and their concatenation must be in the vocabulary; where one is no piece, the pair
+  // never merges. A pair that is added twice has its later rank, as in Hugging Face's map.
   absl::Status Add(std::string_view left, std::string_view right);
 
   MergeTable Build() && { return std::move(table_); }
 
  private:
-  // The piece left + right, or -1.
+  // The token left + right, or -1.
   int32_t FindMerged(std::string_view left, std::string_view right);
 
   const Vocabulary& vocabulary_;

@@ -30,7 +30,7 @@ absl::StatusOr<Vocabulary> Vocabulary::Create(std::span<const Token> tokens) {
   result.begins_.reserve(tokens.size() + 1);
   result.begins_.push_back(0);
   result.flags_.reserve(tokens.size());
-  result.slots_.resize(std::bit_ceil(2 * tokens.size() + 2));
+  result.slots_.resize(std::bit_ceil(tokens.size() + tokens.size() / 3 + 1));
   const size_t mask = result.slots_.size() - 1;
   for (const Token& token : tokens) {
     const int32_t id = result.size();

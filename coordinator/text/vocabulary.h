@@ -58,7 +58,7 @@ class Vocabulary {
   std::string texts_;
   std::vector<uint32_t> begins_;  // of each text; one more than tokens
   std::vector<uint8_t> flags_;
-  std::vector<Slot> slots_;  // linear probing; a power of two, at most half full
+  std::vector<Slot> slots_;  // linear probing; a power of two, at most three quarters full
   size_t piece_bytes_max_ = 0;
 };
 

@@ -15,8 +15,8 @@ std::filesystem::path GoldenDir();
 // The content of a gzip file.
 std::string ReadGzip(const std::filesystem::path& path);
 
-// tests/golden/tokenizer/NAME.shell.json with the merge list and vocabulary put in, as
-// tools/make_tokenizer_golden.py's `expand` does.
+// tests/golden/tokenizer/NAME.shell.json with its vocabulary put in, Qwen2's if it names none, as
+// `expand` of tools/make_tokenizer_golden.py and tools/make_corpus_golden.py does.
 std::string ExpandShell(const std::string& name);
 
 // The tokenizer of NAME.shell.json, loaded once and kept.

@@ -1,0 +1,164 @@
+// Tokenizers over a corpus of more than 1 MB in many scripts, against hashes of the ids that
+// Hugging Face `tokenizers` and llama.cpp gave (tools/make_corpus_golden.py).
+
+#include <algorithm>
+#include <cstdlib>
+#include <filesystem>
+#include <map>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "base/file.h"
+#include "coordinator/text/detokenizer.h"
+#include "coordinator/text/gguf_tokens.h"
+#include "coordinator/text/tokenizer.h"
+#include "gtest/gtest.h"
+#include "parallel/gguf_file.h"
+#include "tests/text/golden_files.h"
+
+namespace trireme {
+namespace {
+
+using nlohmann::json;
+using Ids = std::vector<int32_t>;
+
+constexpr size_t kPartBytes = 4096;
+constexpr int kFailuresMax = 10;
+
+// As the tool's: the number of ids and the 64-bit FNV-1a hash of their little-endian numbers.
+json Fingerprint(const Ids& ids) {
+  uint64_t hash = 0xCBF29CE484222325;
+  for (const int32_t id : ids) {
+    for (int shift = 0; shift < 32; shift += 8) {
+      hash = (hash ^ ((static_cast<uint32_t>(id) >> shift) & 0xFF)) * 0x100000001B3;
+    }
+  }
+  std::string text(16, '0');
+  for (size_t i = 0; i < 16; ++i) text[i] = "0123456789abcdef"[(hash >> (60 - 4 * i)) & 15];
+  return json::array({ids.size(), text});
+}
+
+const std::string& Corpus() {
+  static const auto* corpus =
+      new std::string(ReadGzip(GoldenDir() / "tokenizer" / "corpus.txt.gz"));
+  return *corpus;
+}
+
+std::vector<std::string_view> Parts(std::string_view corpus) {
+  std::vector<std::string_view> parts;
+  while (!corpus.empty()) {
+    const size_t end = corpus.find('\n', kPartBytes);
+    parts.push_back(corpus.substr(0, end == std::string_view::npos ? end : end + 1));
+    corpus.remove_prefix(parts.back().size());
+  }
+  return parts;
+}
+
+json ReadGolden(const std::string& name) {
+  const auto text =
+      ReadFile(GoldenDir() / "tokenizer" / (name + ".corpus.json"), 16 << 20).value_or("");
+  return json::parse(text, nullptr, false);
+}
+
+// NAME.corpus.json with NAME + `ending` beside it.
+std::vector<std::string> Names(const std::string& ending) {
+  std::vector<std::string> names;
+  const std::string suffix = ".corpus.json";
+  for (const auto& entry : std::filesystem::directory_iterator(GoldenDir() / "tokenizer")) {
+    const std::string file = entry.path().filename();
+    if (!file.ends_with(suffix)) continue;
+    const std::string name = file.substr(0, file.size() - suffix.size());
+    if (std::filesystem::exists(GoldenDir() / "tokenizer" / (name + ending))) {
+      names.push_back(name);
+    }
+  }
+  std::sort(names.begin(), names.end());
+  return names;
+}
+
+std::string TestName(const testing::TestParamInfo<std::string>& param_info) {
+  std::string name = param_info.param;
+  std::replace_if(
+      name.begin(), name.end(), [](unsigned char c) { return std::isalnum(c) == 0; }, '_');
+  return name;
+}
+
+void ExpectCorpus(const Tokenizer& tokenizer, const json& golden) {
+  const std::vector<std::string_view> parts = Parts(Corpus());
+  ASSERT_EQ(golden["parts"].size(), parts.size());
+  int failures = 0;
+  for (size_t i = 0; i < parts.size() && failures < kFailuresMax; ++i) {
+    const auto ids = tokenizer.Encode(parts[i]);
+    ASSERT_TRUE(ids.ok()) << ids.status();
+    const json got = Fingerprint(*ids);
+    EXPECT_EQ(got, golden["parts"][i]) << "part " << i;
+    failures += got == golden["parts"][i] ? 0 : 1;
+  }
+  EXPECT_EQ(Fingerprint(*tokenizer.Encode(Corpus())), golden["whole"]);
+}
+
+// And the short texts: with all that is added and recognised, and without.
+void ExpectLlamaCpp(const GgufFile& file, const json& golden) {
+  const auto tokenizer = Tokenizer::FromGguf(file);
+  ASSERT_TRUE(tokenizer.ok()) << tokenizer.status();
+  ExpectCorpus(*tokenizer, golden);
+  const json texts = json::parse(ReadGzip(GoldenDir() / "tokenizer" / "texts.json.gz"));
+  ASSERT_EQ(texts.size(), golden["texts"].size());
+  for (size_t i = 0; i < texts.size(); ++i) {
+    const auto text = texts[i].get<std::string>();
+    const auto ids = tokenizer->Encode(text);
+    ASSERT_TRUE(ids.ok()) << ids.status();
+    EXPECT_EQ(Fingerprint(*ids), golden["texts"][i][0]) << json(text) << json(*ids);
+    const auto plain =
+        tokenizer->Encode(text, {.add_special_tokens = false, .parse_special = false});
+    EXPECT_EQ(Fingerprint(*plain), golden["texts"][i][1]) << json(text) << json(*plain);
+    Detokenizer detokenizer(*tokenizer);
+    std::string joined;
+    for (const int32_t id : *plain) joined += detokenizer.Append(id);
+    joined += detokenizer.Flush();
+    EXPECT_TRUE(joined.ends_with(text)) << json(text) << json(joined);
+    EXPECT_EQ(tokenizer->Decode(*plain, true), text);
+  }
+  const auto tokens = GgufTokens::Read(file);
+  ASSERT_TRUE(tokens.ok()) << tokens.status();
+  EXPECT_EQ(json(tokens->end_ids), golden["end_ids"]);
+}
+
+class HuggingFaceCorpus : public testing::TestWithParam<std::string> {};
+
+TEST_P(HuggingFaceCorpus, GivesTheSameIds) {
+  ExpectCorpus(GoldenTokenizer(GetParam()), ReadGolden(GetParam()));
+}
+
+INSTANTIATE_TEST_SUITE_P(All, HuggingFaceCorpus, testing::ValuesIn(Names(".shell.json")), TestName);
+
+class LlamaCppCorpus : public testing::TestWithParam<std::string> {};
+
+TEST_P(LlamaCppCorpus, GivesTheSameIds) {
+  const std::string bytes = ReadGzip(GoldenDir() / "tokenizer" / (GetParam() + ".gguf.gz"));
+  const auto file =
+      GgufFile::Parse(std::as_bytes(std::span(bytes.data(), bytes.size())), GetParam());
+  ASSERT_TRUE(file.ok()) << file.status();
+  ExpectLlamaCpp(*file, ReadGolden(GetParam()));
+}
+
+INSTANTIATE_TEST_SUITE_P(All, LlamaCppCorpus, testing::ValuesIn(Names(".gguf.gz")), TestName);
+
+// Whole models, where TRIREME_TEST_GGUF_DIR has them: real-NAME.corpus.json goes with NAME.gguf.
+TEST(LlamaCppCorpus, WholeModelsGiveTheSameIds) {
+  const char* dir = std::getenv("TRIREME_TEST_GGUF_DIR");
+  if (dir == nullptr) GTEST_SKIP() << "TRIREME_TEST_GGUF_DIR is not set";
+  for (const std::string& name : Names(".corpus.json")) {
+    if (!name.starts_with("real-")) continue;
+    const auto path = std::filesystem::path(dir) / (name.substr(5) + ".gguf");
+    if (!std::filesystem::exists(path)) continue;
+    SCOPED_TRACE(name);
+    const auto file = GgufFile::Open(path);
+    ASSERT_TRUE(file.ok()) << file.status();
+    ExpectLlamaCpp(*file, ReadGolden(name));
+  }
+}
+
+}  // namespace
+}  // namespace trireme
