@@ -88,7 +88,7 @@ def corpus(_):
         size += len(text.encode()) + 1
     write_gz(os.path.join(DIR, "corpus.txt.gz"), "\n".join(parts) + "\n")
     texts = WRITTEN[1:] + [random_text(rng) for _ in range(300)] + [
-        "x<s>y</s> z", "<unk>a", "<|im_start|>user\nHi<|im_end|>\n", "a  b   c\n\n\n\nd", "<0x0A><0x41>"]
+        "x<s>y z", "<unk>a", "<|im_start|>user\nHi<|im_end|>\n", "a  b   c\n\n\n\nd", "<0x0A><0x41>"]
     write_gz(os.path.join(DIR, "texts.json.gz"), dump([text for text in texts if text]))
 
 
@@ -296,10 +296,14 @@ def write_llama_hashes(name, path):
     def encode(text):
         return model.tokenize(text.encode(), add_bos=True, special=True)
 
-    cases = [[fingerprint(encode(text)), fingerprint(model.tokenize(text.encode(), add_bos=False, special=False))]
+    # For llama.cpp no pattern of deepseek-llm matches white space outside of ASCII.
+    skipped = [text for text in read_texts() if "deepseek-llm" in name and "\u3000" in text]
+    cases = [None if text in skipped else [fingerprint(encode(text)), fingerprint(model.tokenize(text.encode(), add_bos=False, special=False))]
              for text in read_texts()]
     write_hashes(name, encode, {
-        "end_ids": [i for i in range(count) if llama_cpp.llama_vocab_is_eog(vocab, i)],
+        # llama.cpp takes "</s>" for the end of a text also where it is an ordinary token, HTML's tag.
+        "end_ids": [i for i in range(count) if llama_cpp.llama_vocab_is_eog(vocab, i)
+                    and not (i != model.token_eos() and model._model.token_get_text(i) == "</s>")],
         "texts": cases})
 
 

@@ -78,11 +78,11 @@ class Tokenizer::GgufReader {
     }
     absl::StatusOr<Vocabulary> vocabulary = Vocabulary::Create(entries);
     if (!vocabulary.ok()) return Invalid(kTokensKey, StrCat(vocabulary.status().message()));
-    model_ = std::make_shared<Model>(
-        Model{std::make_shared<const Vocabulary>(*std::move(vocabulary)),
-              AddedTokenMatcher(std::move(added)), AddedTokenMatcher({}), Normalizer(),
-              PreTokenizer(), /*text_model=*/nullptr, TokenDecoder::ByteLevel(),
-              /*prefix_ids=*/{}, /*suffix_ids=*/{}, /*bytes=*/"", /*begins=*/{}});
+    model_ = std::make_shared<Model>(Model{
+        std::make_shared<const Vocabulary>(*std::move(vocabulary)),
+        AddedTokenMatcher(std::move(added)), AddedTokenMatcher({}), Normalizer(), PreTokenizer(),
+        /*text_model=*/nullptr, TokenDecoder::ByteLevel(),
+        /*prefix_ids=*/{}, /*suffix_ids=*/{}, /*bytes=*/"", /*begins=*/{}, /*decoded_as=*/{}});
     return absl::OkStatus();
   }
 

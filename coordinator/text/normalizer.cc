@@ -158,7 +158,7 @@ absl::StatusOr<std::string> Normalizer::Apply(std::string_view text) const {
       result = MapCharacters(result, AppendLowercase);
     } else if (std::holds_alternative<StripAccents>(step)) {
       result = MapCharacters(result, [](char32_t c, std::string& out) {
-        if (!IsNonspacingMark(c)) AppendUtf8(c, out);
+        if (!IsMark(c)) AppendUtf8(c, out);
       });
     } else if (const auto* strip = std::get_if<Strip>(&step)) {
       result = Stripped(result, strip->left, strip->right);

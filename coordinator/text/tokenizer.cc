@@ -42,7 +42,9 @@ void Tokenizer::Model::DecodeVocabulary(std::span<const Spelling> spellings) {
   begins.reserve(static_cast<size_t>(count) + 1);
   begins.push_back(0);
   for (int32_t id = 0; id < count; ++id) {
-    const std::string_view text = vocabulary->Text(id);
+    const auto other = decoded_as.find(id);
+    const std::string_view text =
+        other == decoded_as.end() ? vocabulary->Text(id) : std::string_view(other->second);
     const Spelling spelling =
         spellings.empty() ? Spelling::kDecoded : spellings[static_cast<size_t>(id)];
     if (spelling == Spelling::kDecoded) {

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <span>
 #include <string>
@@ -40,6 +41,9 @@ struct Tokenizer::Model {
 
   // Fills these two. `spellings` by id, or empty if the decoder knows all of them.
   void DecodeVocabulary(std::span<const Spelling> spellings);
+
+  // The decoder reads these ids by another text than the vocabulary's.
+  std::map<int32_t, std::string> decoded_as;
 };
 
 }  // namespace trireme

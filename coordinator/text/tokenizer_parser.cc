@@ -1,6 +1,10 @@
 // Reads tokenizer.json. Every key that changes ids is read or refused.
 
 #include <algorithm>
+#include <charconv>
+#include <cmath>
+#include <iterator>
+#include <map>
 #include <utility>
 
 #include "base/status_macros.h"
@@ -34,6 +38,37 @@ absl::Status Unsupported(std::string_view where, const json& value) {
   return absl::InvalidArgumentError(StrCat("unsupported: ", where, ": ", text));
 }
 
+// A decimal number as the reference reads it: the digits as an integer, rounded, and then the power
+// of ten, rounded again. That differs in the last bit now and then, which decides between two ways
+// to cut a text whose scores are otherwise the same.
+double RoundedTwice(double value) {
+  char buffer[32];
+  const auto end = std::to_chars(buffer, std::end(buffer), std::abs(value),
+                                 std::chars_format::scientific);  // d.ddde-dd, as short as can be
+  uint64_t digits = 0;
+  int exponent = 0;
+  const char* pos = buffer;
+  for (bool fraction = false; pos < end.ptr && *pos != 'e'; ++pos) {
+    if (*pos == '.') {
+      fraction = true;
+      continue;
+    }
+    if (*pos < '0' || *pos > '9') return value;  // not finite
+    digits = digits * 10 + static_cast<uint64_t>(*pos - '0');
+    exponent -= fraction ? 1 : 0;
+  }
+  const bool negative = pos + 1 < end.ptr && pos[1] == '-';
+  int written = 0;
+  if (pos + 2 < end.ptr) std::from_chars(pos + 2, end.ptr, written);
+  exponent += negative ? -written : written;
+  constexpr int kExactPowersMax = 22;
+  if (std::abs(exponent) > kExactPowersMax) return value;
+  double power = 1;
+  for (int i = 0; i < std::abs(exponent); ++i) power *= 10;
+  const auto whole = static_cast<double>(digits);
+  return std::copysign(exponent < 0 ? whole / power : whole * power, value);
+}
+
 }  // namespace
 
 class Tokenizer::Parser {
@@ -59,7 +94,8 @@ class Tokenizer::Parser {
         Model{vocabulary, AddedTokenMatcher(std::move(parser.raw_)),
               AddedTokenMatcher(std::move(parser.normalized_)), std::move(normalizer),
               std::move(pre_tokenizer), std::move(text_model), std::move(decoder),
-              std::move(parser.prefix_), std::move(parser.suffix_), /*bytes=*/"", /*begins=*/{}});
+              std::move(parser.prefix_), std::move(parser.suffix_), /*bytes=*/"", /*begins=*/{},
+              std::move(parser.decoded_as_)});
     result->DecodeVocabulary(/*spellings=*/{});
     return Tokenizer(std::move(result));
   }
@@ -103,7 +139,7 @@ class Tokenizer::Parser {
       RETURN_IF_ERROR(
           SetToken(entry[0].get_ref<const std::string&>(), static_cast<int32_t>(i), "model.vocab"));
       tokens_[i].piece = true;
-      scores_.push_back(entry[1].get<double>());
+      scores_.push_back(RoundedTwice(entry[1].get<double>()));
     }
     return absl::OkStatus();
   }
@@ -199,7 +235,9 @@ class Tokenizer::Parser {
           SetToken(JsonMember(entry, "content").get_ref<const std::string&>(), token.id, where));
       tokens_[static_cast<size_t>(token.id)].special |= token.special;
       if (token.normalized) {
-        ASSIGN_OR_RETURN(token.content, normalizer.Apply(token.content));
+        ASSIGN_OR_RETURN(std::string normalized, normalizer.Apply(token.content));
+        if (normalized != token.content) decoded_as_[token.id] = normalized;
+        token.content = std::move(normalized);
       }
       (token.normalized ? normalized_ : raw_).push_back(std::move(token));
     }
@@ -261,6 +299,7 @@ class Tokenizer::Parser {
   std::vector<double> scores_;  // of a unigram model, by id
   std::vector<AddedToken> raw_;
   std::vector<AddedToken> normalized_;
+  std::map<int32_t, std::string> decoded_as_;  // normalized tokens, as the reference shows them
   std::vector<int32_t> prefix_;
   std::vector<int32_t> suffix_;
   std::vector<Vocabulary::Token> tokens_;  // by id; texts lie in the file

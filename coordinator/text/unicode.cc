@@ -73,7 +73,11 @@ bool IsPunctuation(char32_t c) {
   }
 }
 
-bool IsNonspacingMark(char32_t c) { return Category(c) == UTF8PROC_CATEGORY_MN; }
+bool IsMark(char32_t c) {
+  const utf8proc_category_t category = Category(c);
+  return category == UTF8PROC_CATEGORY_MN || category == UTF8PROC_CATEGORY_MC ||
+         category == UTF8PROC_CATEGORY_ME;
+}
 
 void AppendLowercase(char32_t c, std::string& out) {
   AppendUtf8(static_cast<char32_t>(utf8proc_tolower(static_cast<utf8proc_int32_t>(c))), out);

@@ -22,8 +22,8 @@ bool IsWordCharacter(char32_t c);
 // splits at.
 bool IsPunctuation(char32_t c);
 
-// General category Mn: what StripAccents removes.
-bool IsNonspacingMark(char32_t c);
+// General categories M*: what StripAccents removes.
+bool IsMark(char32_t c);
 
 // Appends the lower case of one character, without regard to its neighbours.
 void AppendLowercase(char32_t c, std::string& out);
