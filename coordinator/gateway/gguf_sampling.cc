@@ -2,23 +2,18 @@
 
 #include <algorithm>
 #include <array>
+#include <iterator>
 #include <limits>
 #include <string_view>
 
 #include "base/status_macros.h"
+#include "coordinator/text/gguf_tokens.h"
 
 namespace trireme {
 namespace {
 
-constexpr int64_t kControlToken = 3;  // of tokenizer.ggml.token_type
-
 constexpr std::array kEndKeys = {"tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id",
                                  "tokenizer.ggml.eom_token_id"};
-
-// Of Llama 2 and Mistral; Llama 3; Qwen; Gemma; Phi.
-constexpr std::array<std::string_view, 9> kEndTexts = {
-    "</s>",       "<|end_of_text|>", "<|eot_id|>",    "<|eom_id|>", "<|endoftext|>",
-    "<|im_end|>", "<eos>",           "<end_of_turn>", "<|end|>"};
 
 absl::Status TakeEndTokens(const GgufFile& file, uint32_t vocab_size, std::vector<int32_t>& ids) {
   for (const char* key : kEndKeys) {
@@ -26,12 +21,10 @@ absl::Status TakeEndTokens(const GgufFile& file, uint32_t vocab_size, std::vecto
     ASSIGN_OR_RETURN(const int64_t id, file.Whole(key, 0, int64_t{vocab_size} - 1));
     ids.push_back(static_cast<int32_t>(id));
   }
-  ASSIGN_OR_RETURN(const auto tokens, file.Strings("tokenizer.ggml.tokens"));
-  ASSIGN_OR_RETURN(const auto types, file.Wholes("tokenizer.ggml.token_type"));
-  for (size_t id = 0; id < std::min({tokens.size(), types.size(), size_t{vocab_size}}); ++id) {
-    if (types[id] != kControlToken) continue;
-    if (std::find(kEndTexts.begin(), kEndTexts.end(), tokens[id]) == kEndTexts.end()) continue;
-    ids.push_back(static_cast<int32_t>(id));
+  if (file.Has("tokenizer.ggml.tokens")) {
+    ASSIGN_OR_RETURN(const GgufTokens tokens, GgufTokens::Read(file));
+    std::copy_if(tokens.end_ids.begin(), tokens.end_ids.end(), std::back_inserter(ids),
+                 [&](int32_t id) { return static_cast<uint32_t>(id) < vocab_size; });
   }
   std::sort(ids.begin(), ids.end());
   ids.erase(std::unique(ids.begin(), ids.end()), ids.end());

@@ -105,7 +105,7 @@ absl::Status GgufTokens::ReadTypes(const GgufFile& file) {
 }
 
 absl::Status GgufTokens::ReadIds(const GgufFile& file) {
-  ASSIGN_OR_RETURN(const std::string_view model, file.String("tokenizer.ggml.model"));
+  ASSIGN_OR_RETURN(const std::string_view model, file.String("tokenizer.ggml.model", ""));
   const auto max = static_cast<int64_t>(texts.size()) - 1;
   const auto read = [&](std::string_view name, int64_t fallback) -> absl::StatusOr<int32_t> {
     ASSIGN_OR_RETURN(const int64_t id, file.Whole(StrCat("tokenizer.ggml.", name, "_token_id"), 0,

@@ -1,5 +1,6 @@
 #include "coordinator/text/chat_template.h"
 
+#include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <string>
@@ -33,8 +34,8 @@ absl::StatusOr<std::string> Render(const std::string& source, const ordered_json
   return parsed->Render(MakeInput(input));
 }
 
-TEST(ChatTemplate, RendersAsJinja2) {
-  const auto text = ReadFile(GoldenDir() / "chat" / "golden.json", 64 << 20);
+void ExpectGolden(const std::filesystem::path& path) {
+  const auto text = ReadFile(path, 64 << 20);
   ASSERT_TRUE(text.ok()) << text.status();
   const ordered_json golden = ordered_json::parse(*text);
   EXPECT_GT(golden.size(), 100U);
@@ -50,6 +51,15 @@ TEST(ChatTemplate, RendersAsJinja2) {
       EXPECT_EQ(result.status().code(), absl::StatusCode::kInvalidArgument);
     }
   }
+}
+
+TEST(ChatTemplate, RendersAsJinja2) { ExpectGolden(GoldenDir() / "chat" / "golden.json"); }
+
+// Templates that are not ours to publish, where TRIREME_TEST_CHAT_GOLDEN names such a file of them.
+TEST(ChatTemplate, RendersOthersAsJinja2) {
+  const char* path = std::getenv("TRIREME_TEST_CHAT_GOLDEN");
+  if (path == nullptr) GTEST_SKIP() << "TRIREME_TEST_CHAT_GOLDEN is not set";
+  ExpectGolden(path);
 }
 
 TEST(ChatTemplate, ErrorsNameTheLine) {

@@ -203,6 +203,8 @@ Result Unique(Interpreter& interpreter, const Value& self, const Arguments& argu
 }
 
 Result Map(Interpreter& interpreter, const Value& self, const Arguments& arguments) {
+  // Jinja asks no more of what is false: none and undefined values are empty here.
+  if (!self.Truthy()) return MakeSequence(interpreter.budget(), {}, SequenceKind::kGenerator);
   ASSIGN_OR_RETURN(const auto items, Iterate(interpreter.budget(), self));
   std::vector<Value> mapped;
   if (arguments.positional.empty()) {
@@ -232,6 +234,7 @@ Result Map(Interpreter& interpreter, const Value& self, const Arguments& argumen
 // select, reject (of the item) and selectattr, rejectattr (of an attribute of it).
 template <bool keep, bool by_attribute>
 Result Select(Interpreter& interpreter, const Value& self, const Arguments& arguments) {
+  if (!self.Truthy()) return MakeSequence(interpreter.budget(), {}, SequenceKind::kGenerator);
   constexpr size_t kTest = by_attribute ? 1 : 0;
   if (arguments.positional.size() < kTest) {
     return TypeError("Missing parameter for attribute name");

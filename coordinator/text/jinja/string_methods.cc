@@ -1,7 +1,11 @@
 // The methods of str that templates use.
 
+#include <algorithm>
+#include <utility>
+
 #include "base/status_macros.h"
 #include "coordinator/text/jinja/builtins.h"
+#include "coordinator/text/jinja/format.h"
 #include "coordinator/text/jinja/text.h"
 #include "coordinator/text/utf8.h"
 
@@ -57,6 +61,61 @@ std::vector<std::string_view> SplitSpace(std::string_view text, int64_t cuts) {
     --cuts;
   }
   return parts;
+}
+
+// The value of a replacement field: the next one for "", by number, or by name.
+absl::StatusOr<const Value*> FieldValue(const Arguments& arguments, std::string_view field,
+                                        size_t& next) {
+  if (field.find_first_of("!:.[{") != std::string_view::npos) {
+    return TypeError(StrCat("unsupported: format field {", field, "}"));
+  }
+  size_t index = 0;
+  if (field.empty()) {
+    index = next++;
+  } else if (field.size() <= 4 &&
+             std::all_of(field.begin(), field.end(), [](char c) { return c >= '0' && c <= '9'; })) {
+    for (const char c : field) index = index * 10 + static_cast<size_t>(c - '0');
+  } else {
+    for (const auto& [name, value] : arguments.named) {
+      if (name == field) return &value;
+    }
+    return TypeError(StrCat("no format argument ", field));
+  }
+  if (index >= arguments.positional.size()) {
+    return TypeError("Replacement index out of range for positional args tuple");
+  }
+  return &arguments.positional[index];
+}
+
+Result Format(Interpreter& interpreter, const Value& self, const Arguments& arguments) {
+  std::string_view rest = Self(self);
+  std::string out;
+  size_t next = 0;
+  bool numbered = false;
+  while (!rest.empty()) {
+    const size_t brace = std::min(rest.find_first_of("{}"), rest.size());
+    out.append(rest.substr(0, brace));
+    rest.remove_prefix(brace);
+    if (rest.empty()) break;
+    if (rest.size() > 1 && rest[0] == rest[1]) {
+      out.push_back(rest[0]);
+      rest.remove_prefix(2);
+      continue;
+    }
+    const size_t close = rest.find('}');
+    if (rest[0] == '}' || close == std::string_view::npos) {
+      return TypeError(StrCat("Single '", rest.substr(0, 1), "' encountered in format string"));
+    }
+    const std::string_view field = rest.substr(1, close - 1);
+    numbered |= !field.empty() && field[0] >= '0' && field[0] <= '9';
+    ASSIGN_OR_RETURN(const Value* value, FieldValue(arguments, field, next));
+    if (numbered && next > 0) return TypeError("cannot switch between field numberings");
+    ASSIGN_OR_RETURN(const std::string text, ToString(interpreter.budget(), *value));
+    RETURN_IF_ERROR(interpreter.budget().Bytes(text.size()));
+    out.append(text);
+    rest.remove_prefix(close + 1);
+  }
+  return MakeString(interpreter.budget(), std::move(out));
 }
 
 Result Split(Interpreter& interpreter, const Value& self, const Arguments& arguments) {
@@ -246,6 +305,7 @@ const std::vector<Builtin>& StringMethods() {
       {"isalnum", AllAre<IsLetterOrDigit>},
       {"isupper", CaseTest<true>},
       {"islower", CaseTest<false>},
+      {"format", Format},
       {"partition", Partition},
   };
   return kTable;
