@@ -106,18 +106,25 @@ TEST(Tokenizer, IllFormedTextCountsAsReplacementCharacters) {
 }
 
 // One word of a megabyte: quadratic merging would take hours.
-TEST(Tokenizer, LongWordsTakeNoQuadraticTime) {
-  const Tokenizer& tokenizer = GoldenTokenizer("llama3");
+class LongWords : public testing::TestWithParam<const char*> {};
+
+TEST_P(LongWords, TakeNoQuadraticTime) {
+  const Tokenizer& tokenizer = GoldenTokenizer(GetParam());
   for (const char* unit : {"a", " ", "\n", "ab", "中", "!", " \n", "é"}) {
     std::string text;
     while (text.size() < 1'000'000) text += unit;
     const auto begin = std::chrono::steady_clock::now();
     const auto ids = tokenizer.Encode(text);
     ASSERT_TRUE(ids.ok()) << ids.status();
-    EXPECT_EQ(tokenizer.Decode(*ids, true), text);
+    EXPECT_FALSE(ids->empty());
     EXPECT_LT(std::chrono::steady_clock::now() - begin, std::chrono::seconds(30)) << unit;
+    if (std::string_view(GetParam()) == "t5") continue;  // its normalizer changes white space
+    EXPECT_EQ(tokenizer.Decode(*ids, true), text);
   }
 }
+
+INSTANTIATE_TEST_SUITE_P(All, LongWords, testing::Values("llama3", "llama2", "gemma", "t5"),
+                         [](const auto& param_info) { return std::string(param_info.param); });
 
 TEST(Tokenizer, ManyThreadsMayEncode) {
   const Tokenizer& tokenizer = GoldenTokenizer("qwen2");
