@@ -117,7 +117,7 @@ absl::StatusOr<GangOutput> RunPlansOnRank(const DriverOptions& options,
   runner_options.model_dir = options.model_dir;
   runner_options.layout = options.layout;
   runner_options.max_num_batched_tokens = 4096;
-  runner_options.kv_memory.bytes = int64_t{64} << 20;
+  runner_options.kv_memory.bytes = options.kv_bytes;
   runner_options.kv_dtype = options.kv_dtype;
   runner_options.float32 = options.float32;
   runner_options.kv_blocks_max = options.kv_blocks_max;

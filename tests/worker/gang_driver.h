@@ -47,6 +47,7 @@ struct DriverOptions {
   bool float32 = false;
   int64_t kv_blocks_max = 1 << 20;
   int64_t swap_bytes_max = 0;
+  int64_t kv_bytes = int64_t{64} << 20;  // KV cache of each rank
   // On the rank's thread: when it has logits, and when it has ended a step (from 1).
   std::function<void(int rank)> on_logits = [](int) {};
   std::function<void(int rank, size_t step)> after_step = [](int, size_t) {};
