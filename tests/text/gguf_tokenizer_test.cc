@@ -28,10 +28,10 @@ using Ids = std::vector<int32_t>;
 struct Parts {
   std::string model;
   std::string pre = "qwen2";
-  std::vector<std::string> tokens;
-  std::vector<int32_t> types;
-  std::vector<std::string> merges;
-  std::vector<float> scores;
+  std::vector<std::string> tokens = {};
+  std::vector<int32_t> types = {};
+  std::vector<std::string> merges = {};
+  std::vector<float> scores = {};
   std::function<void(GgufWriter&)> more = [](GgufWriter&) {};
 
   std::string File() const {

@@ -50,8 +50,10 @@ TEST_P(PromptLogprobsTest, AgreeWithTransformers) {
   std::vector<int32_t> prompt = golden["prompt"];
   const size_t length = prompt.size();
   for (const int32_t id : golden["greedy"]) prompt.push_back(id);
-  const DriverOptions options{
-      .model_dir = kRoot / golden["model"].get<std::string>(), .layout = {}, .threads = 2};
+  const DriverOptions options{.model_dir = kRoot / golden["model"].get<std::string>(),
+                              .layout = {},
+                              .threads = 2,
+                              .float32 = true};
   const auto entries = PromptLogprobs(options, prompt);
   std::string bytes;
   ASSERT_TRUE(absl::Base64Unescape(golden["logits_f32_base64"].get<std::string>(), &bytes));
