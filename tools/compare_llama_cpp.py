@@ -52,7 +52,7 @@ def measure_speed(session, steps):
             times.append(time.perf_counter() - start)
         return sequences / statistics.median(times)
 
-    prefill(0, SHORT_PROMPT)  # pages and buffers
+    prefill(0, PROMPT)  # pages and buffers
     session.clear()
     start = time.perf_counter()
     prefill(0, PROMPT)

@@ -46,7 +46,8 @@ absl::Status ModelRunner::LoadModel() {
                                            ops_->threads(), options_.float32));
   rotary_ = RotaryEmbedding(config_);
   if (config_.rope_local_theta > 0) local_rotary_ = RotaryEmbedding::Local(config_);
-  const RankContext rank{.ops = ops_, .tp = tp_.get(), .weights = &weights_, .shard = shard_};
+  const RankContext rank{
+      .ops = ops_, .tp = tp_.get(), .weights = &weights_, .scratch = &scratch_, .shard = shard_};
   ASSIGN_OR_RETURN(model_, MakeModel(config_, rank));
   load_report_ = {.shard_bytes = weights_.bytes(),
                   .bytes_read = checkpoint->bytes_read(),

@@ -121,6 +121,7 @@ class ModelRunner {
   RankCoord coord_;
   int responder_ = 0;
   Weights weights_;
+  LayerScratch scratch_;
   KvCache cache_;
   std::optional<RotaryEmbedding> rotary_, local_rotary_;
   std::unique_ptr<Model> model_;

@@ -11,6 +11,7 @@ absl::StatusOr<Attention> Attention::Load(const RankContext& rank, const ModelCo
                                           const std::string& name, int64_t layer) {
   Attention attention;
   attention.ops_ = rank.ops;
+  attention.scratch_ = rank.scratch;
   const float scale = config.attention_scale > 0
                           ? static_cast<float>(config.attention_scale)
                           : 1.0f / std::sqrt(static_cast<float>(config.head_dim));
@@ -37,21 +38,22 @@ absl::StatusOr<Attention> Attention::Load(const RankContext& rank, const ModelCo
 
 absl::Status Attention::Forward(const StepBatch& batch, const KvLayer& cache,
                                 std::span<const float> x, std::span<float> y) {
-  q_out_.resize(static_cast<size_t>(batch.tokens() * q_->out_features()));
-  k_out_.resize(static_cast<size_t>(batch.tokens() * k_->out_features()));
-  v_out_.resize(k_out_.size());
-  attended_.resize(q_out_.size());
-  ColumnParallelLinear::Forward(x, {{*q_, q_out_}, {*k_, k_out_}, {*v_, v_out_}});
+  auto& [q, k, v, attended] = scratch_->attention;
+  q.resize(static_cast<size_t>(batch.tokens() * q_->out_features()));
+  k.resize(static_cast<size_t>(batch.tokens() * k_->out_features()));
+  v.resize(k.size());
+  attended.resize(q.size());
+  ColumnParallelLinear::Forward(x, {{*q_, q}, {*k_, k}, {*v_, v}});
   if (q_norm_) {
-    q_norm_->Forward(q_out_, q_out_);
-    k_norm_->Forward(k_out_, k_out_);
+    q_norm_->Forward(q, q);
+    k_norm_->Forward(k, k);
   }
   const RopeAngles& rope = local_rope_ ? batch.local_rope : batch.rope;
-  ops_->Rope(q_out_, shape_.heads, head_dim_, rope.cos, rope.sin);
-  ops_->Rope(k_out_, kv_heads_, head_dim_, rope.cos, rope.sin);
-  ops_->StoreKv(k_out_, v_out_, batch.places, cache);
-  ops_->Attention(q_out_, batch.places, cache, shape_, attended_);
-  return o_->Forward(attended_, y);
+  ops_->Rope(q, shape_.heads, head_dim_, rope.cos, rope.sin);
+  ops_->Rope(k, kv_heads_, head_dim_, rope.cos, rope.sin);
+  ops_->StoreKv(k, v, batch.places, cache);
+  ops_->Attention(q, batch.places, cache, shape_, attended);
+  return o_->Forward(attended, y);
 }
 
 }  // namespace trireme

@@ -28,6 +28,7 @@ class Attention {
 
  private:
   Ops* ops_ = nullptr;
+  LayerScratch* scratch_ = nullptr;
   std::optional<ColumnParallelLinear> q_, k_, v_;
   std::optional<RowParallelLinear> o_;
   std::optional<RmsNorm> q_norm_, k_norm_;
@@ -35,7 +36,6 @@ class Attention {
   int64_t kv_heads_ = 0;  // of this rank
   int64_t head_dim_ = 0;
   bool local_rope_ = false;
-  std::vector<float> q_out_, k_out_, v_out_, attended_;
 };
 
 }  // namespace trireme

@@ -22,6 +22,7 @@ absl::StatusOr<GatedMlp> GatedMlp::LoadNamed(const RankContext& rank, const Mode
                                              const std::string& down) {
   GatedMlp mlp;
   mlp.ops_ = rank.ops;
+  mlp.scratch_ = rank.scratch;
   mlp.activation_ = config.activation;
   ASSIGN_OR_RETURN(mlp.gate_, ColumnParallelLinear::Load(rank, gate, config.mlp_bias));
   ASSIGN_OR_RETURN(mlp.up_, ColumnParallelLinear::Load(rank, up, config.mlp_bias));
@@ -30,8 +31,9 @@ absl::StatusOr<GatedMlp> GatedMlp::LoadNamed(const RankContext& rank, const Mode
   return mlp;
 }
 
-// activation(gate(x)) * up(x), in scratch.gate.
-void GatedMlp::Inner(std::span<const float> x, int64_t tokens, Scratch& scratch) const {
+// activation(gate(x)) * up(x), in the scratch's gate.
+void GatedMlp::Inner(std::span<const float> x, int64_t tokens) const {
+  auto& scratch = scratch_->mlp;
   scratch.gate.resize(static_cast<size_t>(tokens * gate_->out_features()));
   scratch.up.resize(scratch.gate.size());
   ColumnParallelLinear::Forward(x, {{*gate_, scratch.gate}, {*up_, scratch.up}});
@@ -43,15 +45,14 @@ void GatedMlp::Inner(std::span<const float> x, int64_t tokens, Scratch& scratch)
   }
 }
 
-absl::Status GatedMlp::Forward(std::span<const float> x, int64_t tokens, std::span<float> y) {
-  Inner(x, tokens, scratch_);
-  return down_->Forward(scratch_.gate, y);
+absl::Status GatedMlp::Forward(std::span<const float> x, int64_t tokens, std::span<float> y) const {
+  Inner(x, tokens);
+  return down_->Forward(scratch_->mlp.gate, y);
 }
 
-void GatedMlp::ForwardPartial(std::span<const float> x, int64_t tokens, Scratch& scratch,
-                              std::span<float> y) const {
-  Inner(x, tokens, scratch);
-  down_->ForwardPartial(scratch.gate, y);
+void GatedMlp::ForwardPartial(std::span<const float> x, int64_t tokens, std::span<float> y) const {
+  Inner(x, tokens);
+  down_->ForwardPartial(scratch_->mlp.gate, y);
 }
 
 }  // namespace trireme

@@ -49,7 +49,6 @@ class MixtureOfExperts {
   std::vector<int64_t> row_of_;     // its inverse
   std::vector<float> inputs_;       // [tokens * choices, hidden]
   std::vector<float> outputs_;      // [tokens * choices, hidden]
-  GatedMlp::Scratch scratch_;
 };
 
 }  // namespace trireme

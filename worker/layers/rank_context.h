@@ -11,11 +11,22 @@
 
 namespace trireme {
 
+// Intermediate results of a step. The layers of a rank take turns, so one is enough for all.
+struct LayerScratch {
+  struct {
+    std::vector<float> q, k, v, attended;  // [tokens, heads, head_dim]
+  } attention;
+  struct {
+    std::vector<float> gate, up;  // [tokens, intermediate]
+  } mlp;
+};
+
 // What a rank's layers work with. Does not own; outlives the model.
 struct RankContext {
   Ops* ops = nullptr;
   Communicator* tp = nullptr;  // the tensor parallel group
   const Weights* weights = nullptr;
+  LayerScratch* scratch = nullptr;
   ModelShard shard;
 };
 
