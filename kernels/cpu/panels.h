@@ -23,7 +23,7 @@ struct PanelArgs {
   float* y;           // [tokens, rows]
 };
 
-inline constexpr int64_t kPanelTokens = 96;  // whose sums are kept at a time
+inline constexpr int64_t kPanelTokens = 256;  // whose sums are kept at a time
 inline constexpr int kTilePanels = 2;
 inline constexpr int kTreeLevels = 4;  // of at most 8 groups
 
@@ -69,8 +69,8 @@ void PutSums(const PanelArgs<X>& a, int64_t panel, int64_t token, const float* s
 template <class S, class X>
 void FinishGroup(const PanelArgs<X>& a, int group, int64_t panel, int panels, int64_t token,
                  int64_t tokens, PanelSums& s) {
-  for (int p = 0; p < panels; ++p) {
-    for (int64_t t = 0; t < tokens; ++t) {
+  for (int64_t t = 0; t < tokens; ++t) {
+    for (int p = 0; p < panels; ++p) {
       float* sums = s.sums[p][t];
       int level = 0;
       for (; (group >> level) & 1; ++level) {
