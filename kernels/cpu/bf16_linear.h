@@ -96,7 +96,7 @@ void Bf16Panels(const Bf16LinearArgs& a, int64_t panel, int64_t token, int64_t t
           a.x + token * layout.blocks + block, layout.blocks, data + layout.UnitAt(block),
           layout.panel_bytes, count, sums, 0, tokens);
     }
-    FinishGroup<S>(a, group, panel, kPanels, token, tokens, sums);
+    FinishGroup<typename S::Part>(a, group, panel, kPanels, token, tokens, sums);
   }
 }
 

@@ -57,30 +57,39 @@ inline V AddToTree(int group, V sum, const Get& get, const Put& put, const Add& 
 }
 
 // Writes the sums of a panel's rows for one token.
-template <class S, class X>
-void PutSums(const PanelArgs<X>& a, int64_t panel, int64_t token, const float* sums) {
+template <class P, class X>
+inline void PutSums(const PanelArgs<X>& a, int64_t panel, int64_t token, const float* sums) {
   const int64_t row = panel * quant::kPanelRows;
-  const int64_t rows = std::min<int64_t>(quant::kPanelRows, a.layout->rows - row);
+  const int64_t rows = a.layout->rows - row;
   float* y = a.y + token * a.layout->rows + row;
-  for (int64_t r = 0; r < rows; ++r) y[r] = a.bias == nullptr ? sums[r] : sums[r] + a.bias[row + r];
+  for (int lane = 0; lane < quant::kPanelRows; lane += P::kLanes) {
+    const int count = static_cast<int>(std::min<int64_t>(P::kLanes, rows - lane));
+    if (count <= 0) return;
+    typename P::V sum = P::Load(sums + lane);
+    if (a.bias != nullptr) sum = P::Add(sum, P::Load(a.bias + row + lane, count));
+    if (count == P::kLanes) {
+      P::Store(y + lane, sum);
+    } else {
+      P::Store(y + lane, sum, count);
+    }
+  }
 }
 
 // Takes the complete sums of a group of columns into the tree, or after the last one to y.
-template <class S, class X>
+template <class P, class X>
 void FinishGroup(const PanelArgs<X>& a, int group, int64_t panel, int panels, int64_t token,
                  int64_t tokens, PanelSums& s) {
   for (int64_t t = 0; t < tokens; ++t) {
     for (int p = 0; p < panels; ++p) {
-      float* sums = s.sums[p][t];
-      int level = 0;
-      for (; (group >> level) & 1; ++level) {
-        for (int r = 0; r < quant::kPanelRows; ++r) sums[r] = s.levels[p][level][t][r] + sums[r];
+      for (int lane = 0; lane < quant::kPanelRows; lane += P::kLanes) {
+        const auto level = [&](int l) { return s.levels[p][l][t] + lane; };
+        const typename P::V sum = AddToTree(
+            group, P::Load(s.sums[p][t] + lane), [&](int l) { return P::Load(level(l)); },
+            [&](int l, typename P::V v) { P::Store(level(l), v); },
+            [](typename P::V x, typename P::V y) { return P::Add(x, y); });
+        P::Store(s.sums[p][t] + lane, sum);
       }
-      if (group + 1 == a.groups) {
-        PutSums<S>(a, panel + p, token + t, sums);
-      } else {
-        for (int r = 0; r < quant::kPanelRows; ++r) s.levels[p][level][t][r] = sums[r];
-      }
+      if (group + 1 == a.groups) PutSums<P>(a, panel + p, token + t, s.sums[p][t]);
     }
   }
 }

@@ -308,7 +308,7 @@ void KeptPanels(const QuantLinearArgs& a, int64_t panel, int64_t token, int64_t 
       KeptTiles<P, TraitsOf<F>, S::kQuantTokens, kPanels>(a.x + token * layout.blocks + block,
                                                           layout.blocks, count, scratch, 0, tokens);
     }
-    FinishGroup<S>(a, group, panel, kPanels, token, tokens, scratch.sums);
+    FinishGroup<typename S::Part>(a, group, panel, kPanels, token, tokens, scratch.sums);
   }
 }
 
