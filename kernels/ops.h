@@ -109,7 +109,9 @@ class Ops {
 std::vector<std::string> CpuVariants();
 
 // Operations on `threads` CPU threads (the caller's is one of them). `variant` is one of
-// CpuVariants(), or empty for the best.
-absl::StatusOr<std::unique_ptr<Ops>> MakeCpuOps(int threads, std::string_view variant = {});
+// CpuVariants(), or empty for the best. Thread i stays on cpus[i], if there are any; the caller's
+// from its first operation on.
+absl::StatusOr<std::unique_ptr<Ops>> MakeCpuOps(int threads, std::string_view variant = {},
+                                                std::span<const int> cpus = {});
 
 }  // namespace trireme

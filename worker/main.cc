@@ -18,6 +18,7 @@
 #include "base/status_macros.h"
 #include "kernels/ops.h"
 #include "parallel/communicator.h"
+#include "worker/cpu_binding.h"
 #include "worker/host_memory.h"
 #include "worker/model_runner.h"
 #include "worker/offline_bench.h"
@@ -38,6 +39,7 @@ struct Flags {
   int threads = 0;
   std::string device = "cpu";
   std::string cpu_variant;
+  std::string cpu_bind = "auto";
   std::string log_level = "info";
 };
 
@@ -88,7 +90,11 @@ void DefineFlags(CLI::App& app, Flags& flags) {
       ->check(MemoryText);
   option("--device", flags.device, "TRIREME_DEVICE", "cpu");
   option("--cpu-variant", flags.cpu_variant, "TRIREME_CPU_VARIANT",
-         "instruction set: avx512, avx2 or scalar; default: the best this machine has");
+         "instruction set: avx512bf16, avx512vnni, avx512, avx2 or scalar; default: the best this "
+         "machine has");
+  option("--cpu-bind", flags.cpu_bind, "TRIREME_CPU_BIND",
+         "auto: threads stay on CPUs of their own where the gang takes all of the host's; none")
+      ->check(CLI::IsMember({"auto", "none"}));
   option("--connect-timeout-ms", flags.control.connect_timeout_ms, "TRIREME_CONNECT_TIMEOUT_MS",
          "how long to wait for the coordinator")
       ->check(CLI::Range(1, 3'600'000));
@@ -201,7 +207,12 @@ absl::StatusOr<Rank> LoadRank(Flags& flags, Communicator& world) {
   RETURN_IF_ERROR(CheckFlags(flags, world));
   Rank rank;
   const int threads = flags.threads > 0 ? flags.threads : DefaultThreads();
-  ASSIGN_OR_RETURN(rank.ops, MakeCpuOps(threads, flags.cpu_variant));
+  std::vector<int> cpus;
+  if (flags.cpu_bind == "auto") {
+    ASSIGN_OR_RETURN(cpus, ChooseCpus(threads, EnvironmentInt("OMPI_COMM_WORLD_LOCAL_RANK", 0),
+                                      EnvironmentInt("OMPI_COMM_WORLD_LOCAL_SIZE", 1)));
+  }
+  ASSIGN_OR_RETURN(rank.ops, MakeCpuOps(threads, flags.cpu_variant, cpus));
   ASSIGN_OR_RETURN(rank.runner, ModelRunner::Load(flags.runner, rank.ops.get(), &world));
   return rank;
 }

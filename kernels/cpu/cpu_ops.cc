@@ -20,9 +20,9 @@ using cpu::KernelTable;
 // Splits each operation over the threads: matrix rows for Linear, tokens or heads elsewhere.
 class CpuOps final : public Ops {
  public:
-  CpuOps(const KernelTable& kernels, int threads)
+  CpuOps(const KernelTable& kernels, int threads, std::span<const int> cpus)
       : kernels_(kernels),
-        pool_(threads),
+        pool_(threads, cpus),
         name_(absl::StrCat("cpu ", kernels.name)),
         scratch_(static_cast<size_t>(threads)),
         quant_scratch_(static_cast<size_t>(threads)) {}
@@ -417,13 +417,15 @@ std::vector<std::string> CpuVariants() {
   return names;
 }
 
-absl::StatusOr<std::unique_ptr<Ops>> MakeCpuOps(int threads, std::string_view variant) {
+absl::StatusOr<std::unique_ptr<Ops>> MakeCpuOps(int threads, std::string_view variant,
+                                                std::span<const int> cpus) {
   if (threads < 1 || threads > 1024) {
     return absl::InvalidArgumentError(
         absl::StrCat("threads must be between 1 and 1024, not ", threads));
   }
   for (const KernelTable* table : SupportedKernels()) {
-    if (variant.empty() || variant == table->name) return std::make_unique<CpuOps>(*table, threads);
+    if (variant.empty() || variant == table->name)
+      return std::make_unique<CpuOps>(*table, threads, cpus);
   }
   return absl::InvalidArgumentError(absl::StrCat("unsupported: CPU variant \"",
                                                  std::string(variant), "\"; this machine runs ",

@@ -1,5 +1,8 @@
 #include "kernels/cpu/thread_pool.h"
 
+#include <pthread.h>
+#include <sched.h>
+
 #include <algorithm>
 
 namespace trireme::cpu {
@@ -28,9 +31,20 @@ void WaitForChange(const std::atomic<T>& value, T old, int spins) {
   value.wait(old, std::memory_order_acquire);
 }
 
+// Where the system does not allow it, the thread goes on anywhere.
+void StayOn(const std::vector<int>& cpus, int index) {
+#if defined(__linux__)
+  if (static_cast<size_t>(index) >= cpus.size()) return;
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  CPU_SET(cpus[static_cast<size_t>(index)], &set);
+  pthread_setaffinity_np(pthread_self(), sizeof(set), &set);
+#endif
+}
+
 }  // namespace
 
-ThreadPool::ThreadPool(int threads) {
+ThreadPool::ThreadPool(int threads, std::span<const int> cpus) : cpus_(cpus.begin(), cpus.end()) {
   for (int i = 1; i < threads; ++i) {
     workers_.emplace_back([this, i] { WorkerLoop(i); });
   }
@@ -44,6 +58,10 @@ ThreadPool::~ThreadPool() {
 }
 
 void ThreadPool::Run(const std::function<void(int)>& task) {
+  if (!caller_bound_) {
+    StayOn(cpus_, 0);
+    caller_bound_ = true;
+  }
   if (workers_.empty()) return task(0);
   task_ = &task;
   pending_.store(static_cast<int>(workers_.size()), std::memory_order_relaxed);
@@ -70,6 +88,7 @@ void ThreadPool::ParallelFor(int64_t n, int64_t grain,
 }
 
 void ThreadPool::WorkerLoop(int index) {
+  StayOn(cpus_, index);
   const int spins = SpinLimit(index + 1);
   uint32_t seen = 0;
   while (true) {

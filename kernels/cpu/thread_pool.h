@@ -3,6 +3,7 @@
 #include <atomic>
 #include <cstdint>
 #include <functional>
+#include <span>
 #include <thread>
 #include <vector>
 
@@ -13,7 +14,9 @@ namespace trireme::cpu {
 // thread safe: one caller at a time.
 class ThreadPool {
  public:
-  explicit ThreadPool(int threads);
+  // Thread i stays on CPU cpus[i]; anywhere if there are none. The caller's thread, 0, goes there
+  // with the first Run.
+  explicit ThreadPool(int threads, std::span<const int> cpus = {});
   ThreadPool(const ThreadPool&) = delete;
   ThreadPool& operator=(const ThreadPool&) = delete;
   ~ThreadPool();
@@ -32,6 +35,8 @@ class ThreadPool {
  private:
   void WorkerLoop(int index);
 
+  const std::vector<int> cpus_;
+  bool caller_bound_ = false;
   const std::function<void(int)>* task_ = nullptr;
   std::atomic<uint32_t> generation_{0};  // each change is one Run
   std::atomic<int> pending_{0};
