@@ -149,15 +149,22 @@ def shares(medians, sizes, peaks, name):
             "decode": read * medians["decode"], "decode16": read * medians["decode16"] / SEQUENCES}
 
 
-def compare(arguments, name, threads, tp):
+def compare(arguments, name, threads):
+    """A row for one rank, and one for TP ranks of one thread where these are as many threads."""
     path = arguments.models / f"llama-1b-{name}.gguf"
     path.read_bytes()  # into the page cache
-    ours, theirs, peaks = [], [], {}
+    layouts = [(threads, 1)] + ([(1, threads)] if threads == arguments.tp > 1 else [])
+    ours, theirs, peaks = {layout: [] for layout in layouts}, [], {}
     for _ in range(arguments.pairs):
-        ours.append(trireme(arguments.bin, path, threads, tp, arguments.steps))
-        theirs.append(llama_cpp(path, threads * tp, arguments.steps))
-        measured = run_json([arguments.bin / "bench" / "peaks", str(threads * tp)])
+        for layout in layouts:
+            ours[layout].append(trireme(arguments.bin, path, *layout, arguments.steps))
+        theirs.append(llama_cpp(path, threads, arguments.steps))
+        measured = run_json([arguments.bin / "bench" / "peaks", str(threads)])
         peaks = {key: max(value, peaks.get(key, 0)) for key, value in measured.items()}
+    return [summarise(path, name, *layout, ours[layout], theirs, peaks) for layout in layouts]
+
+
+def summarise(path, name, threads, tp, ours, theirs, peaks):
     median = lambda runs: {metric: statistics.median(run[metric] for run in runs) for metric in METRICS}
     row = {"format": name, "threads": threads, "tp": tp, "ours": median(ours), "llama_cpp": median(theirs),
            "peaks": peaks, "runs": {"ours": ours, "llama_cpp": theirs}}
@@ -197,10 +204,11 @@ def main():
         print(f"{'format':8} {'layout':9} {'metric':12} {'Trireme':>10} {'llama.cpp':>10} {'':9} {'ratio':>6} "
               f"{'share':>6} {'theirs':>6}")
     for name in arguments.formats:
-        for threads, tp in [(threads, 1) for threads in arguments.threads] + [(1, arguments.tp)] * (arguments.tp > 1):
-            rows.append(compare(arguments, name, threads, tp))
-            if not arguments.json:
-                print_row(rows[-1])
+        for threads in arguments.threads:
+            for row in compare(arguments, name, threads):
+                rows.append(row)
+                if not arguments.json:
+                    print_row(row)
     if arguments.json:
         print(json.dumps(rows, indent=1))
 
