@@ -57,22 +57,53 @@ using Case = std::tuple<std::string, std::string>;
 
 class GgufMatrixTest : public testing::TestWithParam<Case> {};
 
+// A file while it lives.
+class TemporaryModel {
+ public:
+  TemporaryModel(const std::string& model, const std::string& type)
+      : path_(std::filesystem::temp_directory_path() /
+              ("trireme-" + std::to_string(getpid()) + "-" + model + "-" + type + ".gguf")) {
+    WriteGgufMatrixModel(path_, model, type);
+  }
+  TemporaryModel(const TemporaryModel&) = delete;
+  TemporaryModel& operator=(const TemporaryModel&) = delete;
+  ~TemporaryModel() { std::filesystem::remove(path_); }
+  const std::filesystem::path& path() const { return path_; }
+
+ private:
+  const std::filesystem::path path_;
+};
+
+// Decision 0001 for every format: super-blocks of 256 columns are cut by tp 4, prompts by chunks.
+TEST_P(GgufMatrixTest, EveryLayoutHasTheSameBits) {
+  const auto& [model, type] = GetParam();
+  const TemporaryModel file(model, type);
+  TestRequest request;
+  request.prompt = Golden()["prompt"].get<std::vector<int32_t>>();
+  request.steps = 3;
+  request.sampling = GreedySampling();
+  const auto want = DriveGang({.model_dir = file.path(), .layout = {}}, {request});
+  ASSERT_TRUE(want.ok()) << want.status();
+  for (const ParallelLayout& layout : {ParallelLayout{.tp = 2, .pp = 2}, {.tp = 4, .pp = 1}}) {
+    const DriverOptions options{.model_dir = file.path(), .layout = layout, .chunk = 7};
+    const auto got = DriveGang(options, {request});
+    ASSERT_TRUE(got.ok()) << got.status();
+    EXPECT_TRUE(got->front() == want->front()) << "tp " << layout.tp << " pp " << layout.pp;
+  }
+}
+
 TEST_P(GgufMatrixTest, LogitsAgreeWithDequantisedWeights) {
   const auto& [model, type] = GetParam();
   const std::vector<float> want = WantedLogits(model + "/" + type);
   ASSERT_FALSE(want.empty());
-  const std::filesystem::path path =
-      std::filesystem::temp_directory_path() /
-      ("trireme-" + std::to_string(getpid()) + "-" + model + "-" + type + ".gguf");
-  WriteGgufMatrixModel(path, model, type);
+  const TemporaryModel file(model, type);
   TestRequest request;
   request.prompt = Golden()["prompt"].get<std::vector<int32_t>>();
   request.steps = 1;
   request.sampling = GreedySampling();
   DriverOptions options;
-  options.model_dir = path;
+  options.model_dir = file.path();
   const auto outputs = DriveGang(options, {request});
-  std::filesystem::remove(path);
   ASSERT_TRUE(outputs.ok()) << outputs.status();
   const std::vector<float>& got = outputs->front().logits.front();
   ASSERT_EQ(got.size(), want.size());
