@@ -43,7 +43,7 @@ absl::Status ModelRunner::LoadModel() {
   ASSIGN_OR_RETURN(const std::unique_ptr<Checkpoint> checkpoint,
                    Checkpoint::Open(options_.model_dir));
   ASSIGN_OR_RETURN(weights_, Weights::Load(*checkpoint, ShardTensors(config_, shard_),
-                                           ops_->threads(), options_.float32));
+                                           options_.load_threads, options_.float32));
   rotary_ = RotaryEmbedding(config_);
   if (config_.rope_local_theta > 0) local_rotary_ = RotaryEmbedding::Local(config_);
   const RankContext rank{

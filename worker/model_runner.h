@@ -33,6 +33,7 @@ struct RunnerOptions {
   int64_t kv_blocks_max = int64_t{1} << 20;
   int64_t swap_bytes_max = 0;
   KvDType kv_dtype = KvDType::kF32;
+  int load_threads = 1;       // that read and pack weights; computing has the Ops' own
   bool float32 = false;       // widens weights of 16 bits, so that activations are not rounded
   int64_t max_model_len = 0;  // 0: the model's own, as far as the KV cache holds it
   int64_t max_num_batched_tokens = 512;
