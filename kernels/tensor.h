@@ -8,7 +8,9 @@
 namespace trireme {
 
 // How weights are stored. Behind the floats, the block formats of GGUF: a row is blocks of
-// DTypeBlock(dtype).elements consecutive columns, each packed into .bytes with its own scale.
+// DTypeBlock(dtype).elements consecutive columns, each packed into .bytes with its own scale. The
+// last two are blocks that a reader makes of Hugging Face's quantised checkpoints, which keep
+// integers and scales in tensors of their own.
 enum class DType : uint8_t {
   kF32,
   kF16,
@@ -24,10 +26,12 @@ enum class DType : uint8_t {
   kQ5K,
   kQ6K,
   kIQ4NL,
+  kInt8,
+  kInt4Zero,
 };
 
 struct DTypeInfo {
-  std::string_view name;  // as GGUF and its tools write it
+  std::string_view name;  // of GGUF's types as its tools write it
   int64_t block_elements;
   int64_t block_bytes;
 };
@@ -62,6 +66,10 @@ constexpr DTypeInfo DTypeBlock(DType dtype) {
       return {"Q6_K", 256, 210};
     case DType::kIQ4NL:
       return {"IQ4_NL", 32, 18};
+    case DType::kInt8:
+      return {"INT8", 32, 36};
+    case DType::kInt4Zero:
+      return {"INT4", 32, 19};
   }
   return {"?", 1, 1};
 }

@@ -1,6 +1,8 @@
 #pragma once
 
 #include "base/check.h"
+#include "kernels/quant/int4_zero.h"
+#include "kernels/quant/int8.h"
 #include "kernels/quant/iq4_nl.h"
 #include "kernels/quant/q2_k.h"
 #include "kernels/quant/q3_k.h"
@@ -42,6 +44,10 @@ decltype(auto) WithFormat(DType dtype, F&& f) {
       return f(Q6K{});
     case DType::kIQ4NL:
       return f(IQ4NL{});
+    case DType::kInt8:
+      return f(Int8{});
+    case DType::kInt4Zero:
+      return f(Int4Zero{});
     default:
       break;
   }

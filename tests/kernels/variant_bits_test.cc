@@ -175,9 +175,9 @@ std::vector<float> RunQuantLinear(const KernelTable& table, DType dtype, int64_t
 
 TEST(VariantBits, QuantisedLinear) {
   for (const KernelTable* table : Variants()) {
-    for (const DType dtype :
-         {DType::kQ4_0, DType::kQ4_1, DType::kQ5_0, DType::kQ5_1, DType::kQ8_0, DType::kQ2K,
-          DType::kQ3K, DType::kQ4K, DType::kQ5K, DType::kQ6K, DType::kIQ4NL}) {
+    for (const DType dtype : {DType::kQ4_0, DType::kQ4_1, DType::kQ5_0, DType::kQ5_1, DType::kQ8_0,
+                              DType::kQ2K, DType::kQ3K, DType::kQ4K, DType::kQ5K, DType::kQ6K,
+                              DType::kIQ4NL, DType::kInt8, DType::kInt4Zero}) {
       const quant::PackedLayout layout(dtype, 50, 512, 0);
       const std::vector<std::byte> weight = RandomPacked(dtype, layout);
       for (const int64_t tokens : {1, 2, 3, 4, 9, 100}) {
