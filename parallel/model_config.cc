@@ -13,6 +13,7 @@
 #include "parallel/gguf_config.h"
 #include "parallel/gguf_file.h"
 #include "parallel/json_fields.h"
+#include "parallel/quantization_config.h"
 
 namespace trireme {
 namespace {
@@ -47,8 +48,9 @@ struct Architecture {
     kFromLayer,         // from max_window_layers on, unless layer_types says which
     kPattern,           // all but each sliding_window_pattern-th, unless layer_types says which
   } window = Window::kNone;
-  bool gemma = false;    // what Gemma alone does: ParseGemma
-  bool experts = false;  // the feed-forward is a mixture
+  bool gemma = false;       // what Gemma alone does: ParseGemma
+  bool experts = false;     // the feed-forward is a mixture
+  bool quantizable = true;  // quantised checkpoints of it are read
 };
 
 using Window = Architecture::Window;
@@ -82,14 +84,16 @@ constexpr std::array kArchitectures = {
                  .tie_word_embeddings = true,
                  .qk_norm = true,
                  .window = Window::kPattern,
-                 .gemma = true},
+                 .gemma = true,
+                 .quantizable = false},
     Architecture{.name = "MixtralForCausalLM",
                  .max_position_embeddings = 131072,
                  .num_kv_heads = 8,
                  .rms_norm_eps = 1e-5,
                  .rope_theta = 1e6,
                  .window = Window::kAllLayersIfGiven,
-                 .experts = true},
+                 .experts = true,
+                 .quantizable = false},
 };
 
 // The same in all these classes.
@@ -419,8 +423,12 @@ absl::StatusOr<ModelConfig> ModelConfig::Parse(std::string_view text, std::strin
   }
   const JsonFields fields(root, origin);
   ASSIGN_OR_RETURN(const Architecture* architecture, FindArchitecture(fields));
-  if (fields.Has("quantization_config")) {
-    return Unsupported(fields, "quantization_config; use the checkpoint in bf16, f16 or f32");
+  // How weights are stored is the checkpoint reader's affair; here it is only refused in time.
+  ASSIGN_OR_RETURN(const QuantizationConfig quantization, QuantizationConfig::Parse(fields));
+  if (quantization.method != QuantizationMethod::kNone && !architecture->quantizable) {
+    return Unsupported(fields,
+                       absl::StrCat("quantization_config of ", std::string(architecture->name),
+                                    "; use the checkpoint in bf16, f16 or f32"));
   }
   ModelConfig config;
   config.architecture = architecture->name;
