@@ -115,7 +115,9 @@ INSTANTIATE_TEST_SUITE_P(
     testing::Values("models/pilot", "tests/golden/models/llama2", "tests/golden/models/llama_bias",
                     "tests/golden/models/mistral_window", "tests/golden/models/qwen2",
                     "tests/golden/models/qwen3", "tests/golden/models/gemma3",
-                    "tests/golden/models/mixtral"),
+                    "tests/golden/models/mixtral", "tests/golden/quantized/int8",
+                    "tests/golden/quantized/fp8", "tests/golden/quantized/awq",
+                    "tests/golden/quantized/gptq"),
     [](const auto& info) { return std::filesystem::path(info.param).filename().string(); });
 
 }  // namespace

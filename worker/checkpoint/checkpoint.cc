@@ -5,6 +5,7 @@
 #include "absl/strings/str_cat.h"
 #include "base/quoted.h"
 #include "worker/checkpoint/gguf.h"
+#include "worker/checkpoint/quantized_safetensors.h"
 #include "worker/checkpoint/safetensors.h"
 #include "worker/checkpoint/slice.h"
 
@@ -16,7 +17,8 @@ struct Reader {
   absl::StatusOr<std::unique_ptr<Checkpoint>> (*open)(const std::filesystem::path& path);
 };
 
-constexpr std::array kReaders = {Reader{&HasSafetensors, &OpenSafetensors},
+constexpr std::array kReaders = {Reader{&HasQuantizedSafetensors, &OpenQuantizedSafetensors},
+                                 Reader{&HasSafetensors, &OpenSafetensors},
                                  Reader{&IsGguf, &OpenGguf}};
 
 }  // namespace

@@ -146,78 +146,21 @@ absl::Status CheckFilled(std::vector<std::pair<uint64_t, uint64_t>> ranges, uint
   return Broken(origin, absl::StrCat("no tensor has the data from byte ", end, " of ", data_bytes));
 }
 
-// The files of a checkpoint, and the tensors that each should hold.
-using WeightMap = std::map<std::string, std::vector<std::string>>;
-
-// Where one tensor of a checkpoint is.
-struct Located {
-  SafetensorsEntry entry;
-  size_t file = 0;
-};
-
+// The plain reader: tensors as they are stored.
 class Safetensors final : public Checkpoint {
  public:
-  explicit Safetensors(std::string origin) : origin_(std::move(origin)) {}
+  explicit Safetensors(SafetensorsFiles files) : files_(std::move(files)) {}
 
-  // Adds all tensors of one file.
-  absl::Status AddFile(const std::filesystem::path& path) {
-    ASSIGN_OR_RETURN(MappedFile file, MappedFile::Open(path));
-    ASSIGN_OR_RETURN(Entries entries, ParseSafetensors(file.bytes(), path.string()));
-    for (auto& [name, entry] : entries) {
-      if (!tensors_.try_emplace(name, Located{std::move(entry), files_.size()}).second) {
-        return Broken(path.string(), absl::StrCat("tensor ", Quoted(name),
-                                                  " is in another file of the checkpoint too"));
-      }
-    }
-    files_.push_back(std::move(file));
-    return absl::OkStatus();
-  }
-
-  // Adds the files of an index, and checks that each tensor is where the index says.
-  absl::Status AddIndexed(const std::filesystem::path& dir, const WeightMap& weight_map) {
-    for (const auto& [file, tensors] : weight_map) {
-      const absl::Status added = AddFile(dir / file);
-      if (absl::IsNotFound(added)) {
-        return absl::NotFoundError(absl::StrCat(added.message(), "; ", kIndexFile,
-                                                " names it, fetch the whole checkpoint"));
-      }
-      RETURN_IF_ERROR(added);
-      for (const std::string& tensor : tensors) {
-        const auto found = tensors_.find(tensor);
-        if (found != tensors_.end() && found->second.file == files_.size() - 1) continue;
-        return Broken((dir / file).string(), absl::StrCat("no tensor ", Quoted(tensor), ", which ",
-                                                          kIndexFile, " says is here"));
-      }
-    }
-    return absl::OkStatus();
-  }
-
-  const std::string& origin() const override { return origin_; }
+  const std::string& origin() const override { return files_.origin(); }
 
   const TensorInfo* Find(std::string_view name) const override {
-    const auto found = tensors_.find(name);
-    return found == tensors_.end() ? nullptr : &found->second.entry.info;
+    const SafetensorsTensor* tensor = files_.Find(name);
+    return tensor == nullptr ? nullptr : &tensor->info;
   }
 
   absl::Status ReadBlocks(const TensorSlice& slice, int64_t first_row, int64_t rows,
                           std::span<std::byte> destination) const override {
-    const auto found = tensors_.find(slice.name);
-    if (found == tensors_.end()) {
-      return absl::InvalidArgumentError(
-          absl::StrCat(origin_, ": tensor ", Quoted(slice.name), " is missing"));
-    }
-    const auto& [entry, file_index] = found->second;
-    const MappedFile& file = files_[file_index];
-    if (!ComputeType(entry.info.stored_type)) {
-      return absl::UnimplementedError(absl::StrCat(
-          file.path().string(), ": unsupported: tensor ", Quoted(slice.name), " has data type ",
-          entry.info.stored_type, ", expected F32, F16 or BF16; use an unquantised checkpoint"));
-    }
-    RETURN_IF_ERROR(CheckSlice(slice, entry.info, first_row, rows, destination.size(),
-                               file.path().string(), "config.json"));
-    CopyRows(slice,
-             {.dtype = entry.info.dtype, .data = file.bytes().subspan(entry.offset, entry.bytes)},
-             first_row, rows, destination);
+    RETURN_IF_ERROR(ReadSafetensorsBlocks(files_, slice, first_row, rows, destination));
     bytes_read_ += destination.size();
     return absl::OkStatus();
   }
@@ -225,37 +168,13 @@ class Safetensors final : public Checkpoint {
   uint64_t bytes_read() const override { return bytes_read_; }
 
  private:
-  const std::string origin_;
-  std::vector<MappedFile> files_;
-  std::map<std::string, Located, std::less<>> tensors_;
+  const SafetensorsFiles files_;
   mutable std::atomic<uint64_t> bytes_read_{0};
 };
 
 bool IsPlainFileName(const std::string& name) {
   return !name.empty() && name.front() != '.' && name.find('/') == std::string::npos &&
          name.find('\0') == std::string::npos;
-}
-
-absl::StatusOr<WeightMap> ReadIndex(const std::filesystem::path& path) {
-  ASSIGN_OR_RETURN(const std::string text, ReadFile(path, kIndexBytesMax));
-  const nlohmann::json index = nlohmann::json::parse(text, nullptr, /*allow_exceptions=*/false);
-  if (!index.is_object() || !index.contains("weight_map") || !index["weight_map"].is_object()) {
-    return Broken(path.string(), "no \"weight_map\" object");
-  }
-  WeightMap files;
-  for (const auto& [tensor, value] : index["weight_map"].items()) {
-    if (!value.is_string()) {
-      return Broken(path.string(), absl::StrCat("no file name for tensor ", Quoted(tensor)));
-    }
-    const std::string& file = value.get_ref<const std::string&>();
-    if (!IsPlainFileName(file)) {
-      return absl::InvalidArgumentError(
-          absl::StrCat(path.string(), ": ", Quoted(file),
-                       " is not a plain file name in the checkpoint's directory"));
-    }
-    files[file].push_back(tensor);
-  }
-  return files;
 }
 
 }  // namespace
@@ -289,6 +208,105 @@ absl::StatusOr<Entries> ParseSafetensors(std::span<const std::byte> file,
   return entries;
 }
 
+absl::StatusOr<SafetensorsFiles> SafetensorsFiles::Open(const std::filesystem::path& dir) {
+  SafetensorsFiles files(dir.string());
+  std::error_code error;
+  if (std::filesystem::exists(dir / kSingleFile, error)) {
+    RETURN_IF_ERROR(files.AddFile(dir / kSingleFile));
+    return files;
+  }
+  ASSIGN_OR_RETURN(const WeightMap weight_map, ReadIndex(dir / kIndexFile));
+  RETURN_IF_ERROR(files.AddIndexed(dir, weight_map));
+  return files;
+}
+
+const SafetensorsTensor* SafetensorsFiles::Find(std::string_view name) const {
+  const auto found = tensors_.find(name);
+  return found == tensors_.end() ? nullptr : &found->second;
+}
+
+absl::StatusOr<SafetensorsFiles::WeightMap> SafetensorsFiles::ReadIndex(
+    const std::filesystem::path& path) {
+  ASSIGN_OR_RETURN(const std::string text, ReadFile(path, kIndexBytesMax));
+  const nlohmann::json index = nlohmann::json::parse(text, nullptr, /*allow_exceptions=*/false);
+  if (!index.is_object() || !index.contains("weight_map") || !index["weight_map"].is_object()) {
+    return Broken(path.string(), "no \"weight_map\" object");
+  }
+  WeightMap files;
+  for (const auto& [tensor, value] : index["weight_map"].items()) {
+    if (!value.is_string()) {
+      return Broken(path.string(), absl::StrCat("no file name for tensor ", Quoted(tensor)));
+    }
+    const std::string& file = value.get_ref<const std::string&>();
+    if (!IsPlainFileName(file)) {
+      return absl::InvalidArgumentError(
+          absl::StrCat(path.string(), ": ", Quoted(file),
+                       " is not a plain file name in the checkpoint's directory"));
+    }
+    files[file].push_back(tensor);
+  }
+  return files;
+}
+
+// Adds all tensors of one file.
+absl::Status SafetensorsFiles::AddFile(const std::filesystem::path& path) {
+  ASSIGN_OR_RETURN(MappedFile file, MappedFile::Open(path));
+  ASSIGN_OR_RETURN(Entries entries, ParseSafetensors(file.bytes(), path.string()));
+  for (auto& [name, entry] : entries) {
+    SafetensorsTensor tensor{.info = std::move(entry.info),
+                             .data = file.bytes().subspan(entry.offset, entry.bytes),
+                             .file = path.string()};
+    if (!tensors_.try_emplace(name, std::move(tensor)).second) {
+      return Broken(path.string(), absl::StrCat("tensor ", Quoted(name),
+                                                " is in another file of the checkpoint too"));
+    }
+  }
+  files_.push_back(std::move(file));
+  return absl::OkStatus();
+}
+
+// Adds the files of an index, and checks that each tensor is where the index says.
+absl::Status SafetensorsFiles::AddIndexed(const std::filesystem::path& dir,
+                                          const WeightMap& weight_map) {
+  for (const auto& [file, tensors] : weight_map) {
+    const absl::Status added = AddFile(dir / file);
+    if (absl::IsNotFound(added)) {
+      return absl::NotFoundError(
+          absl::StrCat(added.message(), "; ", kIndexFile, " names it, fetch the whole checkpoint"));
+    }
+    RETURN_IF_ERROR(added);
+    for (const std::string& name : tensors) {
+      const SafetensorsTensor* found = Find(name);
+      if (found != nullptr && found->file == (dir / file).string()) continue;
+      return Broken((dir / file).string(), absl::StrCat("no tensor ", Quoted(name), ", which ",
+                                                        kIndexFile, " says is here"));
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status ReadSafetensorsBlocks(const SafetensorsFiles& files, const TensorSlice& slice,
+                                   int64_t first_row, int64_t rows,
+                                   std::span<std::byte> destination) {
+  const SafetensorsTensor* tensor = files.Find(slice.name);
+  if (tensor == nullptr) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(files.origin(), ": tensor ", Quoted(slice.name), " is missing"));
+  }
+  if (!ComputeType(tensor->info.stored_type)) {
+    return absl::UnimplementedError(absl::StrCat(
+        tensor->file, ": unsupported: tensor ", Quoted(slice.name), " has data type ",
+        tensor->info.stored_type,
+        ", expected F32, F16 or BF16; use an unquantised checkpoint, or one whose config.json has "
+        "a supported quantization_config"));
+  }
+  RETURN_IF_ERROR(CheckSlice(slice, tensor->info, first_row, rows, destination.size(), tensor->file,
+                             "config.json"));
+  CopyRows(slice, {.dtype = tensor->info.dtype, .data = tensor->data}, first_row, rows,
+           destination);
+  return absl::OkStatus();
+}
+
 bool HasSafetensors(const std::filesystem::path& dir) {
   std::error_code error;
   return std::filesystem::exists(dir / kSingleFile, error) ||
@@ -296,15 +314,8 @@ bool HasSafetensors(const std::filesystem::path& dir) {
 }
 
 absl::StatusOr<std::unique_ptr<Checkpoint>> OpenSafetensors(const std::filesystem::path& dir) {
-  auto checkpoint = std::make_unique<Safetensors>(dir.string());
-  std::error_code error;
-  if (std::filesystem::exists(dir / kSingleFile, error)) {
-    RETURN_IF_ERROR(checkpoint->AddFile(dir / kSingleFile));
-    return checkpoint;
-  }
-  ASSIGN_OR_RETURN(const WeightMap weight_map, ReadIndex(dir / kIndexFile));
-  RETURN_IF_ERROR(checkpoint->AddIndexed(dir, weight_map));
-  return checkpoint;
+  ASSIGN_OR_RETURN(SafetensorsFiles files, SafetensorsFiles::Open(dir));
+  return std::make_unique<Safetensors>(std::move(files));
 }
 
 }  // namespace trireme

@@ -7,8 +7,12 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
 
 #include "absl/status/statusor.h"
+#include "base/file.h"
 #include "worker/checkpoint/checkpoint.h"
 
 namespace trireme {
@@ -28,7 +32,45 @@ struct SafetensorsEntry {
 absl::StatusOr<std::map<std::string, SafetensorsEntry, std::less<>>> ParseSafetensors(
     std::span<const std::byte> file, const std::string& origin);
 
-// DIR/model.safetensors, or the files that DIR/model.safetensors.index.json names.
+// A tensor in a mapped file.
+struct SafetensorsTensor {
+  TensorInfo info;
+  std::span<const std::byte> data;  // as long as the info says; may be at any address
+  std::string file;                 // for messages
+};
+
+// The tensors of a checkpoint: DIR/model.safetensors, or the files that
+// DIR/model.safetensors.index.json names, mapped read-only. Immutable, so thread safe.
+class SafetensorsFiles {
+ public:
+  static absl::StatusOr<SafetensorsFiles> Open(const std::filesystem::path& dir);
+
+  // The directory, for messages.
+  const std::string& origin() const { return origin_; }
+  // The tensor of this name, or nullptr.
+  const SafetensorsTensor* Find(std::string_view name) const;
+  const std::map<std::string, SafetensorsTensor, std::less<>>& tensors() const { return tensors_; }
+
+ private:
+  using WeightMap = std::map<std::string, std::vector<std::string>>;  // by file
+
+  explicit SafetensorsFiles(std::string origin) : origin_(std::move(origin)) {}
+  static absl::StatusOr<WeightMap> ReadIndex(const std::filesystem::path& path);
+  absl::Status AddFile(const std::filesystem::path& path);
+  absl::Status AddIndexed(const std::filesystem::path& dir, const WeightMap& weight_map);
+
+  std::string origin_;
+  std::vector<MappedFile> files_;
+  std::map<std::string, SafetensorsTensor, std::less<>> tensors_;
+};
+
+// Copies rows of a tensor that is stored in one of our data types: Checkpoint::ReadBlocks for
+// these files.
+absl::Status ReadSafetensorsBlocks(const SafetensorsFiles& files, const TensorSlice& slice,
+                                   int64_t first_row, int64_t rows,
+                                   std::span<std::byte> destination);
+
+// A directory with such files.
 bool HasSafetensors(const std::filesystem::path& dir);
 absl::StatusOr<std::unique_ptr<Checkpoint>> OpenSafetensors(const std::filesystem::path& dir);
 

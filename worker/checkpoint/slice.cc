@@ -17,14 +17,6 @@ bool Inside(const IndexRange& range, int64_t size) {
   return range.begin >= 0 && range.begin <= range.end && range.end <= size;
 }
 
-// Asks the kernel to read ahead what will be copied. A hint: nothing depends on its success.
-void WillNeed(std::span<const std::byte> bytes) {
-  const uintptr_t page = static_cast<uintptr_t>(sysconf(_SC_PAGESIZE));
-  const uintptr_t begin = reinterpret_cast<uintptr_t>(bytes.data());
-  const uintptr_t start = begin - begin % page;
-  posix_madvise(reinterpret_cast<void*>(start), begin - start + bytes.size(), POSIX_MADV_WILLNEED);
-}
-
 // Where an interleaved file has what the slice calls row `row`.
 int64_t InterleavedRow(int64_t row, int64_t head_dim) {
   const int64_t in_head = row % head_dim;
@@ -39,6 +31,13 @@ IndexRange BlockColumns(const TensorSlice& slice, DType dtype) {
   const int64_t begin = slice.cols.begin / block * block;
   if (slice.cols.size() == 0) return {.begin = begin, .end = begin};
   return {.begin = begin, .end = (slice.cols.end + block - 1) / block * block};
+}
+
+void WillNeed(std::span<const std::byte> bytes) {
+  const uintptr_t page = static_cast<uintptr_t>(sysconf(_SC_PAGESIZE));
+  const uintptr_t begin = reinterpret_cast<uintptr_t>(bytes.data());
+  const uintptr_t start = begin - begin % page;
+  posix_madvise(reinterpret_cast<void*>(start), begin - start + bytes.size(), POSIX_MADV_WILLNEED);
 }
 
 absl::Status CheckSlice(const TensorSlice& slice, const TensorInfo& info, int64_t first_row,

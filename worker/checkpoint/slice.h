@@ -34,6 +34,9 @@ struct StoredTensor {
   int64_t interleaved_head_dim = 0;
 };
 
+// Asks the kernel to read ahead what will be copied. A hint: nothing depends on its success.
+void WillNeed(std::span<const std::byte> bytes);
+
 // Copies rows of a checked slice, with BlockColumns, in the slice's order.
 void CopyRows(const TensorSlice& slice, const StoredTensor& tensor, int64_t first_row, int64_t rows,
               std::span<std::byte> destination);

@@ -1,0 +1,37 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <utility>
+
+#include "absl/status/status.h"
+#include "parallel/shard.h"
+#include "worker/checkpoint/checkpoint.h"
+
+namespace trireme {
+
+// A matrix that a checkpoint keeps in several tensors, quants and scales, shown as one of Hugging
+// Face's shape [rows, columns] in one of our data types. Immutable, so thread safe; the mapped
+// files must outlive it.
+class QuantizedTensor {
+ public:
+  virtual ~QuantizedTensor() = default;
+
+  const TensorInfo& info() const { return info_; }
+
+  // These columns of many rows will be read: a hint.
+  virtual void WillRead(const IndexRange&) const {}
+
+  // Writes the stored blocks of `rows` rows and of columns that are whole blocks, all inside the
+  // matrix, row by row. The error, without the tensor's name, says what its values have wrong.
+  virtual absl::Status Read(int64_t first_row, int64_t rows, const IndexRange& cols,
+                            std::byte* to) const = 0;
+
+ protected:
+  explicit QuantizedTensor(TensorInfo info) : info_(std::move(info)) {}
+
+ private:
+  const TensorInfo info_;
+};
+
+}  // namespace trireme
