@@ -19,9 +19,10 @@ namespace {
 
 using quant::PackedLayout;
 
-constexpr DType kTypes[] = {DType::kQ4_0, DType::kQ4_1, DType::kQ5_0, DType::kQ5_1,
-                            DType::kQ8_0, DType::kQ2K,  DType::kQ3K,  DType::kQ4K,
-                            DType::kQ5K,  DType::kQ6K,  DType::kIQ4NL};
+constexpr DType kTypes[] = {DType::kQ4_0,    DType::kQ4_1, DType::kQ5_0,  DType::kQ5_1,
+                            DType::kQ8_0,    DType::kQ2K,  DType::kQ3K,   DType::kQ4K,
+                            DType::kQ5K,     DType::kQ6K,  DType::kIQ4NL, DType::kInt8,
+                            DType::kInt4Zero};
 
 // The golden file's rows of one format, repeated as often as wanted.
 class Stored {
