@@ -51,7 +51,8 @@ inline void Bf16Tile(const uint32_t* x, int64_t x_stride, const std::byte* w, in
     typename P::Bf16Pairs pairs[kPanels];
     for (int p = 0; p < kPanels; ++p) {
       pairs[p] = P::LoadBf16Pairs(w + p * panel_bytes + b * 64 + lane * 4);
-      if constexpr (kTokens == 1) __builtin_prefetch(w + p * panel_bytes + b * 64 + 3072);
+      // The first tile brings what the next call multiplies.
+      if (token == 0) __builtin_prefetch(w + p * panel_bytes + b * 64 + kBf16Blocks * 64);
     }
     for (int t = 0; t < kTokens; ++t) {
       const typename P::Bf16Pairs activations = P::BroadcastBf16Pair(x[t * x_stride + b]);

@@ -8,8 +8,8 @@ namespace trireme {
 struct SimdAvx512Bf16 : SimdAvx512Vnni {
   using Part = SimdAvx512Bf16;
   static constexpr const char* kName = "avx512bf16";
-  // With two panels 24 sums, two of weights and one of x.
-  static constexpr int kBf16Tokens = 12;
+  // With two panels 16 sums: batches are often multiples of eight.
+  static constexpr int kBf16Tokens = 8;
 
   using Bf16Pairs = __m512i;
   static Bf16Pairs LoadBf16Pairs(const std::byte* p) { return LoadBytes(p); }
