@@ -117,6 +117,8 @@ using QuantLinearArgs = PanelArgs<ActivationBlock>;  // x [tokens, blocks]
 // Up to so many tokens take weights as they come from memory; for more they are unpacked first.
 inline constexpr int64_t kQuantRawTokens = 4;
 inline constexpr int64_t kQuantBlocks = 8;  // unpacked at a time
+// Bytes ahead of one token's product: about what memory takes to answer, at its own speed.
+inline constexpr int64_t kPrefetchAhead = 6144;
 
 // One thread's memory for it.
 struct alignas(64) QuantScratch {
@@ -140,7 +142,7 @@ inline void RawPanel(const QuantLinearArgs& a, int64_t panel, int lane, int64_t 
     for (V& s : sum) s = P::Zero();
     for (const int64_t end = block + span; block < end; ++block, unit += F::kUnitBytes) {
       for (int line = 0; line < F::kUnitBytes; line += 64) {
-        __builtin_prefetch(unit + 3072 + line);
+        __builtin_prefetch(unit + kPrefetchAhead + line);
       }
       WeightBlock<P> w;
       F::template GetQuads<P>(unit, lane, w.quads);
