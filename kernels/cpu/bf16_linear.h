@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "kernels/bfloat16.h"
 #include "kernels/cpu/denormals.h"
 #include "kernels/cpu/panels.h"
 
@@ -24,14 +25,10 @@ using Bf16LinearArgs =
 inline constexpr int64_t kBf16Columns = 2;   // of a block
 inline constexpr int64_t kBf16Blocks = 128;  // that a tile takes at a time, so that they stay in L1
 
-// Rounds one row of n columns to pairs; a NaN stays one.
+// Rounds one row of n columns to pairs.
 template <class S>
 void RoundRow(const float* x, int64_t n, uint32_t* pairs) {
-  const auto round = [](float value) {
-    const uint32_t bits = std::bit_cast<uint32_t>(value);
-    const uint32_t rounded = bits + 0x7fff + ((bits >> 16) & 1);
-    return (value != value ? bits | 0x400000 : rounded) >> 16;
-  };
+  const auto round = [](float value) { return uint32_t{RoundToBf16(value)}; };
   for (int64_t i = 0; i < n / 2; ++i) pairs[i] = round(x[2 * i]) | (round(x[2 * i + 1]) << 16);
   if (n % 2 != 0) pairs[n / 2] = round(x[n - 1]);
 }

@@ -424,8 +424,9 @@ absl::StatusOr<std::unique_ptr<Ops>> MakeCpuOps(int threads, std::string_view va
         absl::StrCat("threads must be between 1 and 1024, not ", threads));
   }
   for (const KernelTable* table : SupportedKernels()) {
-    if (variant.empty() || variant == table->name)
+    if (variant.empty() || variant == table->name) {
       return std::make_unique<CpuOps>(*table, threads, cpus);
+    }
   }
   return absl::InvalidArgumentError(absl::StrCat("unsupported: CPU variant \"",
                                                  std::string(variant), "\"; this machine runs ",

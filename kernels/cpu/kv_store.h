@@ -1,22 +1,15 @@
 #pragma once
 
-#include <bit>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
 
+#include "kernels/bfloat16.h"
 #include "kernels/kv_layer.h"
 
 namespace trireme::cpu {
 
 // Plain C++ for every instruction set: a step stores few values beside what it computes.
-
-// Round to nearest, ties to even; a NaN stays one.
-inline uint16_t RoundToBf16(float x) {
-  const uint32_t bits = std::bit_cast<uint32_t>(x);
-  const uint32_t rounded = bits + 0x7fff + ((bits >> 16) & 1);
-  return static_cast<uint16_t>((x != x ? bits | 0x400000 : rounded) >> 16);
-}
 
 // Writes x / scale, rounded to nearest, ties to even, to each `step`-th of out; returns scale =
 // max |x| / 127. A NaN counts as zero.

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <array>
-#include <bit>
 #include <cmath>
 #include <cstring>
 #include <limits>
@@ -13,6 +12,7 @@
 #include "absl/strings/str_join.h"
 #include "base/quoted.h"
 #include "base/status_macros.h"
+#include "kernels/bfloat16.h"
 #include "worker/checkpoint/slice.h"
 
 namespace trireme {
@@ -135,12 +135,6 @@ const std::array<float, 256>& E4m3Values() {
     return values;
   }();
   return kValues;
-}
-
-uint16_t RoundToBf16(float x) {
-  const uint32_t bits = std::bit_cast<uint32_t>(x);
-  const uint32_t rounded = bits + 0x7fff + ((bits >> 16) & 1);
-  return static_cast<uint16_t>((std::isnan(x) ? bits | 0x400000 : rounded) >> 16);
 }
 
 class Fp8Tensor final : public ByteTensor {
