@@ -181,7 +181,6 @@ inline void KeepBlocks(const QuantLinearArgs& a, int64_t panel, int64_t block, i
   const std::byte* data = a.weight + panel * layout.panel_bytes;
   for (int64_t b = 0; b < count; ++b) {
     const std::byte* unit = data + layout.UnitAt(block + b);
-    for (int line = 0; line < F::kUnitBytes; line += 64) __builtin_prefetch(unit + 4096 + line);
     for (int lane = 0; lane < quant::kPanelRows; lane += P::kLanes) {
       WeightBlock<P> w;
       F::template GetQuads<P>(unit, lane, w.quads);
@@ -202,7 +201,12 @@ struct KeptTileArgs {
   const ActivationBlock* x;  // of the tile's first token and the first block
   int64_t x_stride;          // from token to token
   const KeptBlock (*kept)[kQuantBlocks];
-  int lane;
+  int lane = 0;
+  // What it brings from memory for later, in pieces while it computes: lines from `first_line` in
+  // steps of `line_step` bytes of what each block takes of each panel.
+  const std::byte* ahead[kTilePanels] = {};
+  int64_t unit_bytes;
+  int64_t first_line = 0, line_step = 64;
 };
 
 // The integer dot products of a block, or of its half `half`.
@@ -240,6 +244,11 @@ inline void KeptTile(const KeptTileArgs& a, int64_t count, int64_t token, PanelS
     }
   }
   for (int64_t b = 0; b < count; ++b) {
+    for (int64_t line = a.first_line; line < a.unit_bytes; line += a.line_step) {
+      for (int p = 0; p < kPanels; ++p) {
+        __builtin_prefetch(a.ahead[p] + b * a.unit_bytes + line);
+      }
+    }
     typename P::Ints dot[kTokens][kPanels];
     V value[kTokens][kPanels];
     KeptDots<P, T, kTokens, kPanels>(a, b, 0, dot);
@@ -277,19 +286,33 @@ inline void KeptTile(const KeptTileArgs& a, int64_t count, int64_t token, PanelS
   }
 }
 
-// Tokens [token, tokens) of the token block.
+// The tile of `tile_tokens` tokens, 1 to kTokens, from `token` of the token block on.
 template <class P, class T, int kTokens, int kPanels>
-void KeptTiles(const ActivationBlock* x, int64_t x_stride, int64_t count, QuantScratch& scratch,
-               int64_t token, int64_t tokens) {
-  for (; token + kTokens <= tokens; token += kTokens) {
-    for (int lane = 0; lane < quant::kPanelRows; lane += P::kLanes) {
-      KeptTile<P, T, kTokens, kPanels>(
-          {.x = x + token * x_stride, .x_stride = x_stride, .kept = scratch.kept, .lane = lane},
-          count, token, scratch.sums);
+void KeptTileOf(int64_t tile_tokens, KeptTileArgs tile, int64_t count, int64_t token,
+                PanelSums& sums) {
+  if constexpr (kTokens > 1) {
+    if (tile_tokens < kTokens) {
+      return KeptTileOf<P, T, kTokens - 1, kPanels>(tile_tokens, tile, count, token, sums);
     }
   }
-  if constexpr (kTokens > 1) {
-    KeptTiles<P, T, kTokens / 2, kPanels>(x, x_stride, count, scratch, token, tokens);
+  for (tile.lane = 0; tile.lane < quant::kPanelRows; tile.lane += P::kLanes) {
+    KeptTile<P, T, kTokens, kPanels>(tile, count, token, sums);
+  }
+}
+
+// All tokens of the token block, in as few tiles as they take, of sizes as equal as can be: a small
+// tile loads as many weights as a large one.
+template <class P, class T, int kTokens, int kPanels>
+void KeptTiles(KeptTileArgs tile, int64_t count, int64_t tokens, PanelSums& sums) {
+  const int64_t tiles = (tokens + kTokens - 1) / kTokens;
+  tile.line_step = 64 * tiles;
+  int64_t token = 0;
+  for (int64_t i = 0; i < tiles; ++i) {
+    const int64_t tile_tokens = (tokens - token) / (tiles - i);
+    tile.first_line = 64 * i;
+    KeptTileOf<P, T, kTokens, kPanels>(tile_tokens, tile, count, token, sums);
+    token += tile_tokens;
+    tile.x += tile_tokens * tile.x_stride;
   }
 }
 
@@ -307,8 +330,15 @@ void KeptPanels(const QuantLinearArgs& a, int64_t panel, int64_t token, int64_t 
       for (int p = 0; p < kPanels; ++p) {
         KeepBlocks<P, F>(a, panel + p, block, count, scratch.kept[p]);
       }
-      KeptTiles<P, TraitsOf<F>, S::kQuantTokens, kPanels>(a.x + token * layout.blocks + block,
-                                                          layout.blocks, count, scratch, 0, tokens);
+      KeptTileArgs tile{.x = a.x + token * layout.blocks + block,
+                        .x_stride = layout.blocks,
+                        .kept = scratch.kept,
+                        .unit_bytes = F::kUnitBytes};
+      for (int p = 0; p < kPanels; ++p) {
+        tile.ahead[p] =
+            a.weight + (panel + p) * layout.panel_bytes + layout.UnitAt(block + kQuantBlocks);
+      }
+      KeptTiles<P, TraitsOf<F>, S::kQuantTokens, kPanels>(tile, count, tokens, scratch.sums);
     }
     FinishGroup<typename S::Part>(a, group, panel, kPanels, token, tokens, scratch.sums);
   }
