@@ -1,0 +1,316 @@
+#include <array>
+#include <chrono>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <memory>
+#include <mutex>
+#include <unordered_map>
+#include <utility>
+#include <vector>
+
+#include "cuda_runtime_api.h"
+
+struct CudaEmulatedGraph {
+  std::vector<std::function<void()>> nodes;
+};
+struct CudaEmulatedStream {
+  std::unique_ptr<CudaEmulatedGraph> capture;  // while it captures
+  bool invalidated = false;
+};
+struct CudaEmulatedEvent {
+  std::chrono::steady_clock::time_point at;
+};
+
+namespace {
+
+constexpr int kDevices = 4;
+constexpr size_t kMemoryBytes = size_t{8} << 30;
+
+thread_local cudaError_t last_error = cudaSuccess;
+thread_local int current_device = 0;
+
+// The device's memory in use, which threads share as processes share a device.
+struct Allocations {
+  std::mutex mutex;
+  std::unordered_map<void*, size_t> bytes;
+  size_t used = 0;
+};
+Allocations& DeviceAllocations() {
+  static Allocations allocations;
+  return allocations;
+}
+
+cudaError_t Failed(cudaError_t error) {
+  if (error != cudaSuccess) last_error = error;
+  return error;
+}
+
+// Synchronising calls end a capture, as on a device.
+cudaError_t CheckNotCapturing(cudaStream_t stream) {
+  if (stream == nullptr || stream->capture == nullptr) return cudaSuccess;
+  stream->invalidated = true;
+  return Failed(cudaErrorStreamCaptureUnsupported);
+}
+
+void* AllocatePoisoned(size_t bytes) {
+  constexpr size_t kAlignment = 256;
+  void* data = std::aligned_alloc(kAlignment, (bytes + kAlignment - 1) / kAlignment * kAlignment);
+  if (data != nullptr) std::memset(data, 0xff, bytes);
+  return data;
+}
+
+}  // namespace
+
+namespace trireme::cuda_emulation {
+
+cudaError_t Enqueue(cudaStream_t stream, std::function<void()> work) {
+  if (stream != nullptr && stream->capture != nullptr) {
+    stream->capture->nodes.push_back(std::move(work));
+  } else {
+    work();
+  }
+  return cudaSuccess;
+}
+
+cudaError_t EnqueueLaunch(const cudaLaunchConfig_t& config, const char* name,
+                          std::function<void()> thread) {
+  const dim3 grid = config.gridDim;
+  const dim3 block = config.blockDim;
+  const uint64_t threads = uint64_t{block.x} * block.y * block.z;
+  if (threads == 0 || threads > 1024 || grid.x == 0 || grid.y == 0 || grid.z == 0 ||
+      grid.y > 65535 || grid.z > 65535 || grid.x > 0x7fffffffu ||
+      config.dynamicSmemBytes > 227 * 1024) {
+    return Failed(cudaErrorInvalidConfiguration);
+  }
+  return Enqueue(config.stream,
+                 [grid, block, bytes = config.dynamicSmemBytes, name, thread = std::move(thread)] {
+                   RunGrid(grid, block, bytes, name, thread);
+                 });
+}
+
+}  // namespace trireme::cuda_emulation
+
+cudaError_t cudaGetLastError() { return std::exchange(last_error, cudaSuccess); }
+cudaError_t cudaPeekAtLastError() { return last_error; }
+const char* cudaGetErrorName(cudaError_t error) {
+  switch (error) {
+    case cudaSuccess:
+      return "cudaSuccess";
+    case cudaErrorInvalidValue:
+      return "cudaErrorInvalidValue";
+    case cudaErrorMemoryAllocation:
+      return "cudaErrorMemoryAllocation";
+    case cudaErrorInvalidConfiguration:
+      return "cudaErrorInvalidConfiguration";
+    case cudaErrorInvalidDevice:
+      return "cudaErrorInvalidDevice";
+    case cudaErrorNotReady:
+      return "cudaErrorNotReady";
+    case cudaErrorStreamCaptureUnsupported:
+      return "cudaErrorStreamCaptureUnsupported";
+    case cudaErrorStreamCaptureInvalidated:
+      return "cudaErrorStreamCaptureInvalidated";
+  }
+  return "cudaErrorUnknown";
+}
+const char* cudaGetErrorString(cudaError_t error) { return cudaGetErrorName(error); }
+
+cudaError_t cudaGetDeviceCount(int* count) {
+  *count = kDevices;
+  return cudaSuccess;
+}
+cudaError_t cudaSetDevice(int device) {
+  if (device < 0 || device >= kDevices) return Failed(cudaErrorInvalidDevice);
+  current_device = device;
+  return cudaSuccess;
+}
+cudaError_t cudaGetDevice(int* device) {
+  *device = current_device;
+  return cudaSuccess;
+}
+cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int device) {
+  if (device < 0 || device >= kDevices) return Failed(cudaErrorInvalidDevice);
+  *properties = {};
+  std::snprintf(properties->name, sizeof(properties->name), "emulated device");
+  properties->totalGlobalMem = kMemoryBytes;
+  properties->sharedMemPerBlockOptin = 227 * 1024;
+  properties->multiProcessorCount = 132;
+  properties->major = 9;
+  properties->pciBusID = device + 1;
+  properties->l2CacheSize = 50 << 20;
+  return cudaSuccess;
+}
+cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
+  switch (attribute) {
+    case cudaDevAttrMaxSharedMemoryPerBlockOptin:
+      *value = 227 * 1024;
+      break;
+    case cudaDevAttrMultiProcessorCount:
+      *value = 132;
+      break;
+    case cudaDevAttrComputeCapabilityMajor:
+      *value = 9;
+      break;
+    case cudaDevAttrComputeCapabilityMinor:
+      *value = 0;
+      break;
+  }
+  return cudaSuccess;
+}
+cudaError_t cudaDeviceGetPCIBusId(char* id, int bytes, int device) {
+  std::snprintf(id, static_cast<size_t>(bytes), "0000:%02x:00.0", device + 1);
+  return cudaSuccess;
+}
+cudaError_t cudaDeviceSynchronize() { return cudaSuccess; }
+cudaError_t cudaMemGetInfo(size_t* free, size_t* total) {
+  Allocations& all = DeviceAllocations();
+  const std::lock_guard lock(all.mutex);
+  *free = kMemoryBytes - all.used;
+  *total = kMemoryBytes;
+  return cudaSuccess;
+}
+cudaError_t cudaRuntimeGetVersion(int* version) {
+  *version = CUDART_VERSION;
+  return cudaSuccess;
+}
+cudaError_t cudaDriverGetVersion(int* version) { return cudaRuntimeGetVersion(version); }
+
+cudaError_t cudaMalloc(void** data, size_t bytes) {
+  Allocations& all = DeviceAllocations();
+  const std::lock_guard lock(all.mutex);
+  *data = nullptr;
+  if (bytes == 0) return cudaSuccess;
+  if (bytes > kMemoryBytes - all.used) return Failed(cudaErrorMemoryAllocation);
+  *data = AllocatePoisoned(bytes);
+  if (*data == nullptr) return Failed(cudaErrorMemoryAllocation);
+  all.used += bytes;
+  all.bytes[*data] = bytes;
+  return cudaSuccess;
+}
+cudaError_t cudaFree(void* data) {
+  if (data == nullptr) return cudaSuccess;
+  Allocations& all = DeviceAllocations();
+  const std::lock_guard lock(all.mutex);
+  const auto found = all.bytes.find(data);
+  if (found == all.bytes.end()) return Failed(cudaErrorInvalidValue);
+  all.used -= found->second;
+  all.bytes.erase(found);
+  std::free(data);
+  return cudaSuccess;
+}
+cudaError_t cudaMallocHost(void** data, size_t bytes) {
+  *data = bytes == 0 ? nullptr : AllocatePoisoned(bytes);
+  return bytes > 0 && *data == nullptr ? Failed(cudaErrorMemoryAllocation) : cudaSuccess;
+}
+cudaError_t cudaHostAlloc(void** data, size_t bytes, unsigned) {
+  return cudaMallocHost(data, bytes);
+}
+cudaError_t cudaFreeHost(void* data) {
+  std::free(data);
+  return cudaSuccess;
+}
+cudaError_t cudaMemcpy(void* to, const void* from, size_t bytes, cudaMemcpyKind kind) {
+  return cudaMemcpyAsync(to, from, bytes, kind, nullptr);
+}
+cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind,
+                            cudaStream_t stream) {
+  return trireme::cuda_emulation::Enqueue(stream, [=] {
+    if (bytes > 0) std::memmove(to, from, bytes);
+  });
+}
+cudaError_t cudaMemset(void* data, int value, size_t bytes) {
+  return cudaMemsetAsync(data, value, bytes, nullptr);
+}
+cudaError_t cudaMemsetAsync(void* data, int value, size_t bytes, cudaStream_t stream) {
+  return trireme::cuda_emulation::Enqueue(stream, [=] {
+    if (bytes > 0) std::memset(data, value, bytes);
+  });
+}
+// Ranks are threads of this process: a handle is the address.
+cudaError_t cudaIpcGetMemHandle(cudaIpcMemHandle_t* handle, void* data) {
+  std::memcpy(handle->reserved, &data, sizeof(data));
+  return cudaSuccess;
+}
+cudaError_t cudaIpcOpenMemHandle(void** data, cudaIpcMemHandle_t handle, unsigned) {
+  std::memcpy(data, handle.reserved, sizeof(*data));
+  return cudaSuccess;
+}
+cudaError_t cudaIpcCloseMemHandle(void*) { return cudaSuccess; }
+
+cudaError_t cudaStreamCreate(cudaStream_t* stream) {
+  *stream = std::make_unique<CudaEmulatedStream>().release();
+  return cudaSuccess;
+}
+cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) {
+  return cudaStreamCreate(stream);
+}
+cudaError_t cudaStreamDestroy(cudaStream_t stream) {
+  const std::unique_ptr<CudaEmulatedStream> owned(stream);
+  return cudaSuccess;
+}
+cudaError_t cudaStreamSynchronize(cudaStream_t stream) { return CheckNotCapturing(stream); }
+cudaError_t cudaStreamQuery(cudaStream_t stream) { return CheckNotCapturing(stream); }
+cudaError_t cudaStreamWaitEvent(cudaStream_t, cudaEvent_t, unsigned) { return cudaSuccess; }
+cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode) {
+  if (stream == nullptr || stream->capture != nullptr) {
+    return Failed(cudaErrorStreamCaptureUnsupported);
+  }
+  stream->capture = std::make_unique<CudaEmulatedGraph>();
+  stream->invalidated = false;
+  return cudaSuccess;
+}
+cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph) {
+  *graph = nullptr;
+  if (stream == nullptr || stream->capture == nullptr) return Failed(cudaErrorInvalidValue);
+  std::unique_ptr<CudaEmulatedGraph> captured = std::move(stream->capture);
+  if (stream->invalidated) return Failed(cudaErrorStreamCaptureInvalidated);
+  *graph = captured.release();
+  return cudaSuccess;
+}
+cudaError_t cudaStreamIsCapturing(cudaStream_t stream, cudaStreamCaptureStatus* status) {
+  const bool capturing = stream != nullptr && stream->capture != nullptr;
+  *status = !capturing            ? cudaStreamCaptureStatusNone
+            : stream->invalidated ? cudaStreamCaptureStatusInvalidated
+                                  : cudaStreamCaptureStatusActive;
+  return cudaSuccess;
+}
+cudaError_t cudaEventCreate(cudaEvent_t* event) {
+  *event = std::make_unique<CudaEmulatedEvent>().release();
+  return cudaSuccess;
+}
+cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned) {
+  return cudaEventCreate(event);
+}
+cudaError_t cudaEventDestroy(cudaEvent_t event) {
+  const std::unique_ptr<CudaEmulatedEvent> owned(event);
+  return cudaSuccess;
+}
+cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t) {
+  event->at = std::chrono::steady_clock::now();
+  return cudaSuccess;
+}
+cudaError_t cudaEventSynchronize(cudaEvent_t) { return cudaSuccess; }
+cudaError_t cudaEventQuery(cudaEvent_t) { return cudaSuccess; }
+cudaError_t cudaEventElapsedTime(float* ms, cudaEvent_t start, cudaEvent_t end) {
+  *ms = std::chrono::duration<float, std::milli>(end->at - start->at).count();
+  return cudaSuccess;
+}
+cudaError_t cudaGraphInstantiate(cudaGraphExec_t* exec, cudaGraph_t graph, unsigned long long) {
+  *exec = std::make_unique<CudaEmulatedGraph>(*graph).release();
+  return cudaSuccess;
+}
+cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t stream) {
+  for (const std::function<void()>& node : exec->nodes) {
+    trireme::cuda_emulation::Enqueue(stream, node);
+  }
+  return cudaSuccess;
+}
+cudaError_t cudaGraphDestroy(cudaGraph_t graph) {
+  const std::unique_ptr<CudaEmulatedGraph> owned(graph);
+  return cudaSuccess;
+}
+cudaError_t cudaGraphExecDestroy(cudaGraphExec_t exec) { return cudaGraphDestroy(exec); }
+cudaError_t cudaFuncSetAttribute(const void*, cudaFuncAttribute, int bytes) {
+  return bytes <= 227 * 1024 ? cudaSuccess : Failed(cudaErrorInvalidValue);
+}
