@@ -1,11 +1,13 @@
 #include "simt.h"
 
+#include <algorithm>
 #include <boost/context/fiber.hpp>
 #include <boost/context/pooled_fixedsize_stack.hpp>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <deque>
+#include <random>
 #include <utility>
 #include <vector>
 
@@ -50,6 +52,7 @@ struct Block {
   unsigned arrived = 0;
   uint64_t barriers = 0;
   fiber scheduler;
+  std::minstd_rand random;
 };
 
 thread_local Block* current = nullptr;
@@ -80,17 +83,21 @@ void Start(Block& block, Thread& thread, const std::function<void()>& body,
 void RunBlock(Block& block, const std::function<void()>& body,
               boost::context::pooled_fixedsize_stack& stacks) {
   for (Thread& thread : block.threads) Start(block, thread, body, stacks);
+  std::vector<Thread*> order;
+  for (Thread& thread : block.threads) order.push_back(&thread);
   size_t left = block.threads.size();
   while (left > 0) {
     const uint64_t barriers = block.barriers;
     uint64_t turns = 0;
     for (const Warp& warp : block.warps) turns += warp.complete;
     const size_t before = left;
-    for (Thread& thread : block.threads) {
-      if (thread.done) continue;
-      threadIdx = thread.index;
-      thread.resume = std::move(thread.resume).resume();
-      if (thread.done) --left;
+    // Another order each time, so that a missing barrier shows.
+    std::shuffle(order.begin(), order.end(), block.random);
+    for (Thread* thread : order) {
+      if (thread->done) continue;
+      threadIdx = thread->index;
+      thread->resume = std::move(thread->resume).resume();
+      if (thread->done) --left;
     }
     for (const Warp& warp : block.warps) turns -= warp.complete;
     if (left > 0 && left == before && turns == 0 && barriers == block.barriers) {

@@ -6,10 +6,10 @@
 #include <span>
 
 // The SIMT model of CUDA on a CPU, for tests: a launch runs its blocks one after another, a block's
-// threads as fibers that take turns at barriers and warp operations. It is strict where hardware is
-// lenient: all lanes of a warp must meet at the same warp operation, and a thread that ends while
-// others wait for it ends the process with the kernel's name. A launch belongs to the operating
-// system thread that makes it; ranks of a test may be threads.
+// threads as fibers that take turns, in a shuffled order, at barriers and warp operations. It is
+// strict where hardware is lenient: all lanes of a warp must meet at the same warp operation, and a
+// thread that ends while others wait for it ends the process with the kernel's name. A launch
+// belongs to the operating system thread that makes it; ranks of a test may be threads.
 
 struct uint3 {
   unsigned x, y, z;
