@@ -24,20 +24,20 @@ int32_t ArgMax(std::span<const float> logits);
 // the best so far.
 std::vector<Candidate> Best(std::span<const float> logits, size_t count);
 
-// The softmax of one row, not normalised: a token weighs exp((logit - largest) / temperature), the
-// largest 1, NaN 0. Filters make tokens weigh nothing; none sorts the row. The bits are the same on
-// every host: sums have one order. Does not own the logits.
+// The softmax of one row, not normalised: the weights of kernels/token_weights.h, NaN nothing.
+// Filters make tokens weigh nothing; none sorts the row. Does not own the logits.
 class LogitWeights {
  public:
   LogitWeights(std::span<const float> logits, double temperature);
 
   float largest() const { return largest_; }
-  double Total() const;
+  uint64_t Total() const;
   // Keeps the smallest best-first prefix whose share of the total reaches `share`, at least one.
   void KeepShare(double share);
-  // Drops what weighs less than `weight`.
+  // Drops what weighs less than `weight` of the largest.
   void KeepFrom(double weight);
-  // The token at `uniform` in [0, 1) of the total, in the order of ids.
+  // The token at `uniform` in [0, 1) of the total, in the order of ids; -1 if nothing weighs
+  // anything.
   int32_t Draw(double uniform) const;
 
  private:
@@ -46,8 +46,8 @@ class LogitWeights {
 
   std::span<const float> logits_;
   float largest_ = 0;
-  std::unique_ptr<double[]> memory_;
-  std::span<double> weights_;
+  std::unique_ptr<uint64_t[]> memory_;
+  std::span<uint64_t> weights_;
 };
 
 }  // namespace trireme

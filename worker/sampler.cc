@@ -1,18 +1,14 @@
 #include "worker/sampler.h"
 
 #include <algorithm>
-#include <array>
-#include <cmath>
 #include <utility>
 #include <vector>
 
+#include "kernels/token_weights.h"
 #include "worker/logit_weights.h"
 
 namespace trireme {
 namespace {
-
-// Below it, logits divided by the temperature overflow before they differ from greedy.
-constexpr float kGreedyTemperature = 1e-5f;
 
 bool ChangesLogits(const v1::StepSampling& params) {
   return params.repetition_penalty() != 1.0f || params.presence_penalty() != 0.0f ||
@@ -56,7 +52,7 @@ ShortRow KeepBest(std::span<const float> logits, size_t count) {
   return row;
 }
 
-// The index of the token that top_p, min_p and the draw choose.
+// The index of the token that top_p, min_p and the draw choose; -1 if nothing weighs anything.
 int32_t Draw(std::span<const float> logits, const v1::StepSampling& params, double uniform) {
   LogitWeights weights(logits, params.temperature());
   if (params.top_p() < 1.0f) weights.KeepShare(params.top_p());
@@ -70,9 +66,15 @@ int32_t Choose(const SamplingInput& input, std::span<const float> logits) {
   if (params.temperature() < kGreedyTemperature) return ArgMax(logits);
   const double uniform = UniformAt(params.seed(), input.token_ids.size());
   const bool cut = params.top_k() > 0 && static_cast<size_t>(params.top_k()) < logits.size();
-  if (!cut) return Draw(logits, params, uniform);
-  const ShortRow row = KeepBest(logits, static_cast<size_t>(params.top_k()));
-  return row.ids[static_cast<size_t>(Draw(row.logits, params, uniform))];
+  int32_t chosen = -1;
+  if (cut) {
+    const ShortRow row = KeepBest(logits, static_cast<size_t>(params.top_k()));
+    const int32_t index = Draw(row.logits, params, uniform);
+    if (index >= 0) chosen = row.ids[static_cast<size_t>(index)];
+  } else {
+    chosen = Draw(logits, params, uniform);
+  }
+  return chosen >= 0 ? chosen : ArgMax(logits);
 }
 
 // Fills a SampledToken or PromptLogprob.
@@ -80,10 +82,8 @@ template <class Message>
 void FillLogprobs(std::span<const float> logits, int32_t token_id, uint32_t count,
                   Message& message) {
   const LogitWeights weights(logits, 1.0);
-  const double log_sum = double{weights.largest()} + std::log(weights.Total());
-  const auto logprob = [&](float logit) {
-    return static_cast<float>(static_cast<double>(logit) - log_sum);
-  };
+  const uint64_t total = weights.Total();
+  const auto logprob = [&](float logit) { return Logprob(logit, weights.largest(), total); };
   message.set_logprob(logprob(logits[static_cast<size_t>(token_id)]));
   for (const Candidate& candidate : Best(logits, count)) {
     message.add_top_ids(candidate.id);
@@ -113,22 +113,6 @@ v1::PromptLogprob PromptTokenLogprob(std::span<const float> logits, int32_t toke
   v1::PromptLogprob entry;
   FillLogprobs(logits, token_id, count, entry);
   return entry;
-}
-
-double UniformAt(uint64_t seed, uint64_t position) {
-  std::array<uint32_t, 4> counter = {static_cast<uint32_t>(position),
-                                     static_cast<uint32_t>(position >> 32), 0, 0};
-  std::array<uint32_t, 2> key = {static_cast<uint32_t>(seed), static_cast<uint32_t>(seed >> 32)};
-  for (int round = 0; round < 10; ++round) {
-    const uint64_t a = uint64_t{0xD2511F53} * counter[0];
-    const uint64_t b = uint64_t{0xCD9E8D57} * counter[2];
-    counter = {static_cast<uint32_t>(b >> 32) ^ counter[1] ^ key[0], static_cast<uint32_t>(b),
-               static_cast<uint32_t>(a >> 32) ^ counter[3] ^ key[1], static_cast<uint32_t>(a)};
-    key[0] += 0x9E3779B9;
-    key[1] += 0xBB67AE85;
-  }
-  const uint64_t bits = (uint64_t{counter[0]} << 32 | counter[1]) >> 11;
-  return static_cast<double>(bits) * 0x1p-53;
 }
 
 }  // namespace trireme

@@ -28,7 +28,4 @@ v1::SampledToken SampleToken(const SamplingInput& input);
 v1::PromptLogprob PromptTokenLogprob(std::span<const float> logits, int32_t token_id,
                                      uint32_t count);
 
-// Uniform in [0, 1), from Philox4x32-10 (Salmon et al. 2011) keyed by `seed` at counter `position`.
-double UniformAt(uint64_t seed, uint64_t position);
-
 }  // namespace trireme

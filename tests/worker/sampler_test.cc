@@ -10,6 +10,7 @@
 #include <random>
 
 #include "kernels/ops.h"
+#include "kernels/token_weights.h"
 #include "tests/worker/gang_driver.h"
 #include "worker/logit_weights.h"
 
@@ -242,6 +243,7 @@ TEST(Sampler, RowsOnSeveralThreadsAreAsOneByOne) {
   }
 }
 
+// To half a unit and the polynomial's error.
 TEST(Sampler, WeightsAreExponentials) {
   std::vector<float> logits = {0};
   for (int i = 0; i < 5000; ++i) logits.push_back(-static_cast<float>(i * i) * 3e-5f);
@@ -249,8 +251,20 @@ TEST(Sampler, WeightsAreExponentials) {
     for (size_t i = 1; i < logits.size(); i += 13) {
       const std::array pair = {logits[0], logits[i]};
       const double want = std::exp((double{pair[1]} - pair[0]) / temperature);
-      EXPECT_NEAR(LogitWeights(pair, temperature).Total() - 1, want < 1e-299 ? 0 : want, 3e-16);
+      const uint64_t weight = LogitWeights(pair, temperature).Total() - kWeightOne;
+      EXPECT_NEAR(static_cast<double>(weight) / 0x1p44, want, 0.501 * 0x1p-44 + 1e-14 * want);
     }
+  }
+}
+
+TEST(Sampler, LogarithmOfWeights) {
+  EXPECT_EQ(LogOfWeight(0), -INFINITY);
+  EXPECT_EQ(LogOfWeight(kWeightOne), 0.0);
+  std::mt19937_64 random(8);
+  for (int i = 0; i < 20'000; ++i) {
+    const uint64_t total = (random() | uint64_t{1} << 63) >> (i % 64);
+    const double want = std::log(static_cast<double>(total)) - 44 * std::log(2.0);
+    EXPECT_NEAR(LogOfWeight(total), want, 1e-15 * (32 + std::abs(want))) << total;
   }
 }
 
