@@ -18,12 +18,30 @@ namespace trireme {
 inline constexpr uint64_t kWeightOne = uint64_t{1} << 44;
 inline constexpr int64_t kWeightsMax = (int64_t{1} << 20) - 1;
 
+inline constexpr float kInfinity = std::numeric_limits<float>::infinity();
+
 // Below it, logits divided by the temperature overflow before they differ from greedy.
 inline constexpr float kGreedyTemperature = 1e-5f;
 
+// Products that no compiler fuses with a sum.
+[[gnu::always_inline]] TRIREME_HOST_DEVICE inline double Product(double a, double b) {
+#ifdef __CUDA_ARCH__
+  return __dmul_rn(a, b);
+#else
+  return a * b;
+#endif
+}
+[[gnu::always_inline]] TRIREME_HOST_DEVICE inline float Product(float a, float b) {
+#ifdef __CUDA_ARCH__
+  return __fmul_rn(a, b);
+#else
+  return a * b;
+#endif
+}
+
 // NaN counts as -infinity.
 TRIREME_HOST_DEVICE inline float NanIsLeast(float logit) {
-  return logit == logit ? logit : -std::numeric_limits<float>::infinity();
+  return logit == logit ? logit : -kInfinity;
 }
 
 // exp(x) in units of 2^-44 for x <= 0, 0 for NaN. Without branches and tables, so that a loop
@@ -32,34 +50,34 @@ TRIREME_HOST_DEVICE inline float NanIsLeast(float logit) {
   // x = n ln 2 + r, |r| <= ln 2 / 2; adding kShift rounds to the integer n and leaves it in the low
   // bits.
   constexpr double kShift = 0x1.8p52;
-  const double shifted = x * 0x1.71547652b82fep0 + kShift;
+  const double shifted = Product(x, 0x1.71547652b82fep0) + kShift;
   const double n = shifted - kShift;
-  const double r = (x - n * 0x1.62e42fefa0000p-1) - n * 0x1.cf79abc9e3b3ap-40;
+  const double r = (x - Product(n, 0x1.62e42fefa0000p-1)) - Product(n, 0x1.cf79abc9e3b3ap-40);
   // Taylor, to r^12 / 12!.
-  double p = r * (1.0 / 479001600) + 1.0 / 39916800;
-  p = p * r + 1.0 / 3628800;
-  p = p * r + 1.0 / 362880;
-  p = p * r + 1.0 / 40320;
-  p = p * r + 1.0 / 5040;
-  p = p * r + 1.0 / 720;
-  p = p * r + 1.0 / 120;
-  p = p * r + 1.0 / 24;
-  p = p * r + 1.0 / 6;
-  p = p * r + 1.0 / 2;
-  p = p * r + 1.0;
-  p = p * r + 1.0;
+  double p = Product(r, 1.0 / 479001600) + 1.0 / 39916800;
+  p = Product(p, r) + 1.0 / 3628800;
+  p = Product(p, r) + 1.0 / 362880;
+  p = Product(p, r) + 1.0 / 40320;
+  p = Product(p, r) + 1.0 / 5040;
+  p = Product(p, r) + 1.0 / 720;
+  p = Product(p, r) + 1.0 / 120;
+  p = Product(p, r) + 1.0 / 24;
+  p = Product(p, r) + 1.0 / 6;
+  p = Product(p, r) + 1.0 / 2;
+  p = Product(p, r) + 1.0;
+  p = Product(p, r) + 1.0;
   // 2^(n + 44), from its exponent; then 2^52 added leaves the rounded integer in the low bits.
   const double power =
       __builtin_bit_cast(double, (__builtin_bit_cast(uint64_t, shifted) + 1023 + 44) << 52);
   const uint64_t weight =
-      __builtin_bit_cast(uint64_t, p * power + 0x1p52) & ((kWeightOne << 1) - 1);
+      __builtin_bit_cast(uint64_t, Product(p, power) + 0x1p52) & ((kWeightOne << 1) - 1);
   return x >= -32 ? weight : 0;  // exp(-32) is a fifth of a unit
 }
 
 // `scale` is 1 / temperature. `largest` is of the same row, NaN left out.
 [[gnu::always_inline]] TRIREME_HOST_DEVICE inline uint64_t TokenWeight(double logit, double largest,
                                                                        double scale) {
-  const uint64_t weight = WeightOfExponent((logit - largest) * scale);
+  const uint64_t weight = WeightOfExponent(Product(logit - largest, scale));
   // Infinities are equal, but have no difference.
   return logit == largest ? kWeightOne : weight;
 }
@@ -85,7 +103,7 @@ TRIREME_HOST_DEVICE inline uint64_t UnitAt(double uniform, uint64_t total) {
 
 // log(total / kWeightOne), absolute error below 1e-15 (1 + |result|); -infinity of 0.
 TRIREME_HOST_DEVICE inline double LogOfWeight(uint64_t total) {
-  if (total == 0) return -std::numeric_limits<double>::infinity();
+  if (total == 0) return -double{kInfinity};
   // 2^n m, m from [2/3, 4/3), so that |s| <= 1/5 in log m = 2 atanh s.
   const uint64_t bits = __builtin_bit_cast(uint64_t, static_cast<double>(total));
   int n = static_cast<int>(bits >> 52) - 1023 - 44;
@@ -95,10 +113,10 @@ TRIREME_HOST_DEVICE inline double LogOfWeight(uint64_t total) {
     ++n;
   }
   const double s = (m - 1) / (m + 1);
-  const double square = s * s;
+  const double square = Product(s, s);
   double p = 1.0 / 21;
-  for (int k = 19; k >= 1; k -= 2) p = p * square + 1.0 / k;
-  return n * 0x1.62e42fefa0000p-1 + (n * 0x1.cf79abc9e3b3ap-40 + 2 * s * p);
+  for (int k = 19; k >= 1; k -= 2) p = Product(p, square) + 1.0 / k;
+  return Product(n, 0x1.62e42fefa0000p-1) + (Product(n, 0x1.cf79abc9e3b3ap-40) + Product(2 * s, p));
 }
 
 // Log probability of a token by the row's largest logit and the sum of its weights at

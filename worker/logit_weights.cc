@@ -4,7 +4,6 @@
 #include <array>
 #include <bit>
 #include <cmath>
-#include <limits>
 #include <numeric>
 
 #include "kernels/token_weights.h"
@@ -12,7 +11,6 @@
 namespace trireme {
 namespace {
 
-constexpr float kInfinity = std::numeric_limits<float>::infinity();
 constexpr size_t kLanes = 16;
 
 // The largest value that is not NaN; -infinity if there is none.
