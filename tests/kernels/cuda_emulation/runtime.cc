@@ -53,12 +53,17 @@ cudaError_t CheckNotCapturing(cudaStream_t stream) {
   return Failed(cudaErrorStreamCaptureUnsupported);
 }
 
+// Not rounded up, so that AddressSanitizer sees what reads or writes past the end.
 void* AllocatePoisoned(size_t bytes) {
   constexpr size_t kAlignment = 256;
-  void* data = std::aligned_alloc(kAlignment, (bytes + kAlignment - 1) / kAlignment * kAlignment);
-  if (data != nullptr) std::memset(data, 0xff, bytes);
-  return data;
+  void* data = nullptr;
+  if (posix_memalign(&data, kAlignment, bytes) != 0) return nullptr;
+  return std::memset(data, 0xff, bytes);
 }
+
+// Calls that a capture in this thread forbids.
+thread_local int captures = 0;
+bool Forbidden() { return captures > 0; }
 
 }  // namespace
 
@@ -162,7 +167,9 @@ cudaError_t cudaDeviceGetPCIBusId(char* id, int bytes, int device) {
   std::snprintf(id, static_cast<size_t>(bytes), "0000:%02x:00.0", device + 1);
   return cudaSuccess;
 }
-cudaError_t cudaDeviceSynchronize() { return cudaSuccess; }
+cudaError_t cudaDeviceSynchronize() {
+  return Forbidden() ? Failed(cudaErrorStreamCaptureUnsupported) : cudaSuccess;
+}
 cudaError_t cudaMemGetInfo(size_t* free, size_t* total) {
   Allocations& all = DeviceAllocations();
   const std::lock_guard lock(all.mutex);
@@ -180,6 +187,7 @@ cudaError_t cudaMalloc(void** data, size_t bytes) {
   Allocations& all = DeviceAllocations();
   const std::lock_guard lock(all.mutex);
   *data = nullptr;
+  if (Forbidden()) return Failed(cudaErrorStreamCaptureUnsupported);
   if (bytes == 0) return cudaSuccess;
   if (bytes > kMemoryBytes - all.used) return Failed(cudaErrorMemoryAllocation);
   *data = AllocatePoisoned(bytes);
@@ -211,6 +219,7 @@ cudaError_t cudaFreeHost(void* data) {
   return cudaSuccess;
 }
 cudaError_t cudaMemcpy(void* to, const void* from, size_t bytes, cudaMemcpyKind kind) {
+  if (Forbidden()) return Failed(cudaErrorStreamCaptureUnsupported);
   return cudaMemcpyAsync(to, from, bytes, kind, nullptr);
 }
 cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind,
@@ -257,6 +266,7 @@ cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode) {
     return Failed(cudaErrorStreamCaptureUnsupported);
   }
   stream->capture = std::make_unique<CudaEmulatedGraph>();
+  ++captures;
   stream->invalidated = false;
   return cudaSuccess;
 }
@@ -264,6 +274,7 @@ cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph) {
   *graph = nullptr;
   if (stream == nullptr || stream->capture == nullptr) return Failed(cudaErrorInvalidValue);
   std::unique_ptr<CudaEmulatedGraph> captured = std::move(stream->capture);
+  --captures;
   if (stream->invalidated) return Failed(cudaErrorStreamCaptureInvalidated);
   *graph = captured.release();
   return cudaSuccess;
