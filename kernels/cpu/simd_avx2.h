@@ -66,7 +66,8 @@ struct SimdAvx2Half {
     const __m256i values = _mm256_set1_epi8(static_cast<char>(value));
     return _mm256_or_si256(a, _mm256_and_si256(set, values));
   }
-  static Bytes Lookup(Bytes index, const uint8_t (&table)[16]) {
+  template <const uint8_t (&table)[16]>
+  static Bytes Lookup(Bytes index) {
     const __m128i entries = _mm_loadu_si128(reinterpret_cast<const __m128i*>(table));
     return _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(entries), index);
   }

@@ -99,7 +99,8 @@ struct SimdAvx512 {
     std::memcpy(&mask, bits, sizeof(mask));
     return _mm512_mask_add_epi8(a, mask, a, _mm512_set1_epi8(static_cast<char>(value)));
   }
-  static Bytes Lookup(Bytes index, const uint8_t (&table)[16]) {
+  template <const uint8_t (&table)[16]>
+  static Bytes Lookup(Bytes index) {
     const __m128i entries = _mm_loadu_si128(reinterpret_cast<const __m128i*>(table));
     return _mm512_shuffle_epi8(_mm512_broadcast_i32x4(entries), index);
   }

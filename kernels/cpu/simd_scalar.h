@@ -153,7 +153,8 @@ struct SimdScalar {
       return set ? a.byte[i] | value : a.byte[i];
     });
   }
-  static Bytes Lookup(Bytes index, const uint8_t (&table)[16]) {
+  template <const uint8_t (&table)[16]>
+  static Bytes Lookup(Bytes index) {
     return MapBytes([&](int i) { return table[index.byte[i]]; });
   }
   // The same four signed bytes in every lane.

@@ -3,6 +3,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "kernels/host_device.h"
 #include "kernels/quant/planes.h"
 #include "kernels/tensor.h"
 
@@ -28,12 +29,12 @@ namespace trireme::quant {
 
 // d, a float16 for each row: of blocks without a header.
 template <class P>
-inline typename P::V GetHalves(const std::byte* halves, int lane) {
+TRIREME_HOST_DEVICE inline typename P::V GetHalves(const std::byte* halves, int lane) {
   return P::LoadF16(reinterpret_cast<const uint16_t*>(halves) + lane);
 }
 // Small integers, one for each row.
 template <class P>
-inline typename P::V GetInts(const std::byte* ints, int lane) {
+TRIREME_HOST_DEVICE inline typename P::V GetInts(const std::byte* ints, int lane) {
   return P::LoadInt8(reinterpret_cast<const int8_t*>(ints) + lane);
 }
 

@@ -21,12 +21,12 @@ struct Int4Zero {
     unit[kNibblePlane + 2 * kPanelRows + lane] = stored[2];
   }
   template <class P>
-  static void GetQuads(const std::byte* unit, int lane, Quads<P>& q) {
+  TRIREME_HOST_DEVICE static void GetQuads(const std::byte* unit, int lane, Quads<P>& q) {
     GetNibbles<P>(unit, lane, q);
   }
   template <class P>
-  static void GetScales(const std::byte* unit, const std::byte*, int lane, typename P::V* scales,
-                        typename P::V* mins) {
+  TRIREME_HOST_DEVICE static void GetScales(const std::byte* unit, const std::byte*, int lane,
+                                            typename P::V* scales, typename P::V* mins) {
     scales[0] = GetHalves<P>(unit + kNibblePlane, lane);
     mins[0] = P::Mul(scales[0], GetInts<P>(unit + kNibblePlane + 2 * kPanelRows, lane));
   }

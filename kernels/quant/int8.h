@@ -23,12 +23,12 @@ struct Int8 {
     StoreWord(unit + kBytePlane + lane * 4, LoadWord(stored));
   }
   template <class P>
-  static void GetQuads(const std::byte* unit, int lane, Quads<P>& q) {
+  TRIREME_HOST_DEVICE static void GetQuads(const std::byte* unit, int lane, Quads<P>& q) {
     GetBytes<P>(unit, lane, q);
   }
   template <class P>
-  static void GetScales(const std::byte* unit, const std::byte*, int lane, typename P::V* scales,
-                        typename P::V*) {
+  TRIREME_HOST_DEVICE static void GetScales(const std::byte* unit, const std::byte*, int lane,
+                                            typename P::V* scales, typename P::V*) {
     scales[0] = P::Load(reinterpret_cast<const float*>(unit + kBytePlane) + lane);
   }
 };

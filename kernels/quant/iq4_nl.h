@@ -16,9 +16,9 @@ struct IQ4NL : Q4_0 {
                                           129, 141, 153, 166, 181, 197, 217, 241};
 
   template <class P>
-  static void GetQuads(const std::byte* unit, int lane, Quads<P>& q) {
+  TRIREME_HOST_DEVICE static void GetQuads(const std::byte* unit, int lane, Quads<P>& q) {
     GetNibbles<P>(unit, lane, q);
-    for (typename P::Bytes& quad : q) quad = P::Lookup(quad, kValues);
+    for (int i = 0; i < kQuads; i += kQuadStep<P>) q[i] = P::template Lookup<kValues>(q[i]);
   }
 };
 

@@ -34,8 +34,8 @@ inline void PutDAndDmin(std::byte* header, int lane, const std::byte* stored) {
   PutHalf(header + 2 * kPanelRows, lane, stored + 2);
 }
 template <class P>
-inline void GetSubScales(const std::byte* ints, const std::byte* header, int lane,
-                         typename P::V* scales, typename P::V* mins) {
+TRIREME_HOST_DEVICE inline void GetSubScales(const std::byte* ints, const std::byte* header,
+                                             int lane, typename P::V* scales, typename P::V* mins) {
   scales[0] = P::Mul(GetHalves<P>(header, lane), GetInts<P>(ints, lane));
   mins[0] =
       P::Mul(GetHalves<P>(header + 2 * kPanelRows, lane), GetInts<P>(ints + kPanelRows, lane));

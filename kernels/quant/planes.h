@@ -4,6 +4,8 @@
 #include <cstdint>
 #include <cstring>
 
+#include "kernels/host_device.h"
+
 namespace trireme::quant {
 
 // Rows whose quants lie side by side: one row a lane.
@@ -88,18 +90,23 @@ inline void PutBits(std::byte* plane, int lane, uint32_t bits) {
 
 // The kernels' side, for the lanes from `lane` on that a vector type P holds (SimdScalar and the
 // like): its quads, one vector of bytes each.
+//
+// A GPU's thread holds one lane (P::kLanes == 1) and takes two of the row's quads, i and i + 4, as
+// matrix units want them: it asks for lane + 16 i and finds them in q[0] and q[4].
 
 template <class P>
 using Quads = typename P::Bytes[kQuads];
+template <class P>
+inline constexpr int kQuadStep = P::kLanes == 1 ? kQuads / 2 : 1;
 
 template <class P>
-inline void GetBytes(const std::byte* plane, int lane, Quads<P>& q) {
-  for (int i = 0; i < kQuads; ++i) q[i] = P::LoadBytes(plane + i * 64 + lane * 4);
+TRIREME_HOST_DEVICE inline void GetBytes(const std::byte* plane, int lane, Quads<P>& q) {
+  for (int i = 0; i < kQuads; i += kQuadStep<P>) q[i] = P::LoadBytes(plane + i * 64 + lane * 4);
 }
 
 template <class P>
-inline void GetNibbles(const std::byte* plane, int lane, Quads<P>& q) {
-  for (int i = 0; i < kQuads / 2; ++i) {
+TRIREME_HOST_DEVICE inline void GetNibbles(const std::byte* plane, int lane, Quads<P>& q) {
+  for (int i = 0; i < kQuads / 2; i += kQuadStep<P>) {
     const typename P::Bytes both = P::LoadBytes(plane + i * 64 + lane * 4);
     q[i] = P::template BitsFrom<0>(both, 0x0f);
     q[i + 4] = P::template BitsFrom<4>(both, 0x0f);
@@ -107,8 +114,18 @@ inline void GetNibbles(const std::byte* plane, int lane, Quads<P>& q) {
 }
 
 template <class P>
-inline void GetTwoBits(const std::byte* plane, int lane, Quads<P>& q) {
+TRIREME_HOST_DEVICE inline typename P::Bytes TwoBitsOfOne(const std::byte* quads, int lane) {
+  const typename P::Bytes four = P::LoadBytes(quads + lane % kPanelRows * 4);
+  return P::template BitsFrom<0>(four >> (2 * (lane / kPanelRows)), 3);
+}
+
+template <class P>
+TRIREME_HOST_DEVICE inline void GetTwoBits(const std::byte* plane, int lane, Quads<P>& q) {
   for (int p = 0; p < 2; ++p) {
+    if constexpr (P::kLanes == 1) {
+      q[4 * p] = TwoBitsOfOne<P>(plane + p * 64, lane);
+      continue;
+    }
     const typename P::Bytes four = P::LoadBytes(plane + p * 64 + lane * 4);
     q[4 * p] = P::template BitsFrom<0>(four, 3);
     q[4 * p + 1] = P::template BitsFrom<2>(four, 3);
@@ -119,8 +136,12 @@ inline void GetTwoBits(const std::byte* plane, int lane, Quads<P>& q) {
 
 // Adds two bits above nibbles.
 template <class P>
-inline void AddTwoBits(const std::byte* plane, int lane, Quads<P>& q) {
+TRIREME_HOST_DEVICE inline void AddTwoBits(const std::byte* plane, int lane, Quads<P>& q) {
   for (int p = 0; p < 2; ++p) {
+    if constexpr (P::kLanes == 1) {
+      q[4 * p] = P::Or(q[4 * p], TwoBitsOfOne<P>(plane + p * 64, lane) << 4);
+      continue;
+    }
     const typename P::Bytes four = P::LoadBytes(plane + p * 64 + lane * 4);
     q[4 * p] = P::Or(q[4 * p], P::template BitsFrom<-4>(four, 0x30));
     q[4 * p + 1] = P::Or(q[4 * p + 1], P::template BitsFrom<-2>(four, 0x30));
@@ -131,8 +152,16 @@ inline void AddTwoBits(const std::byte* plane, int lane, Quads<P>& q) {
 
 // Adds `value` where the plane's bit is set.
 template <class P>
-inline void AddBit(const std::byte* plane, int lane, uint8_t value, Quads<P>& q) {
-  for (int i = 0; i < kQuads; ++i) q[i] = P::OrWhere(q[i], plane + i * 8 + lane / 2, value);
+TRIREME_HOST_DEVICE inline void AddBit(const std::byte* plane, int lane, uint8_t value,
+                                       Quads<P>& q) {
+  for (int i = 0; i < kQuads; i += kQuadStep<P>) {
+    if constexpr (P::kLanes == 1) {
+      q[i] = P::OrWhere(q[i], static_cast<uint32_t>(plane[i * 8 + lane / 2]) >> (4 * (lane % 2)),
+                        value);
+    } else {
+      q[i] = P::OrWhere(q[i], plane + i * 8 + lane / 2, value);
+    }
+  }
 }
 
 }  // namespace trireme::quant

@@ -29,12 +29,12 @@ struct Q2K {
     PutHalf(header + 2 * kPanelRows, lane, stored + 82);
   }
   template <class P>
-  static void GetQuads(const std::byte* unit, int lane, Quads<P>& q) {
+  TRIREME_HOST_DEVICE static void GetQuads(const std::byte* unit, int lane, Quads<P>& q) {
     GetTwoBits<P>(unit, lane, q);
   }
   template <class P>
-  static void GetScales(const std::byte* unit, const std::byte* header, int lane,
-                        typename P::V* scales, typename P::V* mins) {
+  TRIREME_HOST_DEVICE static void GetScales(const std::byte* unit, const std::byte* header,
+                                            int lane, typename P::V* scales, typename P::V* mins) {
     const typename P::V d = GetHalves<P>(header, lane);
     const typename P::V dmin = GetHalves<P>(header + 2 * kPanelRows, lane);
     for (int half = 0; half < 2; ++half) {

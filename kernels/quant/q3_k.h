@@ -39,13 +39,13 @@ struct Q3K {
     PutHalf(header, lane, stored + 108);
   }
   template <class P>
-  static void GetQuads(const std::byte* unit, int lane, Quads<P>& q) {
+  TRIREME_HOST_DEVICE static void GetQuads(const std::byte* unit, int lane, Quads<P>& q) {
     GetTwoBits<P>(unit, lane, q);
     AddBit<P>(unit + kBitsAt, lane, 4, q);
   }
   template <class P>
-  static void GetScales(const std::byte* unit, const std::byte* header, int lane,
-                        typename P::V* scales, typename P::V*) {
+  TRIREME_HOST_DEVICE static void GetScales(const std::byte* unit, const std::byte* header,
+                                            int lane, typename P::V* scales, typename P::V*) {
     const typename P::V d = GetHalves<P>(header, lane);
     scales[0] = P::Mul(d, GetInts<P>(unit + kScalesAt, lane));
     scales[1] = P::Mul(d, GetInts<P>(unit + kScalesAt + kPanelRows, lane));

@@ -21,13 +21,13 @@ struct Q5_0 {
     PutHalf(unit + kScalesAt, lane, stored);
   }
   template <class P>
-  static void GetQuads(const std::byte* unit, int lane, Quads<P>& q) {
+  TRIREME_HOST_DEVICE static void GetQuads(const std::byte* unit, int lane, Quads<P>& q) {
     GetNibbles<P>(unit, lane, q);
     AddBit<P>(unit + kNibblePlane, lane, 16, q);
   }
   template <class P>
-  static void GetScales(const std::byte* unit, const std::byte*, int lane, typename P::V* scales,
-                        typename P::V*) {
+  TRIREME_HOST_DEVICE static void GetScales(const std::byte* unit, const std::byte*, int lane,
+                                            typename P::V* scales, typename P::V*) {
     scales[0] = GetHalves<P>(unit + kScalesAt, lane);
   }
 };

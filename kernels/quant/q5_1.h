@@ -22,13 +22,13 @@ struct Q5_1 {
     PutHalf(unit + kScalesAt + 2 * kPanelRows, lane, stored + 2);
   }
   template <class P>
-  static void GetQuads(const std::byte* unit, int lane, Quads<P>& q) {
+  TRIREME_HOST_DEVICE static void GetQuads(const std::byte* unit, int lane, Quads<P>& q) {
     GetNibbles<P>(unit, lane, q);
     AddBit<P>(unit + kNibblePlane, lane, 16, q);
   }
   template <class P>
-  static void GetScales(const std::byte* unit, const std::byte*, int lane, typename P::V* scales,
-                        typename P::V* mins) {
+  TRIREME_HOST_DEVICE static void GetScales(const std::byte* unit, const std::byte*, int lane,
+                                            typename P::V* scales, typename P::V* mins) {
     scales[0] = GetHalves<P>(unit + kScalesAt, lane);
     mins[0] = P::Sub(P::Zero(), GetHalves<P>(unit + kScalesAt + 2 * kPanelRows, lane));
   }

@@ -28,13 +28,13 @@ struct Q5K {
     PutDAndDmin(header, lane, stored);
   }
   template <class P>
-  static void GetQuads(const std::byte* unit, int lane, Quads<P>& q) {
+  TRIREME_HOST_DEVICE static void GetQuads(const std::byte* unit, int lane, Quads<P>& q) {
     GetNibbles<P>(unit, lane, q);
     AddBit<P>(unit + kNibblePlane, lane, 16, q);
   }
   template <class P>
-  static void GetScales(const std::byte* unit, const std::byte* header, int lane,
-                        typename P::V* scales, typename P::V* mins) {
+  TRIREME_HOST_DEVICE static void GetScales(const std::byte* unit, const std::byte* header,
+                                            int lane, typename P::V* scales, typename P::V* mins) {
     GetSubScales<P>(unit + kScalesAt, header, lane, scales, mins);
   }
 };

@@ -27,13 +27,13 @@ struct Q6K {
     PutHalf(header, lane, stored + 208);
   }
   template <class P>
-  static void GetQuads(const std::byte* unit, int lane, Quads<P>& q) {
+  TRIREME_HOST_DEVICE static void GetQuads(const std::byte* unit, int lane, Quads<P>& q) {
     GetNibbles<P>(unit, lane, q);
     AddTwoBits<P>(unit + kNibblePlane, lane, q);
   }
   template <class P>
-  static void GetScales(const std::byte* unit, const std::byte* header, int lane,
-                        typename P::V* scales, typename P::V*) {
+  TRIREME_HOST_DEVICE static void GetScales(const std::byte* unit, const std::byte* header,
+                                            int lane, typename P::V* scales, typename P::V*) {
     const typename P::V d = GetHalves<P>(header, lane);
     scales[0] = P::Mul(d, GetInts<P>(unit + kScalesAt, lane));
     scales[1] = P::Mul(d, GetInts<P>(unit + kScalesAt + kPanelRows, lane));

@@ -22,12 +22,12 @@ struct Q8_0 {
     PutHalf(unit + kBytePlane, lane, stored);
   }
   template <class P>
-  static void GetQuads(const std::byte* unit, int lane, Quads<P>& q) {
+  TRIREME_HOST_DEVICE static void GetQuads(const std::byte* unit, int lane, Quads<P>& q) {
     GetBytes<P>(unit, lane, q);
   }
   template <class P>
-  static void GetScales(const std::byte* unit, const std::byte*, int lane, typename P::V* scales,
-                        typename P::V*) {
+  TRIREME_HOST_DEVICE static void GetScales(const std::byte* unit, const std::byte*, int lane,
+                                            typename P::V* scales, typename P::V*) {
     scales[0] = GetHalves<P>(unit + kBytePlane, lane);
   }
 };

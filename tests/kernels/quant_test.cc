@@ -5,78 +5,14 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
-#include <nlohmann/json.hpp>
 #include <tuple>
 
-#include "absl/strings/escaping.h"
-#include "base/file.h"
 #include "kernels/ops.h"
-#include "kernels/quant/packed.h"
+#include "tests/kernels/quant_golden.h"
 #include "tests/kernels/reference.h"
 
 namespace trireme {
 namespace {
-
-using quant::PackedLayout;
-
-constexpr DType kTypes[] = {DType::kQ4_0,    DType::kQ4_1, DType::kQ5_0,  DType::kQ5_1,
-                            DType::kQ8_0,    DType::kQ2K,  DType::kQ3K,   DType::kQ4K,
-                            DType::kQ5K,     DType::kQ6K,  DType::kIQ4NL, DType::kInt8,
-                            DType::kInt4Zero};
-
-// The golden file's rows of one format, repeated as often as wanted.
-class Stored {
- public:
-  explicit Stored(DType dtype) : dtype_(dtype) {
-    static const nlohmann::json kGolden = nlohmann::json::parse(
-        *ReadFile(std::string(TRIREME_SOURCE_DIR) + "/tests/golden/quant.json", 1 << 20));
-    cols_ = kGolden["cols"];
-    rows_ = kGolden["rows"];
-    const auto& entry = kGolden["formats"][std::string(DTypeName(dtype))];
-    EXPECT_TRUE(absl::Base64Unescape(entry["stored"].get<std::string>(), &bytes_));
-    std::string values;
-    EXPECT_TRUE(absl::Base64Unescape(entry["values"].get<std::string>(), &values));
-    values_.resize(values.size() / sizeof(float));
-    std::memcpy(values_.data(), values.data(), values.size());
-  }
-
-  int64_t cols() const { return cols_; }
-  float Value(int64_t row, int64_t col) const { return values_[row % rows_ * cols_ + col]; }
-
-  // Rows 0 to rows - 1, columns from `begin` to `end`; both multiples of 32.
-  std::vector<std::byte> Pack(int64_t rows, int64_t begin, int64_t end, Weight& weight) const {
-    const DTypeInfo info = DTypeBlock(dtype_);
-    const int64_t row_bytes = DTypeRowBytes(dtype_, cols_);
-    const int64_t first = begin / info.block_elements;
-    const PackedLayout layout(dtype_, rows, end - begin, begin % info.block_elements / 32);
-    std::vector<std::byte> packed(layout.bytes());
-    for (int64_t panel = 0; panel < layout.panels(); ++panel) {
-      std::vector<std::byte> stored(16 * row_bytes);
-      for (int64_t r = 0; r < 16; ++r) {
-        std::memcpy(stored.data() + r * row_bytes,
-                    bytes_.data() + (panel * 16 + r) % rows_ * row_bytes + first * info.block_bytes,
-                    row_bytes - first * info.block_bytes);
-      }
-      quant::PackPanel(dtype_, layout, panel, stored.data(), row_bytes,
-                       packed.data() + panel * layout.panel_bytes);
-    }
-    weight = {.data = packed.data(),
-              .dtype = dtype_,
-              .rows = rows,
-              .cols = end - begin,
-              .row_stride = 0,
-              .packed = true,
-              .block_offset = layout.block_offset};
-    return packed;
-  }
-
- private:
-  DType dtype_;
-  int64_t rows_ = 0;
-  int64_t cols_ = 0;
-  std::string bytes_;
-  std::vector<float> values_;
-};
 
 class QuantTest : public testing::TestWithParam<DType> {};
 
@@ -207,7 +143,7 @@ TEST_P(QuantTest, BitsDependOnNothingAround) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Formats, QuantTest, testing::ValuesIn(kTypes),
+INSTANTIATE_TEST_SUITE_P(Formats, QuantTest, testing::ValuesIn(kQuantTypes),
                          [](const auto& info) { return std::string(DTypeName(info.param)); });
 
 }  // namespace
