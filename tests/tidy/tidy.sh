@@ -10,7 +10,8 @@ cd "${1:-$(dirname "$0")/../..}"
 failures=0
 fail() { echo "tidy: $*"; failures=$((failures + 1)); }
 
-sources=$(git ls-files '*.cc' '*.h' 2>/dev/null || find . -name '*.cc' -o -name '*.h')
+sources=$(git ls-files '*.cc' '*.h' '*.cu' '*.cuh' 2>/dev/null ||
+            find . -name '*.cc' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 
 # folder: folders whose headers it may include
 declare -A allowed=(
@@ -26,8 +27,8 @@ for folder in "${!allowed[@]}"; do
   while IFS=: read -r file line included; do
     [[ " ${allowed[$folder]} " == *" $included "* ]] ||
       fail "$file:$line: $folder must not include from $included"
-  done < <(grep -rnoE "^#include \"($own)/" "$folder" --include='*.h' --include='*.cc' |
-             sed -E 's/#include "([a-z]+)\//\1/')
+  done < <(grep -rnoE "^#include \"($own)/" "$folder" --include='*.h' --include='*.cc' \
+             --include='*.cu' --include='*.cuh' | sed -E 's/#include "([a-z]+)\//\1/')
 done
 
 # Only the layers, the engine's own setup and the communicators themselves talk to other ranks.
@@ -46,7 +47,7 @@ done > /tmp/tidy_functions.$$
 while read -r line; do fail "$line"; done </tmp/tidy_functions.$$
 rm -f /tmp/tidy_functions.$$
 
-for folder in base kernels parallel worker worker/layers coordinator coordinator/text cluster proto models/pilot; do
+for folder in base kernels kernels/cuda parallel worker worker/layers coordinator coordinator/text cluster proto models/pilot; do
   [[ -f $folder/README.md ]] || fail "$folder: no README.md"
 done
 
@@ -60,7 +61,7 @@ done < <(git ls-files '*.md')
 
 marks='TO''DO|FIX''ME|XX''X|HA''CK'
 while read -r line; do fail "unfinished: $line"; done < <(
-  git grep -nwE "$marks" -- '*.cc' '*.h' '*.proto' '*.sh' '*.py' '*.txt' ':!tests/golden' ':!models' || true)
+  git grep -nwE "$marks" -- '*.cc' '*.h' '*.cu' '*.cuh' '*.proto' '*.sh' '*.py' '*.txt' ':!tests/golden' ':!models' || true)
 
 if command -v clang-format-14 >/dev/null; then
   while read -r file; do fail "$file: not clang-formatted"; done < <(

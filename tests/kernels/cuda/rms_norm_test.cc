@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <random>
@@ -65,7 +66,41 @@ TEST_P(RmsNormOf, IsTheFormulaInDoubles) {
 INSTANTIATE_TEST_SUITE_P(Shapes, RmsNormOf,
                          testing::Values(Case{1, 1, false, false}, Case{3, 31, false, false},
                                          Case{2, 64, true, false}, Case{5, 257, true, true},
-                                         Case{2, 1024, false, false}, Case{1, 4099, true, true}));
+                                         Case{2, 1024, false, false}, Case{1, 4099, true, true},
+                                         Case{9, 128, true, true}, Case{19, 4, false, false},
+                                         Case{3, 252, true, true}, Case{17, 256, false, false},
+                                         Case{2, 260, true, true}, Case{3, 4096, true, true},
+                                         Case{2, 5120, true, false}, Case{1, 16384, true, true},
+                                         Case{1, 16388, true, true}));
+
+// A row's bits are those it has alone; `out` may be `hidden`.
+TEST(RmsNorm, RowsDoNotDependOnOthers) {
+  for (const int64_t cols : {128, 896, 4096, 4097}) {
+    constexpr int64_t kRows = 10;
+    const std::vector<float> x = Random(static_cast<size_t>(kRows * cols), 1),
+                             weight = Random(static_cast<size_t>(cols), 2);
+    const DeviceArray<float> all(x), d_weight(weight);
+    RmsNorm({.hidden = all.data(),
+             .weight = d_weight.data(),
+             .eps = 1e-6f,
+             .out = all.data(),
+             .rows = kRows,
+             .cols = cols});
+    const std::vector<float> together = all.ToHost();
+    for (int64_t row = 0; row < kRows; ++row) {
+      const DeviceArray<float> one(
+          std::vector<float>(x.begin() + row * cols, x.begin() + (row + 1) * cols));
+      RmsNorm({.hidden = one.data(),
+               .weight = d_weight.data(),
+               .eps = 1e-6f,
+               .out = one.data(),
+               .rows = 1,
+               .cols = cols});
+      const std::vector<float> alone = one.ToHost();
+      EXPECT_TRUE(std::equal(alone.begin(), alone.end(), together.begin() + row * cols)) << cols;
+    }
+  }
+}
 
 }  // namespace
 }  // namespace trireme::cuda
