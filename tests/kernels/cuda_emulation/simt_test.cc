@@ -135,6 +135,43 @@ TEST(Simt, CopiesArriveWithTheWait) {
   EXPECT_TRUE(std::isnan(out[0]));
 }
 
+// Writes what another thread reads, with and without the barrier between.
+__global__ void NeighbourKernel(int* out, bool barrier) {
+  int* shared = DynamicShared<int>();
+  const unsigned thread = threadIdx.x;
+  shared[thread] = static_cast<int>(thread);
+  if (barrier) SyncThreads();
+  out[thread] = shared[thread ^ 1u];
+}
+
+TEST(Simt, AMissingBarrierShows) {
+  std::vector<int> out(64), expected(64);
+  for (size_t i = 0; i < out.size(); ++i) expected[i] = static_cast<int>(i ^ 1u);
+  const LaunchShape shape = {.block = dim3(64), .shared_bytes = 256};
+  Launch(NeighbourKernel, shape, out.data(), true);
+  EXPECT_EQ(out, expected);
+  Launch(NeighbourKernel, shape, out.data(), false);
+  EXPECT_NE(out, expected);
+}
+
+// The first thread writes for all: right by chance wherever it comes first.
+__global__ void FirstKernel(int* out, bool barrier) {
+  int* shared = DynamicShared<int>();
+  if (threadIdx.x == 0) *shared = 7;
+  if (barrier) SyncThreads();
+  out[blockIdx.x * blockDim.x + threadIdx.x] = *shared;
+}
+
+TEST(Simt, NoThreadIsAlwaysFirst) {
+  const std::vector<int> expected(4 * 32, 7);
+  std::vector<int> out(expected.size());
+  const LaunchShape shape = {.grid = dim3(4), .block = dim3(32), .shared_bytes = 4};
+  Launch(FirstKernel, shape, out.data(), true);
+  EXPECT_EQ(out, expected);
+  Launch(FirstKernel, shape, out.data(), false);
+  EXPECT_NE(out, expected);
+}
+
 __global__ void LeavesKernel() {
   if (threadIdx.x > 0) SyncThreads();
 }
