@@ -10,7 +10,8 @@ namespace trireme::cuda {
 
 // out[t, :] = table[ids[t] - first_id, :] * scale, or zeros where the table does not hold ids[t]:
 // the bits of Ops::Embedding on the CPU. Everything is in device memory, the table's data too:
-// row-major float32, float16 or bfloat16.
+// row-major float32, float16 or bfloat16, or a quantised table in panels (quant::PackedLayout),
+// which like `out` then is aligned to 16 bytes.
 struct EmbeddingArgs {
   const int32_t* ids = nullptr;  // [tokens]
   Weight table = {};

@@ -7,6 +7,8 @@
 #include <cstring>
 #include <memory>
 #include <numeric>
+#include <span>
+#include <utility>
 #include <vector>
 
 #include "kernels/cuda/activation.h"
@@ -14,6 +16,7 @@
 #include "kernels/cuda/rows.h"
 #include "kernels/ops.h"
 #include "tests/kernels/cuda/device_array.h"
+#include "tests/kernels/quant_golden.h"
 #include "tests/kernels/reference.h"
 
 namespace trireme::cuda {
@@ -168,6 +171,33 @@ TEST(Elementwise, EmbeddingHasTheCpusBits) {
         halves[i] = static_cast<uint16_t>((i * 2654435761u) >> 7) & 0xBBFF;  // magnitudes below 1
       }
       ExpectCpusEmbedding(DType::kF16, halves, cols, stride);
+    }
+  }
+}
+
+TEST(Elementwise, QuantisedEmbeddingHasTheCpusBits) {
+  constexpr int64_t kFirst = 50, kRows = 37;
+  const std::vector<int32_t> ids = {50, 86, 65, 66, 49, 87, -1, 70};
+  for (const DType dtype : kQuantTypes) {
+    const Stored stored(dtype);
+    // The second begins inside a super-block, as a rank's columns may.
+    for (const auto& [begin, end] :
+         std::vector<std::pair<int64_t, int64_t>>{{0, stored.cols()}, {32, 256}}) {
+      Weight table;
+      const std::vector<std::byte> packed = stored.Pack(kRows, begin, end, table);
+      std::vector<float> expected(ids.size() * table.cols);
+      Cpu()->Embedding(ids, table, kFirst, 1.5f, expected);
+      const DeviceArray<std::byte> d_packed(packed);
+      const DeviceArray<int32_t> d_ids(ids);
+      const DeviceArray<float> out(expected.size());
+      table.data = d_packed.data();
+      Embedding({.ids = d_ids.data(),
+                 .table = table,
+                 .first_id = kFirst,
+                 .scale = 1.5f,
+                 .out = out.data(),
+                 .tokens = static_cast<int64_t>(ids.size())});
+      EXPECT_TRUE(SameBits(out.ToHost(), expected)) << DTypeName(dtype) << " " << begin;
     }
   }
 }
