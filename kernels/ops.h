@@ -10,6 +10,7 @@
 
 #include "absl/status/statusor.h"
 #include "kernels/kv_layer.h"
+#include "kernels/memory.h"
 #include "kernels/tensor.h"
 
 namespace trireme {
@@ -30,6 +31,7 @@ struct AttentionShape {
 
 // The compute interface: what a transformer step needs, on one rank, without communication.
 //
+// Operands lie in memory(); results are there when memory() says so, in order with its copies.
 // Activations are float32, row-major, one row per token of the step. Every operation treats each
 // row by itself and in one fixed order of arithmetic, so a row's bits depend neither on the other
 // rows, nor on the number of threads, nor (on CPU) on the instruction set (docs/decisions/0001).
@@ -40,6 +42,9 @@ class Ops {
 
   virtual std::string_view name() const = 0;  // for example "cpu avx2"
   virtual int threads() const = 0;
+  virtual Memory& memory() = 0;  // lives as long as the Ops
+  // Whether matrices of this type lie in panels (Weight::packed); the others are row-major.
+  virtual bool Packs(DType dtype) const = 0;
 
   // out[t, :] = table[ids[t] - first_id, :] * scale, or zeros where the table does not hold ids[t].
   virtual void Embedding(std::span<const int32_t> ids, const Weight& table, int64_t first_id,

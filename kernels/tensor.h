@@ -82,8 +82,8 @@ constexpr int64_t DTypeRowBytes(DType dtype, int64_t cols) {
 }
 
 // A read-only matrix of weights, [rows, cols], or a vector with rows == 1. Does not own its data.
-// Row-major, rows `row_stride` elements apart; matrices of quantised types and bfloat16 lie in
-// panels instead (quant::PackedLayout, kernels/quant/packed.h).
+// Row-major, rows `row_stride` elements apart; matrices of the types that the Ops pack lie in
+// panels instead (Ops::Packs; quant::PackedLayout, kernels/quant/packed.h).
 struct Weight {
   const void* data = nullptr;
   DType dtype = DType::kF32;

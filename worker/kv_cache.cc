@@ -1,7 +1,5 @@
 #include "worker/kv_cache.h"
 
-#include <cstring>
-
 #include "base/check.h"
 #include "base/status_macros.h"
 
@@ -14,8 +12,10 @@ int64_t KvCache::BlockBytes(const ModelConfig& config, const ModelShard& shard, 
 }
 
 absl::StatusOr<KvCache> KvCache::Allocate(const ModelConfig& config, const ModelShard& shard,
-                                          int64_t num_blocks, int64_t block_size, KvDType dtype) {
+                                          int64_t num_blocks, int64_t block_size, KvDType dtype,
+                                          Memory& memory) {
   KvCache cache;
+  cache.memory_ = &memory;
   cache.num_layers_ = shard.layers.size();
   cache.num_blocks_ = num_blocks;
   cache.layer_.dtype = dtype;
@@ -23,28 +23,30 @@ absl::StatusOr<KvCache> KvCache::Allocate(const ModelConfig& config, const Model
   cache.layer_.block_size = block_size;
   cache.layer_.head_dim = config.head_dim;
   const int64_t bytes = num_blocks * BlockBytes(config, shard, block_size, dtype);
-  ASSIGN_OR_RETURN(cache.memory_, PageMemory::Allocate(static_cast<size_t>(bytes)));
+  ASSIGN_OR_RETURN(cache.pages_, memory.Allocate(static_cast<size_t>(bytes)));
   return cache;
 }
 
 KvLayer KvCache::layer(int64_t layer) const {
   const int64_t pool = num_blocks_ * layer_.page_bytes();
   KvLayer result = layer_;
-  result.k = memory_.data() + layer * 2 * pool;
+  result.k = pages_.data() + layer * 2 * pool;
   result.v = result.k + pool;
   return result;
 }
 
-void KvCache::CopyBlock(int64_t from, int64_t to) {
+absl::Status KvCache::CopyBlock(int64_t from, int64_t to) {
   CHECK(from >= 0 && from < num_blocks_ && to >= 0 && to < num_blocks_);
-  if (from == to) return;
+  if (from == to) return absl::OkStatus();
   const int64_t bytes = layer_.page_bytes();
   for (int64_t i = 0; i < num_layers_; ++i) {
     const KvLayer pages = layer(i);
     for (std::byte* pool : {pages.k, pages.v}) {
-      std::memcpy(pool + to * bytes, pool + from * bytes, static_cast<size_t>(bytes));
+      RETURN_IF_ERROR(
+          memory_->Copy(pool + to * bytes, pool + from * bytes, static_cast<size_t>(bytes)));
     }
   }
+  return absl::OkStatus();
 }
 
 }  // namespace trireme

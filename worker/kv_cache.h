@@ -6,7 +6,6 @@
 #include "kernels/ops.h"
 #include "parallel/model_config.h"
 #include "parallel/shard.h"
-#include "worker/weights.h"
 
 namespace trireme {
 
@@ -18,9 +17,10 @@ class KvCache {
   static int64_t BlockBytes(const ModelConfig& config, const ModelShard& shard, int64_t block_size,
                             KvDType dtype);
 
-  // num_blocks counts every page, those to swap to as well; pages never written take no memory.
+  // num_blocks counts every page, those to swap to as well. Does not own `memory`.
   static absl::StatusOr<KvCache> Allocate(const ModelConfig& config, const ModelShard& shard,
-                                          int64_t num_blocks, int64_t block_size, KvDType dtype);
+                                          int64_t num_blocks, int64_t block_size, KvDType dtype,
+                                          Memory& memory);
 
   // `layer` counts from the rank's first layer.
   KvLayer layer(int64_t layer) const;
@@ -29,10 +29,11 @@ class KvCache {
   KvDType dtype() const { return layer_.dtype; }
 
   // Copies page `from` over page `to` in every layer: keys, values, scales.
-  void CopyBlock(int64_t from, int64_t to);
+  absl::Status CopyBlock(int64_t from, int64_t to);
 
  private:
-  PageMemory memory_;  // of each layer the pages of keys, then those of values
+  Memory* memory_ = nullptr;
+  Buffer pages_;  // of each layer the pages of keys, then those of values
   int64_t num_layers_ = 0;
   int64_t num_blocks_ = 0;
   KvLayer layer_;  // the shape, without data

@@ -19,7 +19,7 @@
 #include "kernels/ops.h"
 #include "parallel/communicator.h"
 #include "worker/cpu_binding.h"
-#include "worker/host_memory.h"
+#include "worker/memory_amount.h"
 #include "worker/model_runner.h"
 #include "worker/offline_bench.h"
 #include "worker/worker_service.h"

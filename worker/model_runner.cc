@@ -42,7 +42,7 @@ absl::Status ModelRunner::LoadModel() {
   responder_ = RankOf(options_.layout, {.tp_rank = 0, .pp_rank = options_.layout.pp - 1});
   ASSIGN_OR_RETURN(const std::unique_ptr<Checkpoint> checkpoint,
                    Checkpoint::Open(options_.model_dir));
-  ASSIGN_OR_RETURN(weights_, Weights::Load(*checkpoint, ShardTensors(config_, shard_),
+  ASSIGN_OR_RETURN(weights_, Weights::Load(*checkpoint, ShardTensors(config_, shard_), *ops_,
                                            options_.load_threads, options_.float32));
   rotary_ = RotaryEmbedding(config_);
   if (config_.rope_local_theta > 0) local_rotary_ = RotaryEmbedding::Local(config_);
@@ -63,7 +63,7 @@ absl::Status ModelRunner::AllocateKvCache() {
   }
   int64_t bytes = options_.kv_memory.bytes;
   if (options_.kv_memory.fraction > 0) {
-    ASSIGN_OR_RETURN(const int64_t available, AvailableMemory());
+    ASSIGN_OR_RETURN(const int64_t available, ops_->memory().Available());
     bytes = static_cast<int64_t>(options_.kv_memory.fraction * static_cast<double>(available) /
                                  options_.ranks_on_host);
   }
@@ -79,7 +79,7 @@ absl::Status ModelRunner::AllocateKvCache() {
   }
   max_model_len_ = std::min(wanted, tokens);
   ASSIGN_OR_RETURN(cache_, KvCache::Allocate(config_, shard_, num_blocks + swap_blocks_, block_size,
-                                             options_.kv_dtype));
+                                             options_.kv_dtype, ops_->memory()));
   sequences_ = Sequences({.vocab_size = config_.vocab_size,
                           .num_blocks = num_blocks,
                           .block_size = block_size,
@@ -121,7 +121,7 @@ absl::Status ModelRunner::CopyBlocks(const v1::StepPlan& plan) {
       return absl::InternalError(absl::StrCat("step plan: copy of block ", copy.from(), " to ",
                                               copy.to(), ": there are ", blocks));
     }
-    cache_.CopyBlock(copy.from(), copy.to());
+    RETURN_IF_ERROR(cache_.CopyBlock(copy.from(), copy.to()));
   }
   return absl::OkStatus();
 }

@@ -33,8 +33,8 @@ uint64_t ReadAll(std::span<const uint64_t> words) {
 // passes.
 absl::StatusOr<double> MeasureReadBandwidth(int threads, Communicator& world) {
   constexpr size_t kBytesPerThread = size_t{512} << 20;  // far more than any cache share
-  ASSIGN_OR_RETURN(const PageMemory memory,
-                   PageMemory::Allocate(kBytesPerThread * static_cast<size_t>(threads)));
+  ASSIGN_OR_RETURN(const Buffer memory,
+                   HostMemory().Allocate(kBytesPerThread * static_cast<size_t>(threads)));
   std::fill_n(memory.data(), memory.size(), std::byte{1});
   double best = 0;
   for (int pass = 0; pass < 5; ++pass) {

@@ -1,54 +1,25 @@
 #include "worker/weights.h"
 
-#include <sys/mman.h>
-
 #include <algorithm>
 #include <atomic>
-#include <cerrno>
 #include <cstring>
+#include <memory>
 #include <mutex>
 #include <optional>
 #include <thread>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "base/check.h"
 #include "base/status_macros.h"
 #include "kernels/quant/packed.h"
 #include "worker/checkpoint/slice.h"
 
 namespace trireme {
 
-absl::StatusOr<PageMemory> PageMemory::Allocate(size_t bytes) {
-  PageMemory memory;
-  if (bytes == 0) return memory;
-  void* data = mmap(nullptr, bytes, PROT_READ | PROT_WRITE,
-                    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  if (data == MAP_FAILED) {
-    return absl::ResourceExhaustedError(
-        absl::StrCat("cannot allocate ", bytes, " bytes: ", std::strerror(errno)));
-  }
-  madvise(data, bytes, MADV_HUGEPAGE);  // a wish: without huge pages it is only slower
-  memory.data_ = static_cast<std::byte*>(data);
-  memory.size_ = bytes;
-  return memory;
-}
-
-PageMemory::PageMemory(PageMemory&& other) noexcept
-    : data_(std::exchange(other.data_, nullptr)), size_(std::exchange(other.size_, 0)) {}
-
-PageMemory& PageMemory::operator=(PageMemory&& other) noexcept {
-  std::swap(data_, other.data_);
-  std::swap(size_, other.size_);
-  return *this;
-}
-
-PageMemory::~PageMemory() {
-  if (data_ != nullptr) munmap(data_, size_);
-}
-
 namespace {
 
-constexpr size_t kAlignment = 64;  // a cache line
+constexpr size_t kAlignment = 256;  // what vector loads and copies of any device like
 // Of one task: small enough that threads end together, large enough to read in long stretches.
 constexpr int64_t kTaskBytes = int64_t{1} << 20;
 
@@ -71,7 +42,7 @@ struct PlacedSlice {
 };
 
 absl::StatusOr<PlacedSlice> Place(const Checkpoint& checkpoint, const TensorSlice& slice,
-                                  bool float32) {
+                                  const Ops& ops, bool float32) {
   const TensorInfo* info = checkpoint.Find(slice.name);
   if (info == nullptr) {
     return absl::InvalidArgumentError(
@@ -81,7 +52,7 @@ absl::StatusOr<PlacedSlice> Place(const Checkpoint& checkpoint, const TensorSlic
   PlacedSlice placed{
       .slice = &slice, .stored = info->dtype, .dtype = info->dtype, .layout = {}, .data = nullptr};
   if (float32 && !IsQuantized(info->dtype)) placed.dtype = DType::kF32;
-  if (slice.is_vector || !quant::IsPacked(placed.dtype)) return placed;
+  if (slice.is_vector || !ops.Packs(placed.dtype)) return placed;
   if (!IsQuantized(info->dtype)) {
     placed.layout.emplace(info->dtype, slice.rows.size(), slice.cols.size(), 0);
     return placed;
@@ -99,14 +70,34 @@ absl::StatusOr<PlacedSlice> Place(const Checkpoint& checkpoint, const TensorSlic
   return placed;
 }
 
-// Some rows of a slice, from the checkpoint to their place. A quantised slice's rows begin a panel.
-absl::Status LoadRows(const Checkpoint& checkpoint, const PlacedSlice& placed, int64_t first,
-                      int64_t rows) {
+// Rows [first, first + rows) of a slice. Those of packed weights begin a panel.
+struct Task {
+  const PlacedSlice* placed = nullptr;
+  int64_t first = 0;
+  int64_t rows = 0;
+
+  // What they take in memory, from offset() of the slice on.
+  int64_t offset() const { return BytesBefore(first); }
+  int64_t bytes() const { return BytesBefore(first + rows) - offset(); }
+
+ private:
+  int64_t BytesBefore(int64_t row) const {
+    if (placed->layout) {
+      return (row + quant::kPanelRows - 1) / quant::kPanelRows * placed->layout->panel_bytes;
+    }
+    return DTypeRowBytes(placed->dtype, placed->slice->cols.size()) * row;
+  }
+};
+
+// From the checkpoint to `to`, as they are to lie in memory.
+absl::Status LoadRows(const Checkpoint& checkpoint, const Task& task, std::byte* to) {
+  const PlacedSlice& placed = *task.placed;
   const int64_t row_bytes = placed.stored_row_bytes();
+  const int64_t first = task.first;
+  const int64_t rows = task.rows;
   if (!placed.layout && placed.stored == placed.dtype) {
-    return checkpoint.ReadBlocks(
-        *placed.slice, first, rows,
-        {placed.data + first * row_bytes, static_cast<size_t>(rows * row_bytes)});
+    return checkpoint.ReadBlocks(*placed.slice, first, rows,
+                                 {to, static_cast<size_t>(rows * row_bytes)});
   }
   std::vector<std::byte> stored(static_cast<size_t>(quant::kPanelRows * row_bytes));
   for (int64_t row = first; row < first + rows; row += quant::kPanelRows) {
@@ -121,24 +112,19 @@ absl::Status LoadRows(const Checkpoint& checkpoint, const PlacedSlice& placed, i
                           .cols = placed.slice->cols.size(),
                           .row_stride = placed.slice->cols.size()};
       const std::vector<float> floats = ToFloats(halves);
-      std::memcpy(placed.data + row * halves.cols * 4, floats.data(), floats.size() * 4);
+      std::memcpy(to + (row - first) * halves.cols * 4, floats.data(), floats.size() * 4);
       continue;
     }
-    const int64_t panel = row / quant::kPanelRows;
-    quant::PackPanel(placed.dtype, *placed.layout, panel, stored.data(), row_bytes,
-                     placed.data + panel * placed.layout->panel_bytes);
+    quant::PackPanel(placed.dtype, *placed.layout, row / quant::kPanelRows, stored.data(),
+                     row_bytes,
+                     to + (row - first) / quant::kPanelRows * placed.layout->panel_bytes);
   }
   return absl::OkStatus();
 }
 
 // Loads all slices with several threads; returns the first error.
 absl::Status LoadSlices(const Checkpoint& checkpoint, const std::vector<PlacedSlice>& slices,
-                        int threads) {
-  struct Task {
-    const PlacedSlice* placed;
-    int64_t first;
-    int64_t rows;
-  };
+                        Memory& memory, int threads) {
   std::vector<Task> tasks;
   for (const PlacedSlice& placed : slices) {
     const int64_t rows = placed.slice->rows.size();
@@ -152,15 +138,21 @@ absl::Status LoadSlices(const Checkpoint& checkpoint, const std::vector<PlacedSl
   std::atomic<size_t> next{0};
   std::mutex mutex;
   absl::Status first_error;
-  const auto load = [&] {
+  const auto load_tasks = [&]() -> absl::Status {
+    ASSIGN_OR_RETURN(const std::unique_ptr<MemoryWriter> writer, memory.MakeWriter());
     for (size_t i = next++; i < tasks.size(); i = next++) {
-      const absl::Status status =
-          LoadRows(checkpoint, *tasks[i].placed, tasks[i].first, tasks[i].rows);
-      if (status.ok()) continue;
-      const std::lock_guard lock(mutex);
-      first_error.Update(status);
-      return;
+      const Task& task = tasks[i];
+      ASSIGN_OR_RETURN(std::byte* const to, writer->Begin(task.placed->data + task.offset(),
+                                                          static_cast<size_t>(task.bytes())));
+      RETURN_IF_ERROR(LoadRows(checkpoint, task, to));
+      RETURN_IF_ERROR(writer->End());
     }
+    return writer->Finish();
+  };
+  const auto load = [&] {
+    const absl::Status status = load_tasks();
+    const std::lock_guard lock(mutex);
+    first_error.Update(status);
   };
   std::vector<std::thread> helpers;
   for (int i = 1; i < threads; ++i) helpers.emplace_back(load);
@@ -172,25 +164,26 @@ absl::Status LoadSlices(const Checkpoint& checkpoint, const std::vector<PlacedSl
 }  // namespace
 
 absl::StatusOr<Weights> Weights::Load(const Checkpoint& checkpoint,
-                                      const std::vector<TensorSlice>& slices, int threads,
+                                      const std::vector<TensorSlice>& slices, Ops& ops, int threads,
                                       bool float32) {
   Weights weights;
+  weights.ops_ = &ops;
   std::vector<PlacedSlice> placed;
   size_t size = 0;
   for (const TensorSlice& slice : slices) {
-    ASSIGN_OR_RETURN(PlacedSlice own, Place(checkpoint, slice, float32));
+    ASSIGN_OR_RETURN(PlacedSlice own, Place(checkpoint, slice, ops, float32));
     const size_t bytes = static_cast<size_t>(own.bytes());
     weights.bytes_ += bytes;
     size += (bytes + kAlignment - 1) / kAlignment * kAlignment;
     placed.push_back(std::move(own));
   }
-  ASSIGN_OR_RETURN(weights.memory_, PageMemory::Allocate(size));
+  ASSIGN_OR_RETURN(weights.memory_, ops.memory().Allocate(size));
   std::byte* data = weights.memory_.data();
   for (PlacedSlice& own : placed) {
     own.data = data;
     data += (static_cast<size_t>(own.bytes()) + kAlignment - 1) / kAlignment * kAlignment;
   }
-  RETURN_IF_ERROR(LoadSlices(checkpoint, placed, threads));
+  RETURN_IF_ERROR(LoadSlices(checkpoint, placed, ops.memory(), threads));
   for (const PlacedSlice& own : placed) {
     const int64_t cols = own.slice->cols.size();
     weights.by_name_[own.slice->name] =
@@ -212,6 +205,18 @@ absl::StatusOr<Weight> Weights::Find(std::string_view name) const {
         absl::StrCat("weight \"", std::string(name), "\" is not of this shard"));
   }
   return found->second;
+}
+
+absl::StatusOr<std::vector<float>> Weights::Floats(std::string_view name) const {
+  ASSIGN_OR_RETURN(Weight weight, Find(name));
+  std::vector<std::byte> room;
+  const size_t bytes = static_cast<size_t>(DTypeRowBytes(weight.dtype, weight.cols) * weight.rows);
+  CHECK(!weight.packed);
+  ASSIGN_OR_RETURN(
+      const std::span<const std::byte> values,
+      ops_->memory().Read(std::span(static_cast<const std::byte*>(weight.data), bytes), room));
+  weight.data = values.data();
+  return ToFloats(weight);
 }
 
 }  // namespace trireme

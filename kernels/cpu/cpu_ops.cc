@@ -29,6 +29,8 @@ class CpuOps final : public Ops {
 
   std::string_view name() const override { return name_; }
   int threads() const override { return pool_.size(); }
+  Memory& memory() override { return HostMemory(); }
+  bool Packs(DType dtype) const override { return quant::IsPacked(dtype); }
 
   void Embedding(std::span<const int32_t> ids, const Weight& table, int64_t first_id, float scale,
                  std::span<float> out) override {

@@ -32,7 +32,7 @@ TEST_P(KvCacheTest, BlockBytesCountElementsAndScales) {
 }
 
 TEST_P(KvCacheTest, CopyBlockCopiesOnePageOfEveryLayer) {
-  auto cache = KvCache::Allocate(config_, shard_, kBlocks, kBlockSize, GetParam());
+  auto cache = KvCache::Allocate(config_, shard_, kBlocks, kBlockSize, GetParam(), HostMemory());
   ASSERT_TRUE(cache.ok()) << cache.status();
   EXPECT_EQ(cache->num_blocks(), kBlocks);
   EXPECT_EQ(cache->block_size(), kBlockSize);
@@ -53,8 +53,8 @@ TEST_P(KvCacheTest, CopyBlockCopiesOnePageOfEveryLayer) {
   for_pages([&](std::byte* bytes, int64_t, uint8_t mark) {
     std::memset(bytes, mark, static_cast<size_t>(page_bytes));
   });
-  cache->CopyBlock(1, 4);
-  cache->CopyBlock(2, 2);
+  ASSERT_TRUE(cache->CopyBlock(1, 4).ok());
+  ASSERT_TRUE(cache->CopyBlock(2, 2).ok());
   for_pages([&](std::byte* bytes, int64_t page, uint8_t mark) {
     const auto want = static_cast<std::byte>(page == 4 ? mark - 3 : mark);
     for (int64_t i = 0; i < page_bytes; ++i) ASSERT_EQ(bytes[i], want) << "page " << page;

@@ -57,12 +57,13 @@ class QuantizedTest : public testing::TestWithParam<std::string> {
   const std::filesystem::path model_;
   const ModelConfig config_;
   const std::unique_ptr<Checkpoint> checkpoint_;
+  const std::unique_ptr<Ops> ops_ = *MakeCpuOps(1);
 };
 
 TEST_P(QuantizedTest, EveryValueIsThatOfTheReference) {
   const std::vector<TensorSlice> slices = Slices({}, 0);
   ASSERT_EQ(slices.size(), golden_["matrices"].size());
-  const auto weights = Weights::Load(*checkpoint_, slices, 2);
+  const auto weights = Weights::Load(*checkpoint_, slices, *ops_, 2);
   ASSERT_TRUE(weights.ok()) << weights.status();
   for (const TensorSlice& slice : slices) {
     const std::vector<float> values = ToFloats(*weights->Find(slice.name));
@@ -71,12 +72,12 @@ TEST_P(QuantizedTest, EveryValueIsThatOfTheReference) {
 }
 
 TEST_P(QuantizedTest, SharesOfRowsAndColumnsHaveTheSameValues) {
-  const auto whole = Weights::Load(*checkpoint_, Slices({}, 0), 1);
+  const auto whole = Weights::Load(*checkpoint_, Slices({}, 0), *ops_, 1);
   ASSERT_TRUE(whole.ok());
   for (const int tp : {2, 4, 8}) {
     for (int rank = 0; rank < tp; ++rank) {
       const std::vector<TensorSlice> slices = Slices({.tp = tp, .pp = 1}, rank);
-      const auto share = Weights::Load(*checkpoint_, slices, 1);
+      const auto share = Weights::Load(*checkpoint_, slices, *ops_, 1);
       ASSERT_TRUE(share.ok()) << share.status();
       for (const TensorSlice& slice : slices) {
         const std::vector<float> want = ToFloats(*whole->Find(slice.name));

@@ -38,11 +38,14 @@ absl::StatusOr<Attention> Attention::Load(const RankContext& rank, const ModelCo
 
 absl::Status Attention::Forward(const StepBatch& batch, const KvLayer& cache,
                                 std::span<const float> x, std::span<float> y) {
-  auto& [q, k, v, attended] = scratch_->attention;
-  q.resize(static_cast<size_t>(batch.tokens() * q_->out_features()));
-  k.resize(static_cast<size_t>(batch.tokens() * k_->out_features()));
-  v.resize(k.size());
-  attended.resize(q.size());
+  auto& scratch = scratch_->attention;
+  const auto room = [&](DeviceVector<float>& vector, const ColumnParallelLinear& of) {
+    return vector.Resize(ops_->memory(), batch.tokens() * of.out_features());
+  };
+  ASSIGN_OR_RETURN(const std::span<float> q, room(scratch.q, *q_));
+  ASSIGN_OR_RETURN(const std::span<float> k, room(scratch.k, *k_));
+  ASSIGN_OR_RETURN(const std::span<float> v, room(scratch.v, *v_));
+  ASSIGN_OR_RETURN(const std::span<float> attended, room(scratch.attended, *q_));
   ColumnParallelLinear::Forward(x, {{*q_, q}, {*k_, k}, {*v_, v}});
   if (q_norm_) {
     q_norm_->Forward(q, q);

@@ -8,11 +8,14 @@
 namespace trireme {
 namespace {
 
-absl::StatusOr<std::vector<float>> LoadBias(const RankContext& rank, const std::string& name,
-                                            bool bias) {
-  if (!bias) return std::vector<float>();
-  ASSIGN_OR_RETURN(const Weight values, rank.weights->Find(absl::StrCat(name, ".bias")));
-  return ToFloats(values);
+absl::StatusOr<DeviceVector<float>> LoadBias(const RankContext& rank, const std::string& name,
+                                             bool bias) {
+  DeviceVector<float> loaded;
+  if (!bias) return loaded;
+  ASSIGN_OR_RETURN(const std::vector<float> values,
+                   rank.weights->Floats(absl::StrCat(name, ".bias")));
+  RETURN_IF_ERROR(loaded.Assign(rank.ops->memory(), values));
+  return loaded;
 }
 
 // The largest number of groups, at most `groups`, that does not cut blocks of columns.
@@ -41,14 +44,15 @@ absl::StatusOr<ColumnParallelLinear> ColumnParallelLinear::Load(const RankContex
 }
 
 void ColumnParallelLinear::Forward(std::span<const float> x, std::span<float> y) const {
-  ops_->Linear(x, weight_, bias_, /*groups=*/1, y);
+  ops_->Linear(x, weight_, bias_.span(), /*groups=*/1, y);
 }
 
 void ColumnParallelLinear::Forward(std::span<const float> x,
                                    std::initializer_list<Output> outputs) {
   std::vector<Ops::Product> products;
   for (const Output& output : outputs) {
-    products.push_back({.weight = output.layer.weight_, .bias = output.layer.bias_, .y = output.y});
+    products.push_back(
+        {.weight = output.layer.weight_, .bias = output.layer.bias_.span(), .y = output.y});
   }
   outputs.begin()->layer.ops_->Linear(x, products, /*groups=*/1);
 }

@@ -34,7 +34,7 @@ class ColumnParallelLinear {
  private:
   Ops* ops_ = nullptr;
   Weight weight_;
-  std::vector<float> bias_;
+  DeviceVector<float> bias_;
 };
 
 // Y = X W^T, the columns of W split over the ranks: each computes partial sums of all of Y, and an
@@ -46,7 +46,7 @@ class RowParallelLinear {
   static absl::StatusOr<RowParallelLinear> Load(const RankContext& rank, const std::string& name,
                                                 bool bias, int groups);
   int64_t out_features() const { return weight_.rows; }
-  std::span<const float> bias() const { return bias_; }
+  std::span<const float> bias() const { return bias_.span(); }
   absl::Status Forward(std::span<const float> x, std::span<float> y) const;
   // This rank's share of the sum, for a caller that all-reduces it together with others.
   void ForwardPartial(std::span<const float> x, std::span<float> y) const;
@@ -55,7 +55,7 @@ class RowParallelLinear {
   Ops* ops_ = nullptr;
   Communicator* tp_ = nullptr;
   Weight weight_;
-  std::vector<float> bias_;
+  DeviceVector<float> bias_;
   int local_groups_ = 1;
 };
 

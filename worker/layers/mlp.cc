@@ -31,28 +31,34 @@ absl::StatusOr<GatedMlp> GatedMlp::LoadNamed(const RankContext& rank, const Mode
   return mlp;
 }
 
-// activation(gate(x)) * up(x), in the scratch's gate.
-void GatedMlp::Inner(std::span<const float> x, int64_t tokens) const {
-  auto& scratch = scratch_->mlp;
-  scratch.gate.resize(static_cast<size_t>(tokens * gate_->out_features()));
-  scratch.up.resize(scratch.gate.size());
-  ColumnParallelLinear::Forward(x, {{*gate_, scratch.gate}, {*up_, scratch.up}});
+// activation(gate(x)) * up(x), in the scratch.
+absl::StatusOr<std::span<const float>> GatedMlp::Inner(std::span<const float> x,
+                                                       int64_t tokens) const {
+  const int64_t size = tokens * gate_->out_features();
+  ASSIGN_OR_RETURN(const std::span<float> gate, scratch_->mlp.gate.Resize(ops_->memory(), size));
+  ASSIGN_OR_RETURN(const std::span<float> up, scratch_->mlp.up.Resize(ops_->memory(), size));
+  ColumnParallelLinear::Forward(x, {{*gate_, gate}, {*up_, up}});
   switch (activation_) {
     case Activation::kSilu:
-      return ops_->SiluMul(scratch.gate, scratch.up);
+      ops_->SiluMul(gate, up);
+      break;
     case Activation::kGeluTanh:
-      return ops_->GeluTanhMul(scratch.gate, scratch.up);
+      ops_->GeluTanhMul(gate, up);
+      break;
   }
+  return gate;
 }
 
 absl::Status GatedMlp::Forward(std::span<const float> x, int64_t tokens, std::span<float> y) const {
-  Inner(x, tokens);
-  return down_->Forward(scratch_->mlp.gate, y);
+  ASSIGN_OR_RETURN(const std::span<const float> inner, Inner(x, tokens));
+  return down_->Forward(inner, y);
 }
 
-void GatedMlp::ForwardPartial(std::span<const float> x, int64_t tokens, std::span<float> y) const {
-  Inner(x, tokens);
-  down_->ForwardPartial(scratch_->mlp.gate, y);
+absl::Status GatedMlp::ForwardPartial(std::span<const float> x, int64_t tokens,
+                                      std::span<float> y) const {
+  ASSIGN_OR_RETURN(const std::span<const float> inner, Inner(x, tokens));
+  down_->ForwardPartial(inner, y);
+  return absl::OkStatus();
 }
 
 }  // namespace trireme

@@ -25,13 +25,13 @@ class GatedMlp {
   absl::Status Forward(std::span<const float> x, int64_t tokens, std::span<float> y) const;
   std::span<const float> bias() const { return down_->bias(); }
   // The same without the all-reduce: this rank's share of y.
-  void ForwardPartial(std::span<const float> x, int64_t tokens, std::span<float> y) const;
+  absl::Status ForwardPartial(std::span<const float> x, int64_t tokens, std::span<float> y) const;
 
  private:
   static absl::StatusOr<GatedMlp> LoadNamed(const RankContext& rank, const ModelConfig& config,
                                             const std::string& gate, const std::string& up,
                                             const std::string& down);
-  void Inner(std::span<const float> x, int64_t tokens) const;
+  absl::StatusOr<std::span<const float>> Inner(std::span<const float> x, int64_t tokens) const;
 
   Ops* ops_ = nullptr;
   LayerScratch* scratch_ = nullptr;

@@ -64,8 +64,8 @@ absl::Status MixtureOfExperts::Forward(std::span<const float> x, int64_t tokens,
     if (count == 0) continue;
     const size_t begin = static_cast<size_t>(first_row_[e] * n);
     const size_t size = static_cast<size_t>(count * n);
-    experts_[e].ForwardPartial(std::span(inputs_).subspan(begin, size), count,
-                               std::span(outputs_).subspan(begin, size));
+    RETURN_IF_ERROR(experts_[e].ForwardPartial(std::span(inputs_).subspan(begin, size), count,
+                                               std::span(outputs_).subspan(begin, size)));
   }
   RETURN_IF_ERROR(tp_->AllReduceSum(outputs_));
   ops_->ForEach(tokens, [&](int64_t token) {

@@ -14,10 +14,10 @@ namespace trireme {
 // Intermediate results of a step. The layers of a rank take turns, so one is enough for all.
 struct LayerScratch {
   struct {
-    std::vector<float> q, k, v, attended;  // [tokens, heads, head_dim]
+    DeviceVector<float> q, k, v, attended;  // [tokens, heads, head_dim]
   } attention;
   struct {
-    std::vector<float> gate, up;  // [tokens, intermediate]
+    DeviceVector<float> gate, up;  // [tokens, intermediate]
   } mlp;
 };
 

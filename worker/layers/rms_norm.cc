@@ -10,16 +10,16 @@ absl::StatusOr<RmsNorm> RmsNorm::Load(const RankContext& rank, const ModelConfig
   RmsNorm norm;
   norm.ops_ = rank.ops;
   norm.eps_ = static_cast<float>(config.rms_norm_eps);
-  ASSIGN_OR_RETURN(const Weight weight, rank.weights->Find(absl::StrCat(name, ".weight")));
-  norm.weight_ = ToFloats(weight);
+  ASSIGN_OR_RETURN(std::vector<float> weight, rank.weights->Floats(absl::StrCat(name, ".weight")));
   if (config.norm_weights_minus_one) {
-    for (float& value : norm.weight_) value += 1.0f;
+    for (float& value : weight) value += 1.0f;
   }
+  RETURN_IF_ERROR(norm.weight_.Assign(rank.ops->memory(), weight));
   return norm;
 }
 
 void RmsNorm::Forward(std::span<const float> x, std::span<float> y) const {
-  ops_->RmsNorm(x, weight_, eps_, y);
+  ops_->RmsNorm(x, weight_.span(), eps_, y);
 }
 
 }  // namespace trireme

@@ -21,7 +21,7 @@ class RmsNorm {
 
  private:
   Ops* ops_ = nullptr;
-  std::vector<float> weight_;
+  DeviceVector<float> weight_;
   float eps_ = 0;
 };
 

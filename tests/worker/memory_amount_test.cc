@@ -1,11 +1,13 @@
-#include "worker/host_memory.h"
+#include "worker/memory_amount.h"
 
 #include <gtest/gtest.h>
+
+#include "kernels/memory.h"
 
 namespace trireme {
 namespace {
 
-TEST(HostMemory, BytesWithAndWithoutUnits) {
+TEST(MemoryAmount, BytesWithAndWithoutUnits) {
   const auto bytes = [](std::string_view text) {
     const auto amount = ParseMemoryAmount(text);
     EXPECT_TRUE(amount.ok() && amount->fraction == 0) << text;
@@ -21,14 +23,14 @@ TEST(HostMemory, BytesWithAndWithoutUnits) {
   EXPECT_EQ(bytes("2TiB"), int64_t{2} << 40);
 }
 
-TEST(HostMemory, SharesOfWhatIsAvailable) {
+TEST(MemoryAmount, SharesOfWhatIsAvailable) {
   EXPECT_EQ(ParseMemoryAmount("0.4")->fraction, 0.4);
   EXPECT_EQ(ParseMemoryAmount("1.0")->fraction, 1.0);
   EXPECT_EQ(ParseMemoryAmount("40%")->fraction, 0.4);
   EXPECT_EQ(ParseMemoryAmount("0.5%")->fraction, 0.005);
 }
 
-TEST(HostMemory, RefusesTheRest) {
+TEST(MemoryAmount, RefusesTheRest) {
   for (const char* text : {"", "GiB", "x", "1XiB", "-1", "1.5", "0.0", "101%", "0%", "1..2",
                            "1GiBs", "99999999999999TiB", "nan", "1e3", "5%%", "1ki b"}) {
     const auto amount = ParseMemoryAmount(text);
@@ -37,7 +39,7 @@ TEST(HostMemory, RefusesTheRest) {
 }
 
 TEST(HostMemory, SomeIsAvailable) {
-  const auto available = AvailableMemory();
+  const auto available = HostMemory().Available();
   ASSERT_TRUE(available.ok()) << available.status();
   EXPECT_GT(*available, int64_t{1} << 20);
 }

@@ -1,11 +1,9 @@
-#include "worker/host_memory.h"
+#include "worker/memory_amount.h"
 
 #include <algorithm>
 #include <array>
 #include <cctype>
 #include <cmath>
-#include <fstream>
-#include <limits>
 #include <optional>
 #include <string>
 
@@ -23,23 +21,6 @@ std::optional<double> UnitBytes(std::string_view unit) {
   const std::string_view rest = unit.substr(1);
   if (found == kUnits.end() || !(rest.empty() || rest == "b" || rest == "ib")) return std::nullopt;
   return std::pow(1024.0, found - kUnits.begin() + 1);
-}
-
-// The number behind `key` in a file of "key number" lines; nullopt if there is none.
-std::optional<int64_t> FindNumber(const char* path, std::string_view key) {
-  std::ifstream in(path);
-  std::string word;
-  int64_t value = 0;
-  while (in >> word) {
-    if (word == key) return in >> value ? std::optional(value) : std::nullopt;
-  }
-  return std::nullopt;
-}
-
-std::optional<int64_t> ReadNumber(const char* path) {
-  std::ifstream in(path);
-  int64_t value = 0;
-  return in >> value ? std::optional(value) : std::nullopt;  // a limit of "max" is no number
 }
 
 }  // namespace
@@ -67,20 +48,6 @@ absl::StatusOr<MemoryAmount> ParseMemoryAmount(std::string_view text) {
   const std::optional<double> unit_bytes = UnitBytes(unit);
   if (!unit_bytes || value * *unit_bytes > 0x1p60) return bad();
   return MemoryAmount{.bytes = static_cast<int64_t>(value * *unit_bytes)};
-}
-
-absl::StatusOr<int64_t> AvailableMemory() {
-  const std::optional<int64_t> host_kib = FindNumber("/proc/meminfo", "MemAvailable:");
-  if (!host_kib) return absl::UnavailableError("/proc/meminfo does not say MemAvailable");
-  int64_t available = *host_kib * 1024;
-  const std::optional<int64_t> limit = ReadNumber("/sys/fs/cgroup/memory.max");
-  const std::optional<int64_t> used = ReadNumber("/sys/fs/cgroup/memory.current");
-  if (limit && used) {
-    // Mapped checkpoints count as used, but give way.
-    const int64_t cached = FindNumber("/sys/fs/cgroup/memory.stat", "inactive_file").value_or(0);
-    available = std::min(available, *limit - *used + cached);
-  }
-  return std::max<int64_t>(available, 0);
 }
 
 }  // namespace trireme

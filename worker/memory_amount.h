@@ -17,8 +17,4 @@ struct MemoryAmount {
 // fractions, above 0 and at most 1. INVALID_ARGUMENT for anything else.
 absl::StatusOr<MemoryAmount> ParseMemoryAmount(std::string_view text);
 
-// Bytes that could still be allocated on this host without swapping, within the limit of the
-// process's control group if it has one (version 2).
-absl::StatusOr<int64_t> AvailableMemory();
-
 }  // namespace trireme
