@@ -11,22 +11,17 @@
 #include "absl/status/statusor.h"
 #include "kernels/kv_layer.h"
 #include "kernels/memory.h"
+#include "kernels/step_batch.h"
 #include "kernels/tensor.h"
 
 namespace trireme {
 
-// Where one token of a step stands: its position in its sequence, and that sequence's block table
-// (page numbers; it covers at least position + 1 tokens and outlives the call).
-struct TokenPlace {
-  int64_t position = 0;
-  std::span<const int32_t> block_table;
-};
-
 // What attention needs to know beside its operands.
 struct AttentionShape {
-  int64_t heads = 0;   // query heads; they share the cache's KV heads in equal groups
-  float scale = 1.0f;  // of q . k
-  int64_t window = 0;  // positions a token sees, its own included; 0: all up to it
+  int64_t heads = 0;        // query heads; they share the cache's KV heads in equal groups
+  float scale = 1.0f;       // of q . k
+  int64_t window = 0;       // positions a token sees, its own included; 0: all up to it
+  bool local_rope = false;  // positions turn by the batch's local_rope
 };
 
 // The compute interface: what a transformer step needs, on one rank, without communication.
@@ -46,14 +41,28 @@ class Ops {
   // Whether matrices of this type lie in panels (Weight::packed); the others are row-major.
   virtual bool Packs(DType dtype) const = 0;
 
+  // Says which step the operations that take a batch are for from now on: a device gets all it has
+  // to know of the step at once. The batch must not change until the next BeginStep.
+  virtual absl::Status BeginStep(const StepBatch& batch) = 0;
+  // The batch's wanted tokens, for GatherRows.
+  virtual std::span<const int32_t> Wanted(const StepBatch& batch) const = 0;
+
   // out[t, :] = table[ids[t] - first_id, :] * scale, or zeros where the table does not hold ids[t].
-  virtual void Embedding(std::span<const int32_t> ids, const Weight& table, int64_t first_id,
-                         float scale, std::span<float> out) = 0;
+  virtual void Embedding(const StepBatch& batch, const Weight& table, int64_t first_id, float scale,
+                         std::span<float> out) = 0;
 
   // out[t, :] = x[t, :] / sqrt(mean(x[t, :]^2) + eps) * weight. `out` may be `x`. Row length is the
   // weight's. Zhang and Sennrich 2019.
   virtual void RmsNorm(std::span<const float> x, std::span<const float> weight, float eps,
                        std::span<float> out) = 0;
+
+  // hidden[t, :] += delta[t, :] (+ bias; none if empty).
+  virtual void AddResidual(std::span<float> hidden, std::span<const float> delta,
+                           std::span<const float> bias) = 0;
+  // AddResidual, then RmsNorm of the new `hidden`, in one pass over it.
+  virtual void AddResidualRmsNorm(std::span<float> hidden, std::span<const float> delta,
+                                  std::span<const float> bias, std::span<const float> weight,
+                                  float eps, std::span<float> out) = 0;
 
   // One product of several with the same x: y[t, n] = sum over k of x[t, k] * weight[n, k]
   // (+ bias[n]; no bias if empty).
@@ -73,22 +82,18 @@ class Ops {
     Linear(x, std::span(&product, 1), groups);
   }
 
-  // Rotates pairs (i, i + head_dim / 2) of each head by the token's angles; in place.
-  // x [tokens, heads, head_dim]; cos and sin [tokens, head_dim / 2]. Su et al. 2021.
-  virtual void Rope(std::span<float> x, int64_t heads, int64_t head_dim, std::span<const float> cos,
-                    std::span<const float> sin) = 0;
-
-  // Writes each token's key and value, [tokens, num_kv_heads, head_dim], to its place in the cache,
-  // in the cache's type.
-  virtual void StoreKv(std::span<const float> k, std::span<const float> v,
-                       std::span<const TokenPlace> places, const KvLayer& cache) = 0;
+  // Rotates pairs (i, i + head_dim / 2) of each head of q and k by the token's angles, in place (Su
+  // et al. 2021); then writes each token's key and value to its place in the cache, in the cache's
+  // type. q [tokens, heads, head_dim]; k and v [tokens, num_kv_heads, head_dim].
+  virtual void RopeStoreKv(std::span<float> q, std::span<float> k, std::span<const float> v,
+                           const StepBatch& batch, const AttentionShape& shape,
+                           const KvLayer& cache) = 0;
 
   // out[t, h, :] = softmax(scale * q[t, h, :] . K) V over the positions that token t sees. Online
   // softmax over blocks in order (Dao et al. 2022), paged (Kwon et al. 2023). Arithmetic is float32
   // whatever the cache's type; an int8 scale multiplies scores and softmax weights.
-  virtual void Attention(std::span<const float> q, std::span<const TokenPlace> places,
-                         const KvLayer& cache, const AttentionShape& shape,
-                         std::span<float> out) = 0;
+  virtual void Attention(std::span<const float> q, const StepBatch& batch, const KvLayer& cache,
+                         const AttentionShape& shape, std::span<float> out) = 0;
 
   // gate[i] = silu(gate[i]) * up[i]. Shazeer 2020.
   virtual void SiluMul(std::span<float> gate, std::span<const float> up) = 0;
@@ -101,12 +106,19 @@ class Ops {
   virtual void TopKSoftmax(std::span<const float> scores, int64_t n, int64_t k,
                            std::span<int32_t> ids, std::span<float> weights) = 0;
 
-  // hidden[t, :] += delta[t, :] (+ bias; none if empty).
-  virtual void AddResidual(std::span<float> hidden, std::span<const float> delta,
-                           std::span<const float> bias) = 0;
+  // out[i, :] = x[rows[i], :]; x has rows of n.
+  virtual void GatherRows(std::span<const float> x, int64_t n, std::span<const int32_t> rows,
+                          std::span<float> out) = 0;
+  // out[t, :] = sum over j of weights[t, j] * x[rows[t, j], :], j from 0 to k - 1 in order.
+  virtual void CombineRows(std::span<const float> x, int64_t n, std::span<const int32_t> rows,
+                           std::span<const float> weights, int64_t k, std::span<float> out) = 0;
+  // Puts slices of columns beside each other: out[t, s * width + c] = slices[s, t, c] where that is
+  // below `columns`, the length of out's rows. Columns that no slice has stay as they are.
+  virtual void MergeColumns(std::span<const float> slices, int64_t tokens, int64_t width,
+                            int64_t columns, std::span<float> out) = 0;
 
-  // Calls f(0) ... f(n - 1), each on one of the threads, and returns when all are done. f must not
-  // throw.
+  // Calls f(0) ... f(n - 1) on the host, each on one of the threads, and returns when all are done.
+  // f must not throw.
   virtual void ForEach(int64_t n, const std::function<void(int64_t)>& f) = 0;
 };
 

@@ -97,10 +97,14 @@ absl::StatusOr<v1::StepResult> ModelRunner::Step(const v1::StepPlan& plan) {
   RETURN_IF_ERROR(sequences_.Apply(plan));
   RETURN_IF_ERROR(CopyBlocks(plan));
   while (takes_tokens() && sequences_.NeedsUnknown(plan)) RETURN_IF_ERROR(TakeOldestTokens());
-  const StepBatch batch = BuildBatch(plan);
+  StepBatch batch = BuildBatch(plan);
+  std::vector<LogitsWanted> wanted;
+  if (shard_.last_stage) wanted = WantedLogits(plan);
+  for (const LogitsWanted& want : wanted) batch.wanted.push_back(want.token);
+  RETURN_IF_ERROR(ops_->BeginStep(batch));
   RETURN_IF_ERROR(ForwardStage(batch));
   v1::StepResult result;
-  if (shard_.last_stage) RETURN_IF_ERROR(Sample(WantedLogits(plan), result));
+  RETURN_IF_ERROR(Sample(batch, wanted, result));
   RETURN_IF_ERROR(FinishStep(plan, result));
   result.set_epoch(plan.epoch());
   result.set_step(plan.step());
@@ -147,8 +151,8 @@ StepBatch ModelRunner::BuildBatch(const v1::StepPlan& plan) const {
 // they cannot wait in a circle.
 absl::Status ModelRunner::ForwardStage(const StepBatch& batch) {
   if (batch.tokens() == 0) return absl::OkStatus();
-  hidden_.resize(static_cast<size_t>(batch.tokens() * config_.hidden_size));
-  const std::span<float> hidden(hidden_);
+  ASSIGN_OR_RETURN(const std::span<float> hidden,
+                   hidden_.Resize(ops_->memory(), batch.tokens() * config_.hidden_size));
   if (shard_.first_stage) {
     RETURN_IF_ERROR(model_->Embed(batch, hidden));
   } else {
@@ -165,7 +169,7 @@ absl::Status ModelRunner::ForwardStage(const StepBatch& batch) {
 
 std::vector<ModelRunner::LogitsWanted> ModelRunner::WantedLogits(const v1::StepPlan& plan) const {
   std::vector<LogitsWanted> wanted;
-  int64_t token = 0;
+  int32_t token = 0;
   for (const v1::ScheduledSequence& scheduled : plan.scheduled()) {
     const RankSequence& sequence = sequences_.at(scheduled.id());
     const size_t end = sequence.computed + scheduled.num_tokens();
@@ -185,22 +189,24 @@ std::vector<ModelRunner::LogitsWanted> ModelRunner::WantedLogits(const v1::StepP
 }
 
 // Logits are large: they are computed for so many tokens at a time. More would not be faster.
-absl::Status ModelRunner::Sample(std::span<const LogitsWanted> wanted, v1::StepResult& result) {
+absl::Status ModelRunner::Sample(const StepBatch& batch, std::span<const LogitsWanted> wanted,
+                                 v1::StepResult& result) {
   constexpr size_t kSlice = 64;
-  for (; !wanted.empty(); wanted = wanted.subspan(std::min(kSlice, wanted.size()))) {
-    const std::span<const LogitsWanted> slice = wanted.first(std::min(kSlice, wanted.size()));
-    std::vector<int64_t> tokens;
-    for (const LogitsWanted& want : slice) tokens.push_back(want.token);
-    RETURN_IF_ERROR(model_->Logits(tokens, hidden_, logits_));
-    SampleSlice(slice, result);
+  for (size_t begin = 0; begin < wanted.size(); begin += kSlice) {
+    const size_t count = std::min(kSlice, wanted.size() - begin);
+    ASSIGN_OR_RETURN(const std::span<const float> made,
+                     model_->Logits(ops_->Wanted(batch).subspan(begin, count), hidden_.span()));
+    ASSIGN_OR_RETURN(const std::span<const float> logits, ops_->memory().Read(made, logits_room_));
+    SampleSlice(wanted.subspan(begin, count), logits, result);
   }
   return absl::OkStatus();
 }
 
-// What the logits in logits_ are wanted for.
-void ModelRunner::SampleSlice(std::span<const LogitsWanted> wanted, v1::StepResult& result) {
+// What the logits are wanted for, [wanted, vocab_size].
+void ModelRunner::SampleSlice(std::span<const LogitsWanted> wanted,
+                              std::span<const float> all_logits, v1::StepResult& result) {
   const size_t vocab = static_cast<size_t>(config_.vocab_size);
-  const auto logits = [&](size_t row) { return std::span(logits_).subspan(row * vocab, vocab); };
+  const auto logits = [&](size_t row) { return all_logits.subspan(row * vocab, vocab); };
   for (size_t row = 0; row < wanted.size() && options_.on_logits; ++row) {
     if (wanted[row].sample) options_.on_logits(wanted[row].id, logits(row));
   }

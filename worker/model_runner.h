@@ -89,7 +89,7 @@ class ModelRunner {
   // A token of the batch whose logits are wanted: the next token is sampled from them, or they tell
   // how probable the prompt's next token was.
   struct LogitsWanted {
-    int64_t token = 0;  // index in the batch
+    int32_t token = 0;  // index in the batch
     uint64_t id = 0;
     const RankSequence* sequence = nullptr;
     size_t position = 0;
@@ -105,8 +105,10 @@ class ModelRunner {
   StepBatch BuildBatch(const v1::StepPlan& plan) const;
   absl::Status ForwardStage(const StepBatch& batch);
   std::vector<LogitsWanted> WantedLogits(const v1::StepPlan& plan) const;
-  absl::Status Sample(std::span<const LogitsWanted> wanted, v1::StepResult& result);
-  void SampleSlice(std::span<const LogitsWanted> wanted, v1::StepResult& result);
+  absl::Status Sample(const StepBatch& batch, std::span<const LogitsWanted> wanted,
+                      v1::StepResult& result);
+  void SampleSlice(std::span<const LogitsWanted> wanted, std::span<const float> all_logits,
+                   v1::StepResult& result);
   absl::Status FinishStep(const v1::StepPlan& plan, const v1::StepResult& result);
   absl::Status TakeOldestTokens();
   absl::Status Wait(const std::function<absl::Status()>& transfer);
@@ -132,8 +134,8 @@ class ModelRunner {
   Sequences sequences_;
   double bubble_ms_ = 0;  // of this step
   double sampling_ms_ = 0;
-  std::vector<float> hidden_;  // [tokens, hidden_size]
-  std::vector<float> logits_;
+  DeviceVector<float> hidden_;  // [tokens, hidden_size]
+  std::vector<float> logits_room_;
 };
 
 }  // namespace trireme

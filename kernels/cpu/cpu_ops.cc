@@ -32,8 +32,12 @@ class CpuOps final : public Ops {
   Memory& memory() override { return HostMemory(); }
   bool Packs(DType dtype) const override { return quant::IsPacked(dtype); }
 
-  void Embedding(std::span<const int32_t> ids, const Weight& table, int64_t first_id, float scale,
+  absl::Status BeginStep(const StepBatch&) override { return absl::OkStatus(); }
+  std::span<const int32_t> Wanted(const StepBatch& batch) const override { return batch.wanted; }
+
+  void Embedding(const StepBatch& batch, const Weight& table, int64_t first_id, float scale,
                  std::span<float> out) override {
+    const std::vector<int32_t>& ids = batch.ids;
     const int64_t n = table.cols;
     CHECK(static_cast<int64_t>(out.size()) == static_cast<int64_t>(ids.size()) * n);
     for (size_t t = 0; t < ids.size(); ++t) {
@@ -60,6 +64,32 @@ class CpuOps final : public Ops {
     });
   }
 
+  void AddResidual(std::span<float> hidden, std::span<const float> delta,
+                   std::span<const float> bias) override {
+    CHECK(hidden.size() == delta.size());
+    const int64_t size = static_cast<int64_t>(hidden.size());
+    if (bias.empty()) {
+      pool_.ParallelFor(size, kElementGrain, [&](int64_t begin, int64_t end, int) {
+        kernels_.add(hidden.data() + begin, delta.data() + begin, end - begin);
+      });
+      return;
+    }
+    const int64_t n = static_cast<int64_t>(bias.size());
+    ForRows(Rows(hidden.size(), n), n, [&](int64_t row) { AddRow(hidden, delta, bias, n, row); });
+  }
+
+  void AddResidualRmsNorm(std::span<float> hidden, std::span<const float> delta,
+                          std::span<const float> bias, std::span<const float> weight, float eps,
+                          std::span<float> out) override {
+    const int64_t n = static_cast<int64_t>(weight.size());
+    CHECK(hidden.size() == delta.size() && out.size() == hidden.size() &&
+          (bias.empty() || bias.size() == weight.size()));
+    ForRows(Rows(hidden.size(), n), n, [&](int64_t row) {
+      AddRow(hidden, delta, bias, n, row);
+      kernels_.rms_norm_row(hidden.data() + row * n, weight.data(), eps, n, out.data() + row * n);
+    });
+  }
+
   void Linear(std::span<const float> x, std::span<const Product> products, int groups) override {
     activations_.clear();
     chunks_.clear();
@@ -82,39 +112,23 @@ class CpuOps final : public Ops {
     });
   }
 
-  void Rope(std::span<float> x, int64_t heads, int64_t head_dim, std::span<const float> cos,
-            std::span<const float> sin) override {
-    const int64_t half = head_dim / 2;
-    const int64_t rows = Rows(x.size(), head_dim);
-    CHECK(static_cast<int64_t>(cos.size()) * heads == rows * half && cos.size() == sin.size());
-    ForRows(rows, head_dim, [&](int64_t row) {
-      const int64_t angle = row / heads * half;
-      kernels_.rope_head(x.data() + row * head_dim, cos.data() + angle, sin.data() + angle, half);
-    });
-  }
-
-  void StoreKv(std::span<const float> k, std::span<const float> v,
-               std::span<const TokenPlace> places, const KvLayer& cache) override {
-    const int64_t head_dim = cache.head_dim;
-    const int64_t head_bytes = cache.head_bytes();
+  void RopeStoreKv(std::span<float> q, std::span<float> k, std::span<const float> v,
+                   const StepBatch& batch, const AttentionShape& shape,
+                   const KvLayer& cache) override {
+    const int64_t row = cache.num_kv_heads * cache.head_dim;
     CHECK(cache.block_size % kKeyGroup == 0 && k.size() == v.size() &&
-          static_cast<int64_t>(k.size()) ==
-              static_cast<int64_t>(places.size()) * cache.num_kv_heads * head_dim);
-    for (size_t t = 0; t < places.size(); ++t) {
-      const TokenPlace& place = places[t];
-      const int64_t page = place.block_table[place.position / cache.block_size];
-      const int64_t slot = place.position % cache.block_size;
-      for (int64_t h = 0; h < cache.num_kv_heads; ++h) {
-        const int64_t to = (page * cache.num_kv_heads + h) * head_bytes;
-        const int64_t from = (static_cast<int64_t>(t) * cache.num_kv_heads + h) * head_dim;
-        cpu::StoreKey(cache, k.data() + from, cache.k + to, slot);
-        cpu::StoreValue(cache, v.data() + from, cache.v + to, slot);
-      }
+          static_cast<int64_t>(k.size()) == batch.tokens() * row);
+    const RopeAngles& angles = shape.local_rope ? batch.local_rope : batch.rope;
+    Rope(q, shape.heads, cache.head_dim, angles);
+    Rope(k, cache.num_kv_heads, cache.head_dim, angles);
+    for (int64_t t = 0; t < batch.tokens(); ++t) {
+      StoreKv(k.data() + t * row, v.data() + t * row, batch.places[static_cast<size_t>(t)], cache);
     }
   }
 
-  void Attention(std::span<const float> q, std::span<const TokenPlace> places, const KvLayer& cache,
+  void Attention(std::span<const float> q, const StepBatch& batch, const KvLayer& cache,
                  const AttentionShape& shape, std::span<float> out) override {
+    const std::vector<TokenPlace>& places = batch.places;
     const int64_t heads = shape.heads;
     CHECK(cache.block_size % kKeyGroup == 0 && heads % cache.num_kv_heads == 0);
     CHECK(out.size() == q.size() &&
@@ -169,20 +183,39 @@ class CpuOps final : public Ops {
     });
   }
 
-  void AddResidual(std::span<float> hidden, std::span<const float> delta,
-                   std::span<const float> bias) override {
-    CHECK(hidden.size() == delta.size());
-    const int64_t size = static_cast<int64_t>(hidden.size());
-    if (bias.empty()) {
-      pool_.ParallelFor(size, kElementGrain, [&](int64_t begin, int64_t end, int) {
-        kernels_.add(hidden.data() + begin, delta.data() + begin, end - begin);
-      });
-      return;
-    }
-    const int64_t n = static_cast<int64_t>(bias.size());
-    ForRows(Rows(hidden.size(), n), n, [&](int64_t row) {
-      kernels_.add(hidden.data() + row * n, delta.data() + row * n, n);
-      kernels_.add(hidden.data() + row * n, bias.data(), n);
+  void GatherRows(std::span<const float> x, int64_t n, std::span<const int32_t> rows,
+                  std::span<float> out) override {
+    CHECK(out.size() == rows.size() * static_cast<size_t>(n));
+    ForRows(static_cast<int64_t>(rows.size()), n, [&](int64_t i) {
+      std::copy_n(x.data() + rows[static_cast<size_t>(i)] * n, n, out.data() + i * n);
+    });
+  }
+
+  void CombineRows(std::span<const float> x, int64_t n, std::span<const int32_t> rows,
+                   std::span<const float> weights, int64_t k, std::span<float> out) override {
+    CHECK(rows.size() == weights.size());
+    const int64_t tokens = Rows(rows.size(), k);
+    CHECK(static_cast<int64_t>(out.size()) == tokens * n);
+    ForRows(tokens, n * k, [&](int64_t token) {
+      float* to = out.data() + token * n;
+      for (int64_t j = 0; j < k; ++j) {
+        const size_t choice = static_cast<size_t>(token * k + j);
+        const float* from = x.data() + rows[choice] * n;
+        const float weight = weights[choice];
+        for (int64_t i = 0; i < n; ++i) to[i] = (j == 0 ? 0.0f : to[i]) + weight * from[i];
+      }
+    });
+  }
+
+  void MergeColumns(std::span<const float> slices, int64_t tokens, int64_t width, int64_t columns,
+                    std::span<float> out) override {
+    const int64_t count = Rows(slices.size(), tokens * width);
+    CHECK(static_cast<int64_t>(out.size()) == tokens * columns);
+    ForRows(tokens, columns, [&](int64_t t) {
+      for (int64_t s = 0; s < count && s * width < columns; ++s) {
+        std::copy_n(slices.data() + (s * tokens + t) * width, std::min(width, columns - s * width),
+                    out.data() + t * columns + s * width);
+      }
     });
   }
 
@@ -197,6 +230,35 @@ class CpuOps final : public Ops {
  private:
   static constexpr size_t kCacheLine = 16;  // floats
   struct alignas(64) CacheLine : std::array<float, kCacheLine> {};
+
+  void AddRow(std::span<float> hidden, std::span<const float> delta, std::span<const float> bias,
+              int64_t n, int64_t row) {
+    kernels_.add(hidden.data() + row * n, delta.data() + row * n, n);
+    if (!bias.empty()) kernels_.add(hidden.data() + row * n, bias.data(), n);
+  }
+
+  void Rope(std::span<float> x, int64_t heads, int64_t head_dim, const RopeAngles& angles) {
+    const int64_t half = head_dim / 2;
+    const int64_t rows = Rows(x.size(), head_dim);
+    CHECK(static_cast<int64_t>(angles.cos.size()) * heads == rows * half &&
+          angles.cos.size() == angles.sin.size());
+    ForRows(rows, head_dim, [&](int64_t row) {
+      const int64_t angle = row / heads * half;
+      kernels_.rope_head(x.data() + row * head_dim, angles.cos.data() + angle,
+                         angles.sin.data() + angle, half);
+    });
+  }
+
+  static void StoreKv(const float* k, const float* v, const TokenPlace& place,
+                      const KvLayer& cache) {
+    const int64_t page = place.block_table[static_cast<size_t>(place.position / cache.block_size)];
+    const int64_t slot = place.position % cache.block_size;
+    for (int64_t h = 0; h < cache.num_kv_heads; ++h) {
+      const int64_t to = (page * cache.num_kv_heads + h) * cache.head_bytes();
+      cpu::StoreKey(cache, k + h * cache.head_dim, cache.k + to, slot);
+      cpu::StoreValue(cache, v + h * cache.head_dim, cache.v + to, slot);
+    }
+  }
 
   // x as a product takes it: floats (for several tokens in PackActivations' order), pairs of
   // bfloat16, or rounded to eight bits.

@@ -168,10 +168,11 @@ TEST_P(OpsTest, LinearAddsBias) {
 TEST_P(OpsTest, EmbeddingGivesRowsOrZeros) {
   const std::vector<float> table = {1, 2, -0.0f, 4};
   std::vector<float> out(6, NAN);
-  const std::vector<int32_t> ids = {11, 9, 10};
-  Make(2)->Embedding(ids, Matrix(table.data(), DType::kF32, 2, 2), 10, 1.0f, out);
+  StepBatch batch;
+  batch.ids = {11, 9, 10};
+  Make(2)->Embedding(batch, Matrix(table.data(), DType::kF32, 2, 2), 10, 1.0f, out);
   EXPECT_TRUE(SameBits(out, {0.0f, 4, 0, 0, 1, 2}));
-  Make(2)->Embedding(ids, Matrix(table.data(), DType::kF32, 2, 2), 10, 2.5f, out);
+  Make(2)->Embedding(batch, Matrix(table.data(), DType::kF32, 2, 2), 10, 2.5f, out);
   EXPECT_TRUE(SameBits(out, {0.0f, 10, 0, 0, 2.5f, 5}));
 }
 
@@ -197,12 +198,22 @@ TEST_P(OpsTest, RopeRotatesPairs) {
   constexpr int64_t kTokens = 3, kHeads = 2, kHalf = 20;
   std::vector<float> x = RandomFloats(kTokens * kHeads * 2 * kHalf, 9);
   const std::vector<float> before = x;
-  std::vector<float> cos(kTokens * kHalf), sin(kTokens * kHalf);
-  for (size_t i = 0; i < cos.size(); ++i) {
-    cos[i] = std::cos(0.1f * i);
-    sin[i] = std::sin(0.1f * i);
+  StepBatch batch;
+  const std::vector<int32_t> table = {0};
+  for (int64_t t = 0; t < kTokens; ++t) {
+    batch.ids.push_back(0);
+    batch.places.push_back({.position = t, .block_table = table});
   }
-  Make(2)->Rope(x, kHeads, 2 * kHalf, cos, sin);
+  for (int64_t i = 0; i < kTokens * kHalf; ++i) {
+    batch.local_rope.cos.push_back(std::cos(0.1f * i));
+    batch.local_rope.sin.push_back(std::sin(0.1f * i));
+  }
+  KvLayer cache{.num_kv_heads = 1, .block_size = 16, .head_dim = 2 * kHalf};
+  std::vector<std::byte> pages(2 * cache.page_bytes());
+  cache.k = pages.data();
+  cache.v = pages.data() + cache.page_bytes();
+  std::vector<float> k(kTokens * 2 * kHalf);
+  Make(2)->RopeStoreKv(x, k, k, batch, {.heads = kHeads, .local_rope = true}, cache);
   for (int64_t row = 0; row < kTokens * kHeads; ++row) {
     for (int64_t i = 0; i < kHalf; ++i) {
       const double angle = 0.1 * (row / kHeads * kHalf + i);
@@ -280,6 +291,49 @@ TEST_P(OpsTest, TopKSoftmaxTakesEqualScoresByIndexAndNansLast) {
   for (const float weight : weights) EXPECT_TRUE(weight >= 0 && weight <= 1) << weight;
 }
 
+TEST_P(OpsTest, AddResidualRmsNormHasTheBitsOfBoth) {
+  for (const int64_t n : {1, 15, 64, 100}) {
+    constexpr int64_t kRows = 5;
+    const std::vector<float> hidden = RandomFloats(kRows * n, 7, 3.0f);
+    const std::vector<float> delta = RandomFloats(kRows * n, 8);
+    const std::vector<float> weight = RandomFloats(n, 9);
+    for (const std::vector<float>& bias : {std::vector<float>(), RandomFloats(n, 10)}) {
+      const auto ops = Make(2);
+      std::vector<float> want_hidden = hidden, want(hidden.size());
+      ops->AddResidual(want_hidden, delta, bias);
+      ops->RmsNorm(want_hidden, weight, 1e-5f, want);
+      std::vector<float> got_hidden = hidden, got(hidden.size(), NAN);
+      ops->AddResidualRmsNorm(got_hidden, delta, bias, weight, 1e-5f, got);
+      EXPECT_TRUE(SameBits(got_hidden, want_hidden)) << n;
+      EXPECT_TRUE(SameBits(got, want)) << n;
+    }
+  }
+}
+
+TEST_P(OpsTest, RowsAreGatheredAndCombined) {
+  const std::vector<float> x = {1, 2, 3, 4, 5, 6};  // three rows of two
+  const std::vector<int32_t> rows = {2, 0, 2, 1};
+  std::vector<float> gathered(8, NAN);
+  Make(2)->GatherRows(x, 2, rows, gathered);
+  EXPECT_EQ(gathered, (std::vector<float>{5, 6, 1, 2, 5, 6, 3, 4}));
+  const std::vector<float> weights = {0.5f, 2, 1, -1};
+  std::vector<float> combined(4, NAN);
+  Make(2)->CombineRows(x, 2, rows, weights, 2, combined);
+  EXPECT_EQ(combined, (std::vector<float>{4.5f, 7, 2, 2}));
+}
+
+TEST_P(OpsTest, MergeColumnsPutsSlicesBesideEachOther) {
+  // Two tokens, slices of three columns of which the last has two that count.
+  const std::vector<float> slices = {1, 2, 3, 11, 12, 13, 4, 5, 0, 14, 15, 0};
+  std::vector<float> merged(10, NAN);
+  Make(2)->MergeColumns(slices, 2, 3, 5, merged);
+  EXPECT_EQ(merged, (std::vector<float>{1, 2, 3, 4, 5, 11, 12, 13, 14, 15}));
+  // One slice narrower than the rows leaves the rest as it is.
+  std::vector<float> wide(8, 7);
+  Make(2)->MergeColumns(std::span(slices).first(6), 2, 3, 4, wide);
+  EXPECT_EQ(wide, (std::vector<float>{1, 2, 3, 7, 11, 12, 13, 7}));
+}
+
 TEST_P(OpsTest, AddResidualAddsDeltaAndBias) {
   std::vector<float> hidden = {1, 2, 3, 4};
   const std::vector<float> delta = {10, 20, 30, 40};
@@ -323,17 +377,24 @@ class PagedCache {
     }
     std::reverse(table_.begin(), table_.end());
     for (int64_t t = 0; t < c.length; ++t)
-      places_.push_back({.position = t, .block_table = table_});
-    ops.StoreKv(k, v, places_, layer_);
+      batch_.places.push_back({.position = t, .block_table = table_});
+    batch_.ids.resize(batch_.places.size());
+    // Angles of zero leave keys as they are.
+    batch_.rope.cos.assign(c.length * c.head_dim / 2, 1.0f);
+    batch_.rope.sin.assign(c.length * c.head_dim / 2, 0.0f);
+    std::vector<float> no_queries;
+    std::vector<float> keys = k;
+    ops.RopeStoreKv(no_queries, keys, v, batch_, {.heads = 0}, layer_);
   }
   const KvLayer& layer() const { return layer_; }
-  const std::vector<TokenPlace>& places() const { return places_; }
+  const StepBatch& batch() const { return batch_; }
+  const std::vector<TokenPlace>& places() const { return batch_.places; }
 
  private:
   int64_t pages_;
   std::vector<std::byte> memory_;
   std::vector<int32_t> table_;
-  std::vector<TokenPlace> places_;
+  StepBatch batch_;
   KvLayer layer_;
 };
 
@@ -392,7 +453,7 @@ TEST_P(OpsTest, AttentionMatchesFormula) {
     const std::vector<float> v = RandomFloats(c.length * c.kv_heads * c.head_dim, 12);
     const PagedCache cache(c, k, v, *ops);
     std::vector<float> out(q.size(), NAN);
-    ops->Attention(q, cache.places(), cache.layer(), Shape(c), out);
+    ops->Attention(q, cache.batch(), cache.layer(), Shape(c), out);
     for (int64_t t = 0; t < c.length; t += 3) {
       for (int64_t h = 0; h < c.heads; ++h) {
         for (int64_t d = 0; d < c.head_dim; d += 5) {
@@ -405,8 +466,10 @@ TEST_P(OpsTest, AttentionMatchesFormula) {
     for (int64_t t = 0; t < c.length; t += 7) {
       const int64_t row = c.heads * c.head_dim;
       std::vector<float> alone(row);
-      ops->Attention(std::span(q).subspan(t * row, row), std::span(cache.places()).subspan(t, 1),
-                     cache.layer(), Shape(c), alone);
+      StepBatch batch;
+      batch.ids = {0};
+      batch.places = {cache.places()[t]};
+      ops->Attention(std::span(q).subspan(t * row, row), batch, cache.layer(), Shape(c), alone);
       EXPECT_TRUE(std::equal(alone.begin(), alone.end(), out.begin() + t * row));
     }
   }
@@ -425,7 +488,7 @@ TEST_P(OpsTest, AttentionOverNarrowCachesMatchesFormula) {
     const auto ops = Make(2);
     const PagedCache cache(c, k, v, *ops, dtype);
     std::vector<float> out(q.size(), NAN);
-    ops->Attention(q, cache.places(), cache.layer(), Shape(c), out);
+    ops->Attention(q, cache.batch(), cache.layer(), Shape(c), out);
     for (int64_t t = 0; t < c.length; t += 3) {
       for (int64_t h = 0; h < c.heads; ++h) {
         for (int64_t d = 0; d < c.head_dim; ++d) {

@@ -15,11 +15,11 @@ absl::StatusOr<Attention> Attention::Load(const RankContext& rank, const ModelCo
   const float scale = config.attention_scale > 0
                           ? static_cast<float>(config.attention_scale)
                           : 1.0f / std::sqrt(static_cast<float>(config.head_dim));
-  attention.shape_ = {
-      .heads = rank.shard.heads.size(), .scale = scale, .window = config.LayerWindow(layer)};
-  attention.local_rope_ = config.rope_local_theta > 0 && attention.shape_.window > 0;
-  attention.kv_heads_ = rank.shard.kv_heads.size();
-  attention.head_dim_ = config.head_dim;
+  const int64_t window = config.LayerWindow(layer);
+  attention.shape_ = {.heads = rank.shard.heads.size(),
+                      .scale = scale,
+                      .window = window,
+                      .local_rope = config.rope_local_theta > 0 && window > 0};
   const auto column = [&](const char* suffix) {
     return ColumnParallelLinear::Load(rank, absl::StrCat(name, suffix), config.qkv_bias);
   };
@@ -51,11 +51,8 @@ absl::Status Attention::Forward(const StepBatch& batch, const KvLayer& cache,
     q_norm_->Forward(q, q);
     k_norm_->Forward(k, k);
   }
-  const RopeAngles& rope = local_rope_ ? batch.local_rope : batch.rope;
-  ops_->Rope(q, shape_.heads, head_dim_, rope.cos, rope.sin);
-  ops_->Rope(k, kv_heads_, head_dim_, rope.cos, rope.sin);
-  ops_->StoreKv(k, v, batch.places, cache);
-  ops_->Attention(q, batch.places, cache, shape_, attended);
+  ops_->RopeStoreKv(q, k, v, batch, shape_, cache);
+  ops_->Attention(q, batch, cache, shape_, attended);
   return o_->Forward(attended, y);
 }
 

@@ -33,9 +33,6 @@ class Attention {
   std::optional<RowParallelLinear> o_;
   std::optional<RmsNorm> q_norm_, k_norm_;
   AttentionShape shape_;  // of this rank
-  int64_t kv_heads_ = 0;  // of this rank
-  int64_t head_dim_ = 0;
-  bool local_rope_ = false;
 };
 
 }  // namespace trireme

@@ -1,7 +1,5 @@
 #include "worker/layers/embedding.h"
 
-#include <algorithm>
-
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
 
@@ -19,9 +17,8 @@ absl::StatusOr<VocabParallelEmbedding> VocabParallelEmbedding::Load(const RankCo
   return layer;
 }
 
-absl::Status VocabParallelEmbedding::Forward(std::span<const int32_t> ids,
-                                             std::span<float> out) const {
-  ops_->Embedding(ids, table_, first_id_, scale_, out);
+absl::Status VocabParallelEmbedding::Forward(const StepBatch& batch, std::span<float> out) const {
+  ops_->Embedding(batch, table_, first_id_, scale_, out);
   return tp_->AllReduceSum(out);
 }
 
@@ -37,35 +34,25 @@ absl::StatusOr<VocabParallelHead> VocabParallelHead::Load(const RankContext& ran
 }
 
 absl::Status VocabParallelHead::Forward(std::span<const float> x, int64_t rows,
-                                        std::vector<float>& logits) {
-  logits.resize(static_cast<size_t>(rows * vocab_size_));
+                                        std::span<float> logits) {
   if (tp_->size() == 1) {
     ops_->Linear(x, weight_, {}, /*groups=*/1, logits);
     return absl::OkStatus();
   }
   // Every rank sends the same number of columns; the last ranks may have fewer of their own.
   const int64_t slice = (vocab_size_ + tp_->size() - 1) / tp_->size();
-  mine_.resize(static_cast<size_t>(rows * slice));
+  Memory& memory = ops_->memory();
+  ASSIGN_OR_RETURN(const std::span<float> mine, mine_.Resize(memory, rows * slice));
   if (weight_.rows == slice) {
-    ops_->Linear(x, weight_, {}, /*groups=*/1, mine_);
+    ops_->Linear(x, weight_, {}, /*groups=*/1, mine);
   } else if (weight_.rows > 0) {
-    own_.resize(static_cast<size_t>(rows * weight_.rows));
-    ops_->Linear(x, weight_, {}, /*groups=*/1, own_);
-    for (int64_t row = 0; row < rows; ++row) {
-      std::copy_n(own_.begin() + row * weight_.rows, weight_.rows, mine_.begin() + row * slice);
-    }
+    ASSIGN_OR_RETURN(const std::span<float> own, own_.Resize(memory, rows * weight_.rows));
+    ops_->Linear(x, weight_, {}, /*groups=*/1, own);
+    ops_->MergeColumns(own, rows, weight_.rows, slice, mine);
   }
-  all_.resize(mine_.size() * static_cast<size_t>(tp_->size()));
-  RETURN_IF_ERROR(
-      tp_->AllGather(std::as_bytes(std::span(mine_)), std::as_writable_bytes(std::span(all_))));
-  ops_->ForEach(rows, [&](int64_t row) {
-    for (int64_t r = 0; r < tp_->size(); ++r) {
-      const int64_t first = r * slice;
-      const int64_t count = std::clamp<int64_t>(vocab_size_ - first, 0, slice);
-      std::copy_n(all_.begin() + (r * rows + row) * slice, count,
-                  logits.begin() + row * vocab_size_ + first);
-    }
-  });
+  ASSIGN_OR_RETURN(const std::span<float> all, all_.Resize(memory, rows * slice * tp_->size()));
+  RETURN_IF_ERROR(tp_->AllGather(std::as_bytes(mine), std::as_writable_bytes(all)));
+  ops_->MergeColumns(all, rows, slice, vocab_size_, logits);
   return absl::OkStatus();
 }
 

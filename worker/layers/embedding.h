@@ -16,8 +16,8 @@ class VocabParallelEmbedding {
   static absl::StatusOr<VocabParallelEmbedding> Load(const RankContext& rank,
                                                      const ModelConfig& config,
                                                      const std::string& name);
-  // out [ids, hidden].
-  absl::Status Forward(std::span<const int32_t> ids, std::span<float> out) const;
+  // out [tokens, hidden].
+  absl::Status Forward(const StepBatch& batch, std::span<float> out) const;
 
  private:
   Ops* ops_ = nullptr;
@@ -33,14 +33,15 @@ class VocabParallelHead {
   static absl::StatusOr<VocabParallelHead> Load(const RankContext& rank, const std::string& name,
                                                 int64_t vocab_size);
   // x [rows, hidden]; logits [rows, vocab_size] on every rank.
-  absl::Status Forward(std::span<const float> x, int64_t rows, std::vector<float>& logits);
+  absl::Status Forward(std::span<const float> x, int64_t rows, std::span<float> logits);
+  int64_t vocab_size() const { return vocab_size_; }
 
  private:
   Ops* ops_ = nullptr;
   Communicator* tp_ = nullptr;
   Weight weight_;
   int64_t vocab_size_ = 0;
-  std::vector<float> own_, mine_, all_;  // kept: fresh memory costs as much as filling it
+  DeviceVector<float> own_, mine_, all_;
 };
 
 }  // namespace trireme

@@ -30,7 +30,7 @@ class MixtureOfExperts {
   std::span<const float> bias() const { return {}; }
 
  private:
-  void Route(std::span<const float> x, int64_t tokens);
+  absl::Status Route(std::span<const float> x, int64_t tokens);
 
   Ops* ops_ = nullptr;
   Communicator* tp_ = nullptr;
@@ -39,16 +39,17 @@ class MixtureOfExperts {
   int64_t hidden_size_ = 0;
   int64_t choices_ = 0;  // experts for each token
 
-  // Of the last call. A choice is one of a token's experts; row r of the sorted inputs and outputs
-  // belongs to choice by_expert_[r], the first rows to expert 0, and so on.
-  std::vector<float> scores_;       // [tokens, experts]
-  std::vector<int32_t> chosen_;     // [tokens, choices]
-  std::vector<float> weights_;      // [tokens, choices]
+  // Of the last call. A choice is one of a token's experts; each has a row of the sorted inputs and
+  // outputs, the first rows are expert 0's, and so on.
+  DeviceVector<float> scores_;      // [tokens, experts]
+  DeviceVector<int32_t> ids_;       // [tokens, choices]: the experts
+  DeviceVector<float> weights_;     // [tokens, choices]
+  DeviceVector<int32_t> row_of_;    // [tokens, choices]
+  DeviceVector<int32_t> token_of_;  // [tokens * choices]: a row's token
+  DeviceVector<float> inputs_;      // [tokens * choices, hidden]
+  DeviceVector<float> outputs_;     // [tokens * choices, hidden]
   std::vector<int64_t> first_row_;  // [experts + 1]
-  std::vector<int64_t> by_expert_;  // [tokens * choices]: a choice's index
-  std::vector<int64_t> row_of_;     // its inverse
-  std::vector<float> inputs_;       // [tokens * choices, hidden]
-  std::vector<float> outputs_;      // [tokens * choices, hidden]
+  std::vector<int32_t> room_;
 };
 
 }  // namespace trireme

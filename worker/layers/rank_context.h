@@ -1,12 +1,9 @@
 #pragma once
 
-#include <cstdint>
-#include <vector>
-
+#include "kernels/memory.h"
 #include "kernels/ops.h"
 #include "parallel/communicator.h"
 #include "parallel/shard.h"
-#include "worker/layers/rotary_embedding.h"
 #include "worker/weights.h"
 
 namespace trireme {
@@ -28,16 +25,6 @@ struct RankContext {
   const Weights* weights = nullptr;
   LayerScratch* scratch = nullptr;
   ModelShard shard;
-};
-
-// The tokens of one step, the same on every rank.
-struct StepBatch {
-  std::vector<int32_t> ids;        // one per token; unknown ones only behind the first stage
-  std::vector<TokenPlace> places;  // one per token
-  RopeAngles rope;
-  RopeAngles local_rope;  // of windowed layers, if the model has a base of their own
-
-  int64_t tokens() const { return static_cast<int64_t>(ids.size()); }
 };
 
 }  // namespace trireme

@@ -22,4 +22,9 @@ void RmsNorm::Forward(std::span<const float> x, std::span<float> y) const {
   ops_->RmsNorm(x, weight_.span(), eps_, y);
 }
 
+void RmsNorm::AddForward(std::span<float> hidden, std::span<const float> delta,
+                         std::span<const float> bias, std::span<float> y) const {
+  ops_->AddResidualRmsNorm(hidden, delta, bias, weight_.span(), eps_, y);
+}
+
 }  // namespace trireme

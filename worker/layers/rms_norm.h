@@ -18,6 +18,9 @@ class RmsNorm {
                                       const std::string& name);
   // x and y [rows, weight]; y may be x.
   void Forward(std::span<const float> x, std::span<float> y) const;
+  // hidden += delta (+ bias, if not empty), and y is its norm.
+  void AddForward(std::span<float> hidden, std::span<const float> delta,
+                  std::span<const float> bias, std::span<float> y) const;
 
  private:
   Ops* ops_ = nullptr;

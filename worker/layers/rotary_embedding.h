@@ -3,15 +3,10 @@
 #include <cstdint>
 #include <vector>
 
+#include "kernels/step_batch.h"
 #include "parallel/model_config.h"
 
 namespace trireme {
-
-// Cosines and sines, each [tokens, head_dim / 2].
-struct RopeAngles {
-  std::vector<float> cos;
-  std::vector<float> sin;
-};
 
 // Angles of rotary position embeddings (Su et al. 2021), with the frequency scaling of the config
 // ("linear", "llama3", and factors for each frequency). Computed in float32 as the reference

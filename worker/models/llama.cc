@@ -1,6 +1,5 @@
 #include "worker/models/llama.h"
 
-#include <algorithm>
 #include <optional>
 #include <variant>
 
@@ -81,41 +80,48 @@ class Llama final : public Model {
   }
 
   absl::Status Embed(const StepBatch& batch, std::span<float> hidden) override {
-    return embedding_->Forward(batch.ids, hidden);
+    return embedding_->Forward(batch, hidden);
   }
 
   absl::Status Layers(const StepBatch& batch, const KvCache& cache,
                       std::span<float> hidden) override {
-    normed_.resize(hidden.size());
-    delta_.resize(hidden.size());
+    if (layers_.empty()) return absl::OkStatus();
+    const int64_t size = static_cast<int64_t>(hidden.size());
+    ASSIGN_OR_RETURN(const std::span<float> normed, normed_.Resize(ops_.memory(), size));
+    ASSIGN_OR_RETURN(const std::span<float> delta, delta_.Resize(ops_.memory(), size));
+    layers_.front().input_norm.Forward(hidden, normed);
     for (size_t i = 0; i < layers_.size(); ++i) {
       DecoderLayer& layer = layers_[i];
-      layer.input_norm.Forward(hidden, normed_);
       RETURN_IF_ERROR(
-          layer.attention.Forward(batch, cache.layer(static_cast<int64_t>(i)), normed_, delta_));
-      if (layer.attention_output_norm) layer.attention_output_norm->Forward(delta_, delta_);
-      ops_.AddResidual(hidden, delta_, layer.attention.bias());
-      layer.feed_forward_norm.Forward(hidden, normed_);
+          layer.attention.Forward(batch, cache.layer(static_cast<int64_t>(i)), normed, delta));
+      if (layer.attention_output_norm) layer.attention_output_norm->Forward(delta, delta);
+      layer.feed_forward_norm.AddForward(hidden, delta, layer.attention.bias(), normed);
       RETURN_IF_ERROR(
-          std::visit([&](auto& block) { return block.Forward(normed_, batch.tokens(), delta_); },
+          std::visit([&](auto& block) { return block.Forward(normed, batch.tokens(), delta); },
                      layer.feed_forward));
-      if (layer.feed_forward_output_norm) layer.feed_forward_output_norm->Forward(delta_, delta_);
-      ops_.AddResidual(hidden, delta_,
-                       std::visit([](auto& block) { return block.bias(); }, layer.feed_forward));
+      if (layer.feed_forward_output_norm) layer.feed_forward_output_norm->Forward(delta, delta);
+      const std::span<const float> bias =
+          std::visit([](auto& block) { return block.bias(); }, layer.feed_forward);
+      if (i + 1 < layers_.size()) {
+        layers_[i + 1].input_norm.AddForward(hidden, delta, bias, normed);
+      } else {
+        ops_.AddResidual(hidden, delta, bias);
+      }
     }
     return absl::OkStatus();
   }
 
-  absl::Status Logits(std::span<const int64_t> tokens, std::span<const float> hidden,
-                      std::vector<float>& logits) override {
+  absl::StatusOr<std::span<const float>> Logits(std::span<const int32_t> tokens,
+                                                std::span<const float> hidden) override {
     const int64_t rows = static_cast<int64_t>(tokens.size());
-    std::vector<float> last(static_cast<size_t>(rows * hidden_size_));
-    for (int64_t row = 0; row < rows; ++row) {
-      std::copy_n(hidden.begin() + tokens[static_cast<size_t>(row)] * hidden_size_, hidden_size_,
-                  last.begin() + row * hidden_size_);
-    }
+    ASSIGN_OR_RETURN(const std::span<float> last,
+                     normed_.Resize(ops_.memory(), rows * hidden_size_));
+    ops_.GatherRows(hidden, hidden_size_, tokens, last);
     final_norm_->Forward(last, last);
-    return head_->Forward(last, rows, logits);
+    ASSIGN_OR_RETURN(const std::span<float> logits,
+                     logits_.Resize(ops_.memory(), rows * head_->vocab_size()));
+    RETURN_IF_ERROR(head_->Forward(last, rows, logits));
+    return logits;
   }
 
  private:
@@ -125,7 +131,7 @@ class Llama final : public Model {
   std::vector<DecoderLayer> layers_;
   std::optional<RmsNorm> final_norm_;
   std::optional<VocabParallelHead> head_;
-  std::vector<float> normed_, delta_;
+  DeviceVector<float> normed_, delta_, logits_;
 };
 
 }  // namespace

@@ -2,7 +2,6 @@
 
 #include <memory>
 #include <span>
-#include <vector>
 
 #include "absl/status/statusor.h"
 #include "parallel/model_config.h"
@@ -12,8 +11,9 @@
 namespace trireme {
 
 // One rank's part of a model: its pipeline stage's layers, its tensor parallel slice of each.
-// Not thread safe. The collectives inside require every rank of the tensor parallel group to make
-// the same calls.
+// Not thread safe. Activations lie in the memory of the rank's Ops, which are told of the step
+// (Ops::BeginStep) by the caller. The collectives inside require every rank of the tensor parallel
+// group to make the same calls.
 class Model {
  public:
   virtual ~Model() = default;
@@ -23,9 +23,10 @@ class Model {
   // This stage's layers, in place.
   virtual absl::Status Layers(const StepBatch& batch, const KvCache& cache,
                               std::span<float> hidden) = 0;
-  // Last stage only: logits [tokens, vocab_size] of some tokens of the batch, by their index in it.
-  virtual absl::Status Logits(std::span<const int64_t> tokens, std::span<const float> hidden,
-                              std::vector<float>& logits) = 0;
+  // Last stage only: logits [tokens, vocab_size] of some of the batch's wanted tokens, a part of
+  // Ops::Wanted; valid until the next call.
+  virtual absl::StatusOr<std::span<const float>> Logits(std::span<const int32_t> tokens,
+                                                        std::span<const float> hidden) = 0;
 };
 
 // Makes the model of config.architecture. The registry is the table in registry.cc: a new
