@@ -24,7 +24,12 @@ absl::StatusOr<std::unique_ptr<ModelRunner>> ModelRunner::Load(const RunnerOptio
   std::unique_ptr<ModelRunner> runner(new ModelRunner(options, ops, world));
   CHECK(world->size() == options.layout.world_size());
   runner->coord_ = CoordOf(options.layout, world->rank());
-  ASSIGN_OR_RETURN(runner->tp_, world->Split(runner->coord_.pp_rank, runner->coord_.tp_rank));
+  const DeviceLink link = options.link ? options.link : LinkThroughHost(ops->memory());
+  ASSIGN_OR_RETURN(runner->tp_group_, world->Split(runner->coord_.pp_rank, runner->coord_.tp_rank));
+  ASSIGN_OR_RETURN(runner->tp_, link(*runner->tp_group_));
+  if (options.layout.pp > 1) {
+    ASSIGN_OR_RETURN(runner->stages_, link(*world));
+  }
   const absl::Status loaded = runner->LoadModel();
   // Also after an error, so that no other rank waits for this one. What is available then is what
   // all ranks have left.
@@ -158,13 +163,13 @@ absl::Status ModelRunner::ForwardStage(const StepBatch& batch) {
   } else {
     const RankCoord previous{.tp_rank = coord_.tp_rank, .pp_rank = coord_.pp_rank - 1};
     RETURN_IF_ERROR(Wait([&] {
-      return world_->Recv(std::as_writable_bytes(hidden), RankOf(options_.layout, previous));
+      return stages_->Recv(std::as_writable_bytes(hidden), RankOf(options_.layout, previous));
     }));
   }
   RETURN_IF_ERROR(model_->Layers(batch, cache_, hidden));
   if (shard_.last_stage) return absl::OkStatus();
   const RankCoord next{.tp_rank = coord_.tp_rank, .pp_rank = coord_.pp_rank + 1};
-  return Wait([&] { return world_->Send(std::as_bytes(hidden), RankOf(options_.layout, next)); });
+  return Wait([&] { return stages_->Send(std::as_bytes(hidden), RankOf(options_.layout, next)); });
 }
 
 std::vector<ModelRunner::LogitsWanted> ModelRunner::WantedLogits(const v1::StepPlan& plan) const {

@@ -14,6 +14,7 @@
 #include "parallel/layout.h"
 #include "parallel/model_config.h"
 #include "trireme/v1/worker.pb.h"
+#include "worker/device_link.h"
 #include "worker/kv_cache.h"
 #include "worker/layers/rotary_embedding.h"
 #include "worker/memory_amount.h"
@@ -34,6 +35,7 @@ struct RunnerOptions {
   int64_t swap_bytes_max = 0;
   KvDType kv_dtype = KvDType::kF32;
   int load_threads = 1;       // that read and pack weights; computing has the Ops' own
+  DeviceLink link;            // what connects the ranks' memory; null: LinkThroughHost
   bool float32 = false;       // widens weights of 16 bits, so that activations are not rounded
   int64_t max_model_len = 0;  // 0: the model's own, as far as the KV cache holds it
   int64_t max_num_batched_tokens = 512;
@@ -118,7 +120,9 @@ class ModelRunner {
   const RunnerOptions options_;
   Ops* const ops_;
   Communicator* const world_;
-  std::unique_ptr<Communicator> tp_;
+  std::unique_ptr<Communicator> tp_group_;
+  std::unique_ptr<DeviceCommunicator> tp_;
+  std::unique_ptr<DeviceCommunicator> stages_;  // of all ranks; null without pipeline stages
   ModelConfig config_;
   ModelShard shard_;
   RankCoord coord_;

@@ -21,7 +21,7 @@ class VocabParallelEmbedding {
 
  private:
   Ops* ops_ = nullptr;
-  Communicator* tp_ = nullptr;
+  DeviceCommunicator* tp_ = nullptr;
   Weight table_;
   int64_t first_id_ = 0;
   float scale_ = 1.0f;
@@ -38,7 +38,7 @@ class VocabParallelHead {
 
  private:
   Ops* ops_ = nullptr;
-  Communicator* tp_ = nullptr;
+  DeviceCommunicator* tp_ = nullptr;
   Weight weight_;
   int64_t vocab_size_ = 0;
   DeviceVector<float> own_, mine_, all_;

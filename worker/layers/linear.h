@@ -53,7 +53,7 @@ class RowParallelLinear {
 
  private:
   Ops* ops_ = nullptr;
-  Communicator* tp_ = nullptr;
+  DeviceCommunicator* tp_ = nullptr;
   Weight weight_;
   DeviceVector<float> bias_;
   int local_groups_ = 1;

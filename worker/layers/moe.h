@@ -33,7 +33,7 @@ class MixtureOfExperts {
   absl::Status Route(std::span<const float> x, int64_t tokens);
 
   Ops* ops_ = nullptr;
-  Communicator* tp_ = nullptr;
+  DeviceCommunicator* tp_ = nullptr;
   std::optional<ColumnParallelLinear> router_;
   std::vector<GatedMlp> experts_;
   int64_t hidden_size_ = 0;

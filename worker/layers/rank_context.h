@@ -2,7 +2,7 @@
 
 #include "kernels/memory.h"
 #include "kernels/ops.h"
-#include "parallel/communicator.h"
+#include "parallel/device_communicator.h"
 #include "parallel/shard.h"
 #include "worker/weights.h"
 
@@ -21,7 +21,7 @@ struct LayerScratch {
 // What a rank's layers work with. Does not own; outlives the model.
 struct RankContext {
   Ops* ops = nullptr;
-  Communicator* tp = nullptr;  // the tensor parallel group
+  DeviceCommunicator* tp = nullptr;  // the tensor parallel group
   const Weights* weights = nullptr;
   LayerScratch* scratch = nullptr;
   ModelShard shard;
