@@ -35,11 +35,11 @@ TEST_P(QuantTest, EveryVariantReadsTheSameRows) {
   Weight weight;
   const auto packed = stored.Pack(21, 32, 512, weight);
   const std::vector<float> want = ToFloats(weight);
-  std::vector<int32_t> ids(21);
-  for (int i = 0; i < 21; ++i) ids[i] = i;
+  StepBatch batch;
+  for (int i = 0; i < 21; ++i) batch.ids.push_back(i);
   for (const std::string& variant : CpuVariants()) {
     std::vector<float> got(want.size());
-    (*MakeCpuOps(1, variant))->Embedding(ids, weight, 0, 1.0f, got);
+    (*MakeCpuOps(1, variant))->Embedding(batch, weight, 0, 1.0f, got);
     EXPECT_EQ(got, want) << variant;
   }
 }

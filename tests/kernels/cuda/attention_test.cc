@@ -176,8 +176,10 @@ class Step {
       if (position >= 0 && t % stride != 0 && !last) continue;
       std::vector<float> cpu(row(), 0.0f);
       if (position >= 0) {
-        const TokenPlace place{.position = position, .block_table = Table(sequence_of_[t])};
-        ops_->Attention(std::span(q).subspan(t * row(), row()), std::span(&place, 1), layer_,
+        StepBatch one;
+        one.ids = {0};
+        one.places = {{.position = position, .block_table = Table(sequence_of_[t])}};
+        ops_->Attention(std::span(q).subspan(t * row(), row()), one, layer_,
                         {.heads = model_.heads, .scale = model_.scale, .window = model_.window},
                         cpu);
       }
@@ -216,12 +218,16 @@ class Step {
       for (int b = 0; b < blocks; ++b) table[b] = 2 * (pages_used_ - 1 - b) + 1;
     }
     const int64_t kv_row = model_.kv_heads * model_.head_dim;
-    std::vector<TokenPlace> places;
+    StepBatch batch;
+    batch.ids.resize(s.context);
     for (int t = 0; t < s.context; ++t) {
-      places.push_back({.position = t, .block_table = Table(static_cast<int>(index))});
+      batch.places.push_back({.position = t, .block_table = Table(static_cast<int>(index))});
     }
-    ops_->StoreKv(RandomFloats(s.context * kv_row, s.seed * 3 + 1),
-                  RandomFloats(s.context * kv_row, s.seed * 3 + 2), places, layer_);
+    batch.rope.cos.assign(size_t(s.context) * model_.head_dim / 2, 1.0f);  // turns by nothing
+    batch.rope.sin.assign(size_t(s.context) * model_.head_dim / 2, 0.0f);
+    std::vector<float> keys = RandomFloats(s.context * kv_row, s.seed * 3 + 1);
+    ops_->RopeStoreKv({}, keys, RandomFloats(s.context * kv_row, s.seed * 3 + 2), batch,
+                      {.heads = 0}, layer_);
     const std::vector<float> q = RandomFloats(size_t(s.context) * row(), s.seed * 3, 2.0f);
     q_.insert(q_.end(), q.end() - s.query * row(), q.end());
     for (int t = s.context - s.query; t < s.context; ++t) {

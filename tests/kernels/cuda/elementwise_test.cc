@@ -27,6 +27,12 @@ constexpr int64_t kSizes[] = {1, 3, 4, 31, 128, 1000, 1028, 4099};
 
 std::unique_ptr<Ops> Cpu() { return *MakeCpuOps(1, "scalar"); }
 
+StepBatch BatchOf(const std::vector<int32_t>& ids) {
+  StepBatch batch;
+  batch.ids = ids;
+  return batch;
+}
+
 // A copy in device memory that begins `skip` elements into it, so that it is not aligned.
 template <class T>
 struct Shifted {
@@ -142,7 +148,7 @@ void ExpectCpusEmbedding(DType dtype, const std::vector<T>& values, int64_t cols
         }
       }
     } else {
-      Cpu()->Embedding(ids, table, kFirst, scale, expected);
+      Cpu()->Embedding(BatchOf(ids), table, kFirst, scale, expected);
     }
     const DeviceArray<T> d_table(values);
     const DeviceArray<int32_t> d_ids(ids);
@@ -186,7 +192,7 @@ TEST(Elementwise, QuantisedEmbeddingHasTheCpusBits) {
       Weight table;
       const std::vector<std::byte> packed = stored.Pack(kRows, begin, end, table);
       std::vector<float> expected(ids.size() * table.cols);
-      Cpu()->Embedding(ids, table, kFirst, 1.5f, expected);
+      Cpu()->Embedding(BatchOf(ids), table, kFirst, 1.5f, expected);
       const DeviceArray<std::byte> d_packed(packed);
       const DeviceArray<int32_t> d_ids(ids);
       const DeviceArray<float> out(expected.size());

@@ -17,6 +17,15 @@
 namespace trireme::cuda {
 namespace {
 
+// For the CPU; turns by nothing.
+StepBatch OneToken(int64_t half) {
+  StepBatch batch;
+  batch.ids = {0};
+  batch.rope.cos.assign(half, 1.0f);
+  batch.rope.sin.assign(half, 0.0f);
+  return batch;
+}
+
 constexpr int64_t kBlockSize = 32;
 constexpr int64_t kPages = 9;
 
@@ -94,18 +103,17 @@ TEST_P(RopeOf, HasTheCpusBits) {
       return std::span(x).subspan(t * heads * c.head_dim, heads * c.head_dim);
     };
     std::vector<float> rotated(row(k, c.kv_heads).begin(), row(k, c.kv_heads).end());
+    StepBatch one = OneToken(half);
     if (c.rotate) {
-      const auto angles = [&](const std::vector<float>& of) {
-        return std::span(of).subspan(position * half, half);
-      };
-      cpu->Rope(row(expected_q, c.heads), c.heads, c.head_dim, angles(cos), angles(sin));
-      cpu->Rope(rotated, c.kv_heads, c.head_dim, angles(cos), angles(sin));
+      one.rope.cos.assign(&cos[position * half], &cos[position * half] + half);
+      one.rope.sin.assign(&sin[position * half], &sin[position * half] + half);
     }
-    const TokenPlace place = {
-        .position = position,
-        .block_table = std::span(step.tables)
-                           .subspan(step.sequence_of_token[t] * step.blocks_max, step.blocks_max)};
-    cpu->StoreKv(rotated, row(v, c.kv_heads), {&place, 1}, cache);
+    one.places = {{.position = position,
+                   .block_table =
+                       std::span(step.tables)
+                           .subspan(step.sequence_of_token[t] * step.blocks_max, step.blocks_max)}};
+    cpu->RopeStoreKv(row(expected_q, c.heads), rotated, row(v, c.kv_heads), one, {.heads = c.heads},
+                     cache);
   }
 
   const DeviceArray<float> d_q(q), d_k(k), d_v(v), d_cos(cos), d_sin(sin);
@@ -143,7 +151,7 @@ INSTANTIATE_TEST_SUITE_P(
                     Case{KvDType::kBF16, 4, 4, 80, false}),
     Name);
 
-// Angles of each token, as Ops::Rope takes them, and only queries.
+// Angles of each token, as the CPU takes them, and only queries.
 TEST(Rope, OfQueriesAlone) {
   constexpr int64_t kTokens = 7, kHeads = 3, kDim = 64;
   std::vector<float> q = RandomFloats(kTokens * kHeads * kDim, 1);
@@ -156,7 +164,17 @@ TEST(Rope, OfQueriesAlone) {
                   .cos = d_cos.data(),
                   .sin = d_sin.data(),
                   .tokens = kTokens});
-  (*MakeCpuOps(1, "scalar"))->Rope(q, kHeads, kDim, cos, sin);
+  std::vector<float> expected = q;
+  for (int64_t head = 0; head < kTokens * kHeads; ++head) {
+    float* const x = &expected[head * kDim];
+    for (int64_t i = 0; i < kDim / 2; ++i) {
+      const int64_t angle = head / kHeads * kDim / 2 + i;
+      const float low = x[i], high = x[i + kDim / 2];
+      x[i] = low * cos[angle] - high * sin[angle];
+      x[i + kDim / 2] = high * cos[angle] + low * sin[angle];
+    }
+  }
+  q = expected;
   EXPECT_TRUE(SameBits(d_q.ToHost(), q));
 }
 
@@ -172,8 +190,10 @@ TEST(Rope, Int8RoundsTiesToEvenAsTheCpuDoes) {
   cache.k = k.data();
   cache.v = v.data();
   const std::vector<int32_t> zero = {0};
-  const TokenPlace place = {.position = 0, .block_table = zero};
-  (*MakeCpuOps(1, "scalar"))->StoreKv(row, row, {&place, 1}, cache);
+  StepBatch one = OneToken(kDim / 2);
+  one.places = {{.position = 0, .block_table = zero}};
+  std::vector<float> key = row;
+  (*MakeCpuOps(1, "scalar"))->RopeStoreKv({}, key, row, one, {.heads = 0}, cache);
 
   const DeviceArray<float> d_row(row);
   const DeviceArray<int32_t> d_zero(zero);
