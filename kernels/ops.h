@@ -44,6 +44,13 @@ class Ops {
   // Says which step the operations that take a batch are for from now on: a device gets all it has
   // to know of the step at once. The batch must not change until the next BeginStep.
   virtual absl::Status BeginStep(const StepBatch& batch) = 0;
+  // To how many tokens a step of one token a sequence is to be padded, so that Run finds it
+  // recorded more often; `tokens` if it need not be.
+  virtual int64_t PaddedTokens(int64_t tokens) const = 0;
+  // Does `work`: operations for this step that read nothing else that changes from step to step,
+  // and do not need the host. A device may record it, and later repeat the record in its place
+  // where a step has the same shape.
+  virtual absl::Status Run(const std::function<absl::Status()>& work) = 0;
   // The batch's wanted tokens, for GatherRows.
   virtual std::span<const int32_t> Wanted(const StepBatch& batch) const = 0;
 

@@ -22,7 +22,8 @@ struct RopeAngles {
 };
 
 // The tokens of one step, the same on every rank; on the host. Those of a sequence follow each
-// other, by position.
+// other, by position. Behind the others may be padding, as Ops::PaddedTokens asks for: it is in no
+// sequence, and nothing of it reaches the KV cache.
 struct StepBatch {
   std::vector<int32_t> ids;        // one per token; unknown ones only behind the first stage
   std::vector<TokenPlace> places;  // one per token

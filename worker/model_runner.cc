@@ -5,7 +5,9 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
 #include "base/check.h"
+#include "base/log.h"
 #include "base/status_macros.h"
 #include "worker/sampler.h"
 
@@ -16,6 +18,9 @@ double MillisecondsSince(std::chrono::steady_clock::time_point start) {
   return std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start)
       .count();
 }
+
+// Logits are large: they are computed for so many tokens at a time. More would not be faster.
+constexpr size_t kLogitsSlice = 64;
 
 }  // namespace
 
@@ -66,16 +71,23 @@ absl::Status ModelRunner::AllocateKvCache() {
     return absl::InvalidArgumentError(
         absl::StrCat("--block-size must be a multiple of 16 from 16 to 4096, not ", block_size));
   }
+  const int64_t wanted =
+      options_.max_model_len > 0 ? options_.max_model_len : config_.max_position_embeddings;
+  const bool on_device = !ops_->memory().on_host();
+  if (on_device) {
+    RETURN_IF_ERROR(PlanMemory(wanted));
+    RETURN_IF_ERROR(world_->Barrier());  // ranks may share the device
+  }
   int64_t bytes = options_.kv_memory.bytes;
   if (options_.kv_memory.fraction > 0) {
     ASSIGN_OR_RETURN(const int64_t available, ops_->memory().Available());
     bytes = static_cast<int64_t>(options_.kv_memory.fraction * static_cast<double>(available) /
                                  options_.ranks_on_host);
+    // No rank takes its share before all have seen what there is.
+    if (on_device) RETURN_IF_ERROR(world_->Barrier());
   }
   const int64_t num_blocks = std::min(bytes / block_bytes(), options_.kv_blocks_max);
   swap_blocks_ = std::min(options_.swap_bytes_max / block_bytes(), options_.kv_blocks_max);
-  const int64_t wanted =
-      options_.max_model_len > 0 ? options_.max_model_len : config_.max_position_embeddings;
   const int64_t tokens = num_blocks * block_size;
   if (tokens == 0 || (options_.max_model_len > 0 && tokens < options_.max_model_len)) {
     return absl::InvalidArgumentError(absl::StrCat(
@@ -89,6 +101,41 @@ absl::Status ModelRunner::AllocateKvCache() {
                           .num_blocks = num_blocks,
                           .block_size = block_size,
                           .max_batched_tokens = options_.max_num_batched_tokens});
+  return absl::OkStatus();
+}
+
+// Computes the largest step there can be, of padding alone, so that all that steps need beside
+// weights and cache is allocated, and the cache can have its share of the rest. Collective.
+absl::Status ModelRunner::PlanMemory(int64_t context) {
+  ASSIGN_OR_RETURN(const int64_t before, ops_->memory().Available());
+  const int64_t blocks = (context + options_.kv_block_size - 1) / options_.kv_block_size;
+  const std::vector<int32_t> table(static_cast<size_t>(blocks));
+  StepBatch batch;
+  for (int64_t t = 0; t < options_.max_num_batched_tokens; ++t) {
+    AppendToken(0, {.position = TokenPlace::kPadding, .block_table = table}, batch);
+  }
+  if (shard_.last_stage) {
+    batch.wanted.resize(
+        static_cast<size_t>(std::min<int64_t>(batch.tokens(), int64_t{kLogitsSlice})));
+  }
+  ASSIGN_OR_RETURN(cache_, KvCache::Allocate(config_, shard_, 1, options_.kv_block_size,
+                                             options_.kv_dtype, ops_->memory()));
+  ASSIGN_OR_RETURN(const std::span<float> hidden,
+                   hidden_.Resize(ops_->memory(), batch.tokens() * config_.hidden_size));
+  RETURN_IF_ERROR(ops_->memory().Zero(hidden.data(), hidden.size_bytes()));
+  RETURN_IF_ERROR(ops_->BeginStep(batch));
+  RETURN_IF_ERROR(ComputeStage(batch, hidden));
+  float done = 0;
+  RETURN_IF_ERROR(
+      ops_->memory().CopyOut(std::as_writable_bytes(std::span(&done, 1)), hidden.data()));
+  cache_ = KvCache();
+  ASSIGN_OR_RETURN(const int64_t after, ops_->memory().Available());
+  LogInfo(absl::StrFormat(
+      "memory: %.1f MiB of weights; %.1f MiB for steps of up to %d tokens and contexts of %d; "
+      "%.1f MiB free",
+      static_cast<double>(weights_.bytes()) / (1 << 20),
+      static_cast<double>(before - after) / (1 << 20), options_.max_num_batched_tokens, context,
+      static_cast<double>(after) / (1 << 20)));
   return absl::OkStatus();
 }
 
@@ -106,6 +153,10 @@ absl::StatusOr<v1::StepResult> ModelRunner::Step(const v1::StepPlan& plan) {
   std::vector<LogitsWanted> wanted;
   if (shard_.last_stage) wanted = WantedLogits(plan);
   for (const LogitsWanted& want : wanted) batch.wanted.push_back(want.token);
+  // Padding's logits too, so that steps of as many tokens have the same shape.
+  if (!wanted.empty() && batch.places.back().position == TokenPlace::kPadding) {
+    batch.wanted.resize(batch.ids.size(), wanted.back().token);
+  }
   RETURN_IF_ERROR(ops_->BeginStep(batch));
   RETURN_IF_ERROR(ForwardStage(batch));
   v1::StepResult result;
@@ -135,18 +186,28 @@ absl::Status ModelRunner::CopyBlocks(const v1::StepPlan& plan) {
   return absl::OkStatus();
 }
 
+void ModelRunner::AppendToken(int32_t id, const TokenPlace& place, StepBatch& batch) const {
+  batch.ids.push_back(id);
+  batch.places.push_back(place);
+  const int64_t position = std::max<int64_t>(place.position, 0);
+  rotary_->Append(position, batch.rope);
+  if (local_rotary_) local_rotary_->Append(position, batch.local_rope);
+}
+
 StepBatch ModelRunner::BuildBatch(const v1::StepPlan& plan) const {
   StepBatch batch;
   for (const v1::ScheduledSequence& scheduled : plan.scheduled()) {
     const RankSequence& sequence = sequences_.at(scheduled.id());
     for (size_t i = 0; i < scheduled.num_tokens(); ++i) {
       const size_t position = sequence.computed + i;
-      batch.ids.push_back(sequence.token_ids[position]);
-      batch.places.push_back(
-          {.position = static_cast<int64_t>(position), .block_table = sequence.block_table});
-      rotary_->Append(static_cast<int64_t>(position), batch.rope);
-      if (local_rotary_) local_rotary_->Append(static_cast<int64_t>(position), batch.local_rope);
+      AppendToken(sequence.token_ids[position],
+                  {.position = static_cast<int64_t>(position), .block_table = sequence.block_table},
+                  batch);
     }
+  }
+  if (batch.tokens() == 0 || batch.tokens() > plan.scheduled_size()) return batch;
+  for (int64_t padded = ops_->PaddedTokens(batch.tokens()); batch.tokens() < padded;) {
+    AppendToken(0, {.position = TokenPlace::kPadding, .block_table = {}}, batch);
   }
   return batch;
 }
@@ -158,18 +219,34 @@ absl::Status ModelRunner::ForwardStage(const StepBatch& batch) {
   if (batch.tokens() == 0) return absl::OkStatus();
   ASSIGN_OR_RETURN(const std::span<float> hidden,
                    hidden_.Resize(ops_->memory(), batch.tokens() * config_.hidden_size));
-  if (shard_.first_stage) {
-    RETURN_IF_ERROR(model_->Embed(batch, hidden));
-  } else {
+  if (!shard_.first_stage) {
     const RankCoord previous{.tp_rank = coord_.tp_rank, .pp_rank = coord_.pp_rank - 1};
     RETURN_IF_ERROR(Wait([&] {
       return stages_->Recv(std::as_writable_bytes(hidden), RankOf(options_.layout, previous));
     }));
   }
-  RETURN_IF_ERROR(model_->Layers(batch, cache_, hidden));
+  // Routing to experts and transfers by way of the host need the host in the middle of a step.
+  const bool repeatable = (tp_->size() == 1 || tp_->capturable()) && config_.num_experts == 0;
+  const auto compute = [&] { return ComputeStage(batch, hidden); };
+  RETURN_IF_ERROR(repeatable ? ops_->Run(compute) : compute());
   if (shard_.last_stage) return absl::OkStatus();
   const RankCoord next{.tp_rank = coord_.tp_rank, .pp_rank = coord_.pp_rank + 1};
   return Wait([&] { return stages_->Send(std::as_bytes(hidden), RankOf(options_.layout, next)); });
+}
+
+// With the first logits that are wanted, which in most steps are all.
+absl::Status ModelRunner::ComputeStage(const StepBatch& batch, std::span<float> hidden) {
+  if (shard_.first_stage) RETURN_IF_ERROR(model_->Embed(batch, hidden));
+  RETURN_IF_ERROR(model_->Layers(batch, cache_, hidden));
+  if (batch.wanted.empty()) return absl::OkStatus();
+  return ComputeLogits(batch, 0, std::min(kLogitsSlice, batch.wanted.size()));
+}
+
+absl::Status ModelRunner::ComputeLogits(const StepBatch& batch, size_t begin, size_t count) {
+  ASSIGN_OR_RETURN(
+      const std::span<float> logits,
+      logits_.Resize(ops_->memory(), static_cast<int64_t>(count) * config_.vocab_size));
+  return model_->Logits(ops_->Wanted(batch).subspan(begin, count), hidden_.span(), logits);
 }
 
 std::vector<ModelRunner::LogitsWanted> ModelRunner::WantedLogits(const v1::StepPlan& plan) const {
@@ -193,14 +270,14 @@ std::vector<ModelRunner::LogitsWanted> ModelRunner::WantedLogits(const v1::StepP
   return wanted;
 }
 
-// Logits are large: they are computed for so many tokens at a time. More would not be faster.
+// The first slice is there already.
 absl::Status ModelRunner::Sample(const StepBatch& batch, std::span<const LogitsWanted> wanted,
                                  v1::StepResult& result) {
-  constexpr size_t kSlice = 64;
-  for (size_t begin = 0; begin < wanted.size(); begin += kSlice) {
-    const size_t count = std::min(kSlice, wanted.size() - begin);
-    ASSIGN_OR_RETURN(const std::span<const float> made,
-                     model_->Logits(ops_->Wanted(batch).subspan(begin, count), hidden_.span()));
+  const auto vocab = static_cast<size_t>(config_.vocab_size);
+  for (size_t begin = 0; begin < wanted.size(); begin += kLogitsSlice) {
+    const size_t count = std::min(kLogitsSlice, wanted.size() - begin);
+    if (begin > 0) RETURN_IF_ERROR(ComputeLogits(batch, begin, count));
+    const std::span<const float> made = logits_.span().first(count * vocab);
     ASSIGN_OR_RETURN(const std::span<const float> logits, ops_->memory().Read(made, logits_room_));
     SampleSlice(wanted.subspan(begin, count), logits, result);
   }

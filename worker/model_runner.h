@@ -104,8 +104,12 @@ class ModelRunner {
   absl::Status LoadModel();
   absl::Status AllocateKvCache();
   absl::Status CopyBlocks(const v1::StepPlan& plan);
+  absl::Status PlanMemory(int64_t context);
+  void AppendToken(int32_t id, const TokenPlace& place, StepBatch& batch) const;
   StepBatch BuildBatch(const v1::StepPlan& plan) const;
   absl::Status ForwardStage(const StepBatch& batch);
+  absl::Status ComputeStage(const StepBatch& batch, std::span<float> hidden);
+  absl::Status ComputeLogits(const StepBatch& batch, size_t begin, size_t count);
   std::vector<LogitsWanted> WantedLogits(const v1::StepPlan& plan) const;
   absl::Status Sample(const StepBatch& batch, std::span<const LogitsWanted> wanted,
                       v1::StepResult& result);
@@ -139,6 +143,7 @@ class ModelRunner {
   double bubble_ms_ = 0;  // of this step
   double sampling_ms_ = 0;
   DeviceVector<float> hidden_;  // [tokens, hidden_size]
+  DeviceVector<float> logits_;  // of wanted tokens, a slice at a time
   std::vector<float> logits_room_;
 };
 

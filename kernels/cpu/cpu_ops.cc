@@ -33,6 +33,8 @@ class CpuOps final : public Ops {
   bool Packs(DType dtype) const override { return quant::IsPacked(dtype); }
 
   absl::Status BeginStep(const StepBatch&) override { return absl::OkStatus(); }
+  int64_t PaddedTokens(int64_t tokens) const override { return tokens; }
+  absl::Status Run(const std::function<absl::Status()>& work) override { return work(); }
   std::span<const int32_t> Wanted(const StepBatch& batch) const override { return batch.wanted; }
 
   void Embedding(const StepBatch& batch, const Weight& table, int64_t first_id, float scale,
@@ -140,7 +142,7 @@ class CpuOps final : public Ops {
     // Later tokens see more: threads take items in turn, so that each gets its share of long ones.
     const auto task = [&](int thread) {
       for (int64_t item = thread; item < items; item += pool_.size()) {
-        const Run& run = runs_[static_cast<size_t>(item / cache.num_kv_heads)];
+        const TokenRun& run = runs_[static_cast<size_t>(item / cache.num_kv_heads)];
         const int64_t kv_head = item % cache.num_kv_heads;
         const TokenPlace& place = places[static_cast<size_t>(run.first)];
         const int64_t head_offset = kv_head * cache.head_bytes();
@@ -382,7 +384,7 @@ class CpuOps final : public Ops {
   }
 
   // Tokens of a step that follow each other in one sequence.
-  struct Run {
+  struct TokenRun {
     int64_t first = 0;
     int64_t tokens = 0;
   };
@@ -442,7 +444,7 @@ class CpuOps final : public Ops {
   const KernelTable& kernels_;
   cpu::ThreadPool pool_;
   const std::string name_;
-  std::vector<Run> runs_;
+  std::vector<TokenRun> runs_;
   // Of Linear: what each product of a call takes, and where.
   std::vector<Activations> activations_;
   std::vector<std::vector<CacheLine>> memory_;

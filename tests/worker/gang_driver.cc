@@ -112,11 +112,12 @@ absl::StatusOr<GangOutput> RunPlansOnRank(const DriverOptions& options,
                                           const std::vector<v1::StepPlan>& plans,
                                           Communicator& world) {
   GangOutput output;
-  ASSIGN_OR_RETURN(const std::unique_ptr<Ops> ops, MakeCpuOps(options.threads));
+  ASSIGN_OR_RETURN(const std::unique_ptr<Ops> ops,
+                   options.make_ops ? options.make_ops() : MakeCpuOps(options.threads));
   RunnerOptions runner_options;
   runner_options.model_dir = options.model_dir;
   runner_options.layout = options.layout;
-  runner_options.max_num_batched_tokens = 4096;
+  runner_options.max_num_batched_tokens = options.max_batched_tokens;
   runner_options.kv_memory.bytes = options.kv_bytes;
   runner_options.kv_dtype = options.kv_dtype;
   runner_options.float32 = options.float32;

@@ -4,6 +4,7 @@
 #include <filesystem>
 #include <functional>
 #include <map>
+#include <memory>
 #include <vector>
 
 #include "absl/status/statusor.h"
@@ -40,7 +41,10 @@ struct DriverOptions {
   std::filesystem::path model_dir;
   ParallelLayout layout;
   int threads = 1;
-  int64_t chunk = 1 << 20;    // prompt tokens in one step
+  // Makes each rank's Ops; null: the CPU's.
+  std::function<absl::StatusOr<std::unique_ptr<Ops>>()> make_ops;
+  int64_t chunk = 1 << 20;  // prompt tokens in one step
+  int64_t max_batched_tokens = 4096;
   int64_t micro_batches = 1;  // groups of requests that take turns, one group a step
   bool lockstep = false;      // no rank begins a step before all have ended the one before
   KvDType kv_dtype = KvDType::kF32;

@@ -34,7 +34,6 @@ class VocabParallelHead {
                                                 int64_t vocab_size);
   // x [rows, hidden]; logits [rows, vocab_size] on every rank.
   absl::Status Forward(std::span<const float> x, int64_t rows, std::span<float> logits);
-  int64_t vocab_size() const { return vocab_size_; }
 
  private:
   Ops* ops_ = nullptr;

@@ -111,17 +111,14 @@ class Llama final : public Model {
     return absl::OkStatus();
   }
 
-  absl::StatusOr<std::span<const float>> Logits(std::span<const int32_t> tokens,
-                                                std::span<const float> hidden) override {
+  absl::Status Logits(std::span<const int32_t> tokens, std::span<const float> hidden,
+                      std::span<float> logits) override {
     const int64_t rows = static_cast<int64_t>(tokens.size());
     ASSIGN_OR_RETURN(const std::span<float> last,
                      normed_.Resize(ops_.memory(), rows * hidden_size_));
     ops_.GatherRows(hidden, hidden_size_, tokens, last);
     final_norm_->Forward(last, last);
-    ASSIGN_OR_RETURN(const std::span<float> logits,
-                     logits_.Resize(ops_.memory(), rows * head_->vocab_size()));
-    RETURN_IF_ERROR(head_->Forward(last, rows, logits));
-    return logits;
+    return head_->Forward(last, rows, logits);
   }
 
  private:
@@ -131,7 +128,7 @@ class Llama final : public Model {
   std::vector<DecoderLayer> layers_;
   std::optional<RmsNorm> final_norm_;
   std::optional<VocabParallelHead> head_;
-  DeviceVector<float> normed_, delta_, logits_;
+  DeviceVector<float> normed_, delta_;
 };
 
 }  // namespace

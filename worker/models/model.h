@@ -24,9 +24,9 @@ class Model {
   virtual absl::Status Layers(const StepBatch& batch, const KvCache& cache,
                               std::span<float> hidden) = 0;
   // Last stage only: logits [tokens, vocab_size] of some of the batch's wanted tokens, a part of
-  // Ops::Wanted; valid until the next call.
-  virtual absl::StatusOr<std::span<const float>> Logits(std::span<const int32_t> tokens,
-                                                        std::span<const float> hidden) = 0;
+  // Ops::Wanted.
+  virtual absl::Status Logits(std::span<const int32_t> tokens, std::span<const float> hidden,
+                              std::span<float> logits) = 0;
 };
 
 // Makes the model of config.architecture. The registry is the table in registry.cc: a new

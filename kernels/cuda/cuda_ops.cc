@@ -1,0 +1,371 @@
+#include "kernels/cuda/cuda_ops.h"
+
+#include <algorithm>
+#include <array>
+#include <map>
+#include <optional>
+#include <string>
+#include <tuple>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "base/check.h"
+#include "base/status_macros.h"
+#include "kernels/cuda/activation.h"
+#include "kernels/cuda/attention.h"
+#include "kernels/cuda/cuda_memory.h"
+#include "kernels/cuda/embedding.h"
+#include "kernels/cuda/gemm.h"
+#include "kernels/cuda/graph_buckets.h"
+#include "kernels/cuda/linear.h"
+#include "kernels/cuda/moe.h"
+#include "kernels/cuda/plan_upload.h"
+#include "kernels/cuda/rms_norm.h"
+#include "kernels/cuda/rope.h"
+#include "kernels/cuda/rows.h"
+#include "kernels/cuda/runtime.h"
+
+namespace trireme::cuda {
+namespace {
+
+const float* DataOrNull(std::span<const float> values) {
+  return values.empty() ? nullptr : values.data();
+}
+
+int64_t Rows(size_t size, int64_t row) {
+  CHECK(row > 0 && static_cast<int64_t>(size) % row == 0);
+  return static_cast<int64_t>(size) / row;
+}
+
+class CudaOps final : public Ops {
+ public:
+  static absl::StatusOr<std::unique_ptr<Ops>> Create(int device) {
+    std::unique_ptr<CudaOps> ops(new CudaOps);
+    ASSIGN_OR_RETURN(ops->memory_, CudaMemory::Create(device));
+    ops->memory_->OnFree([ops = ops.get()] { ops->records_.clear(); });
+    cudaDeviceProp properties{};
+    RETURN_IF_ERROR(
+        ToStatus(cudaGetDeviceProperties(&properties, device), "cudaGetDeviceProperties"));
+    ops->name_ = absl::StrCat("cuda ", device, " ", properties.name);
+    ASSIGN_OR_RETURN(ops->gemm_, Gemm::Create());
+    for (Upload& upload : ops->uploads_) {
+      ASSIGN_OR_RETURN(upload.sent, Event::Create());
+    }
+    return ops;
+  }
+
+  std::string_view name() const override { return name_; }
+  int threads() const override { return 1; }
+  Memory& memory() override { return *memory_; }
+  bool Packs(DType dtype) const override { return IsQuantized(dtype); }
+
+  // The step's arrays go to one place on the device, so that graphs find them, from two in turn on
+  // the host, so that the next step can be written while this one is on its way.
+  absl::Status BeginStep(const StepBatch& batch) override {
+    RETURN_IF_ERROR(memory_->error());
+    batch_ = &batch;
+    if (batch.tokens() == 0) return absl::OkStatus();
+    shape_ = ShapeOf(batch);
+    layout_ = PlanLayout(shape_);
+    ASSIGN_OR_RETURN(plan_, Grow(plan_memory_, static_cast<int64_t>(layout_.bytes)));
+    turn_ = 1 - turn_;
+    Upload& upload = uploads_[turn_];
+    RETURN_IF_ERROR(upload.sent.Synchronize());
+    const auto bytes = static_cast<int64_t>(layout_.bytes);
+    if (upload.memory.bytes() < bytes) {
+      ASSIGN_OR_RETURN(upload.memory, PinnedMemory::Allocate(2 * bytes, {"step plans"}));
+    }
+    PackPlan(batch, shape_, layout_, {upload.memory.data(), layout_.bytes});
+    RETURN_IF_ERROR(memory_->stream().Copy(plan_, upload.memory.data(), bytes));
+    return upload.sent.Record(stream());
+  }
+
+  int64_t PaddedTokens(int64_t tokens) const override { return GraphTokens(tokens); }
+
+  // The first step of a shape runs as it is, which takes what memory it needs and lets libraries
+  // choose their kernels; the second is recorded.
+  absl::Status Run(const std::function<absl::Status()>& work) override {
+    if (shape_.query_max > 1 || shape_.tokens > kGraphTokensMax) return work();
+    const Key key = {shape_.tokens, shape_.blocks, shape_.wanted};
+    const auto [record, is_new] = records_.try_emplace(key);
+    if (is_new) return work();
+    if (!record->second) {
+      absl::StatusOr<Graph> captured = Graph::Capture(memory_->stream(), work);
+      RETURN_IF_ERROR(captured.status());
+      // What was allocated meanwhile dropped all records, this one too.
+      const auto still = records_.find(key);
+      CHECK(still != records_.end());
+      still->second.emplace(*std::move(captured));
+    }
+    RETURN_IF_ERROR(memory_->error());
+    return record->second->Launch(memory_->stream());
+  }
+
+  std::span<const int32_t> Wanted(const StepBatch& batch) const override {
+    CHECK(&batch == batch_);
+    return {At<int32_t>(layout_.wanted), batch.wanted.size()};
+  }
+
+  void Embedding(const StepBatch& batch, const Weight& table, int64_t first_id, float scale,
+                 std::span<float> out) override {
+    CheckStep(batch, out.size(), table.cols);
+    cuda::Embedding({.ids = At<int32_t>(layout_.ids),
+                     .table = table,
+                     .first_id = first_id,
+                     .scale = scale,
+                     .out = out.data(),
+                     .tokens = batch.tokens(),
+                     .stream = stream()});
+  }
+
+  void RmsNorm(std::span<const float> x, std::span<const float> weight, float eps,
+               std::span<float> out) override {
+    CHECK(out.size() == x.size());
+    const auto cols = static_cast<int64_t>(weight.size());
+    cuda::RmsNorm({.hidden = const_cast<float*>(x.data()),  // only read, without a delta
+                   .weight = weight.data(),
+                   .eps = eps,
+                   .out = out.data(),
+                   .rows = Rows(x.size(), cols),
+                   .cols = cols,
+                   .stream = stream()});
+  }
+
+  void AddResidual(std::span<float> hidden, std::span<const float> delta,
+                   std::span<const float> bias) override {
+    CHECK(hidden.size() == delta.size());
+    const auto size = static_cast<int64_t>(hidden.size());
+    const int64_t cols = bias.empty() ? size / shape_.tokens : static_cast<int64_t>(bias.size());
+    cuda::AddResidual({.hidden = hidden.data(),
+                       .delta = delta.data(),
+                       .bias = DataOrNull(bias),
+                       .rows = Rows(hidden.size(), cols),
+                       .cols = cols,
+                       .stream = stream()});
+  }
+
+  void AddResidualRmsNorm(std::span<float> hidden, std::span<const float> delta,
+                          std::span<const float> bias, std::span<const float> weight, float eps,
+                          std::span<float> out) override {
+    CHECK(hidden.size() == delta.size() && out.size() == hidden.size() &&
+          (bias.empty() || bias.size() == weight.size()));
+    const auto cols = static_cast<int64_t>(weight.size());
+    cuda::RmsNorm({.hidden = hidden.data(),
+                   .delta = delta.data(),
+                   .bias = DataOrNull(bias),
+                   .weight = weight.data(),
+                   .eps = eps,
+                   .out = out.data(),
+                   .rows = Rows(hidden.size(), cols),
+                   .cols = cols,
+                   .stream = stream()});
+  }
+
+  void Linear(std::span<const float> x, std::span<const Product> products, int) override {
+    if (x.empty()) return;
+    std::vector<LinearProduct> parts;
+    std::vector<Weight> weights;
+    for (const Product& product : products) {
+      weights.push_back(product.weight);
+      parts.push_back(
+          {.weight = product.weight, .bias = DataOrNull(product.bias), .y = product.y.data()});
+    }
+    const int64_t tokens = Rows(x.size(), weights.front().cols);
+    const int64_t bytes = LinearWorkspaceBytes(tokens, weights);
+    const absl::StatusOr<std::byte*> workspace = Grow(linear_memory_, bytes);
+    if (!workspace.ok()) return memory_->Note(workspace.status());
+    memory_->Note(cuda::Linear({.x = x.data(),
+                                .tokens = tokens,
+                                .products = parts,
+                                .workspace = *workspace,
+                                .workspace_bytes = bytes,
+                                .gemm = gemm_.get(),
+                                .stream = stream()}));
+  }
+
+  void RopeStoreKv(std::span<float> q, std::span<float> k, std::span<const float> v,
+                   const StepBatch& batch, const AttentionShape& shape,
+                   const KvLayer& cache) override {
+    CheckStep(batch, q.size(), shape.heads * cache.head_dim);
+    CheckStep(batch, k.size(), cache.num_kv_heads * cache.head_dim);
+    CHECK(shape_.angles == batch.tokens() * (cache.head_dim / 2) && k.size() == v.size() &&
+          (shape_.local_angles || !shape.local_rope));
+    RopeAndStoreKv({.q = q.data(),
+                    .heads = shape.heads,
+                    .k = k.data(),
+                    .v = v.data(),
+                    .head_dim = cache.head_dim,
+                    .cos = At<float>(shape.local_rope ? layout_.local_cos : layout_.cos),
+                    .sin = At<float>(shape.local_rope ? layout_.local_sin : layout_.sin),
+                    .positions = At<int32_t>(layout_.positions),
+                    .sequence_of_token = At<int32_t>(layout_.sequence_of_token),
+                    .block_tables = At<int32_t>(layout_.block_tables),
+                    .blocks_max = shape_.blocks,
+                    .cache = cache,
+                    .tokens = batch.tokens(),
+                    .stream = stream()});
+  }
+
+  void Attention(std::span<const float> q, const StepBatch& batch, const KvLayer& cache,
+                 const AttentionShape& shape, std::span<float> out) override {
+    CheckStep(batch, q.size(), shape.heads * cache.head_dim);
+    CHECK(out.size() == q.size());
+    AttentionArgs args = {
+        .q = q.data(),
+        .out = out.data(),
+        .cache = cache,
+        .heads = static_cast<int>(shape.heads),
+        .scale = shape.scale,
+        .window = static_cast<int>(shape.window),
+        .step = {.positions = At<int32_t>(layout_.positions),
+                 .sequence_of_token = At<int32_t>(layout_.sequence_of_token),
+                 .query_start = At<int32_t>(layout_.query_start),
+                 .block_tables = At<int32_t>(layout_.block_tables),
+                 .tokens = static_cast<int>(shape_.tokens),
+                 .sequences = static_cast<int>(shape_.sequences),
+                 .blocks_max = static_cast<int>(shape_.blocks),
+                 .context_max = static_cast<int>(shape_.blocks * cache.block_size),
+                 .query_max = static_cast<int>(shape_.query_max)},
+        .stream = stream()};
+    const absl::StatusOr<std::byte*> workspace =
+        Grow(attention_memory_, AttentionWorkspaceBytes(cache, shape.heads, args.step));
+    if (!workspace.ok()) return memory_->Note(workspace.status());
+    args.workspace = *workspace;
+    cuda::Attention(args);
+  }
+
+  void SiluMul(std::span<float> gate, std::span<const float> up) override {
+    CHECK(gate.size() == up.size());
+    cuda::SiluMul({.gate = gate.data(),
+                   .up = up.data(),
+                   .n = static_cast<int64_t>(gate.size()),
+                   .stream = stream()});
+  }
+  void GeluTanhMul(std::span<float> gate, std::span<const float> up) override {
+    CHECK(gate.size() == up.size());
+    cuda::GeluTanhMul({.gate = gate.data(),
+                       .up = up.data(),
+                       .n = static_cast<int64_t>(gate.size()),
+                       .stream = stream()});
+  }
+
+  void TopKSoftmax(std::span<const float> scores, int64_t n, int64_t k, std::span<int32_t> ids,
+                   std::span<float> weights) override {
+    const int64_t tokens = Rows(scores.size(), n);
+    CHECK(static_cast<int64_t>(ids.size()) == tokens * k && weights.size() == ids.size());
+    cuda::TopKSoftmax({.scores = scores.data(),
+                       .tokens = tokens,
+                       .n = n,
+                       .k = k,
+                       .ids = ids.data(),
+                       .weights = weights.data(),
+                       .stream = stream()});
+  }
+
+  void GatherRows(std::span<const float> x, int64_t n, std::span<const int32_t> rows,
+                  std::span<float> out) override {
+    CHECK(out.size() == rows.size() * static_cast<size_t>(n));
+    cuda::GatherRows({.x = x.data(),
+                      .index = rows.data(),
+                      .out = out.data(),
+                      .rows = static_cast<int64_t>(rows.size()),
+                      .cols = n,
+                      .stream = stream()});
+  }
+
+  void CombineRows(std::span<const float> x, int64_t n, std::span<const int32_t> rows,
+                   std::span<const float> weights, int64_t k, std::span<float> out) override {
+    const int64_t tokens = Rows(rows.size(), k);
+    CHECK(rows.size() == weights.size() && static_cast<int64_t>(out.size()) == tokens * n);
+    Combine({.y = x.data(),
+             .row_of = rows.data(),
+             .weights = weights.data(),
+             .out = out.data(),
+             .tokens = tokens,
+             .k = k,
+             .cols = n,
+             .stream = stream()});
+  }
+
+  void MergeColumns(std::span<const float> slices, int64_t tokens, int64_t width, int64_t columns,
+                    std::span<float> out) override {
+    const int64_t count = Rows(slices.size(), tokens * width);
+    CHECK(static_cast<int64_t>(out.size()) == tokens * columns);
+    if (count * width >= columns) {
+      return MergeSlices({.slices = slices.data(),
+                          .out = out.data(),
+                          .ranks = count,
+                          .rows = tokens,
+                          .slice = width,
+                          .cols = columns,
+                          .stream = stream()});
+    }
+    // The last ranks' logits of a vocabulary that the ranks do not divide: a few rows.
+    for (int64_t row = 0; row < tokens; ++row) {
+      for (int64_t slice = 0; slice < count; ++slice) {
+        memory_->Note(memory_->Copy(out.data() + row * columns + slice * width,
+                                    slices.data() + (slice * tokens + row) * width,
+                                    static_cast<size_t>(width) * sizeof(float)));
+      }
+    }
+  }
+
+  void ForEach(int64_t n, const std::function<void(int64_t)>& f) override {
+    for (int64_t i = 0; i < n; ++i) f(i);
+  }
+
+ private:
+  struct Upload {
+    PinnedMemory memory;
+    Event sent;
+  };
+  // Of what a decode step's kernels are launched with.
+  using Key = std::tuple<int64_t, int64_t, int64_t>;  // tokens, columns of block tables, wanted
+
+  CudaOps() = default;
+  cudaStream_t stream() const { return memory_->stream().get(); }
+
+  template <class T>
+  const T* At(size_t offset) const {
+    return reinterpret_cast<const T*>(plan_ + offset);
+  }
+
+  void CheckStep(const StepBatch& batch, size_t size, int64_t row) const {
+    CHECK(&batch == batch_ && static_cast<int64_t>(size) == batch.tokens() * row);
+  }
+
+  // Zeroed when it grows, which is rare: what grows drops the records.
+  absl::StatusOr<std::byte*> Grow(Buffer& buffer, int64_t bytes) {
+    if (static_cast<int64_t>(buffer.size()) < bytes) {
+      buffer = Buffer();
+      ASSIGN_OR_RETURN(buffer, memory_->Allocate(static_cast<size_t>(bytes)));
+    }
+    return buffer.data();
+  }
+
+  std::unique_ptr<CudaMemory> memory_;
+  std::map<Key, std::optional<Graph>> records_;  // outlives the memory below: freeing drops them
+  std::string name_;
+  std::unique_ptr<Gemm> gemm_;
+  Buffer linear_memory_, attention_memory_, plan_memory_;
+  // The step.
+  const StepBatch* batch_ = nullptr;
+  PlanShape shape_;
+  PlanLayout layout_{PlanShape{}};
+  std::byte* plan_ = nullptr;
+  std::array<Upload, 2> uploads_;
+  size_t turn_ = 0;
+};
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Ops>> MakeCudaOps(int device) { return CudaOps::Create(device); }
+
+absl::StatusOr<int> CudaDeviceCount() {
+  int count = 0;
+  RETURN_IF_ERROR(ToStatus(cudaGetDeviceCount(&count), "cudaGetDeviceCount"));
+  return count;
+}
+
+}  // namespace trireme::cuda

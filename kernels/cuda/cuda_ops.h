@@ -1,0 +1,19 @@
+#pragma once
+
+#include <memory>
+
+#include "absl/status/statusor.h"
+#include "kernels/ops.h"
+
+namespace trireme::cuda {
+
+// Operations on the GPU `device`, which becomes the calling thread's current one; the Ops belong to
+// that thread. They queue kernels on one stream and wait for nothing; what goes wrong shows at the
+// next BeginStep, Run or CopyOut. Linear rounds x to the weights' type and ignores `groups`: sums
+// have the order of the kernels (linear.h), the same for equal steps.
+absl::StatusOr<std::unique_ptr<Ops>> MakeCudaOps(int device);
+
+// GPUs that this process sees.
+absl::StatusOr<int> CudaDeviceCount();
+
+}  // namespace trireme::cuda

@@ -1,0 +1,105 @@
+// The whole engine on the CUDA kernels, emulated, against the engine on the CPU: prompts cut into
+// chunks, batches that come and go, padded steps that are replayed from a graph, two ranks.
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <ostream>
+#include <string>
+
+#include "kernels/cuda/cuda_ops.h"
+#include "tests/worker/gang_driver.h"
+
+namespace trireme {
+namespace {
+
+const std::filesystem::path kRoot = TRIREME_SOURCE_DIR;
+
+struct Case {
+  std::string model;
+  bool float32 = false;
+  KvDType kv_dtype = KvDType::kF32;
+  double tolerance = 0;  // root mean square of the error, relative to that of the logits
+};
+
+std::ostream& operator<<(std::ostream& out, const Case& c) {
+  return out << c.model << (c.float32 ? " float32" : "") << ", cache "
+             << std::string(KvDTypeName(c.kv_dtype));
+}
+
+std::vector<TestRequest> Requests() {
+  std::vector<TestRequest> requests;
+  for (const int64_t length : {21, 3, 9}) {
+    TestRequest request;
+    for (int64_t i = 0; i < length; ++i) {
+      request.prompt.push_back(static_cast<int32_t>((i * 37 + length * 11) % 120 + 3));
+    }
+    request.steps = 7;
+    request.start_after = length % 5;
+    request.sampling = GreedySampling();
+    requests.push_back(std::move(request));
+  }
+  return requests;
+}
+
+// Logits of equal histories; where rounding made another token win, the rest is another text.
+double RelativeError(const TestOutput& got, const TestOutput& want, int64_t& compared) {
+  double error = 0;
+  double size = 0;
+  for (size_t step = 0; step < want.logits.size(); ++step) {
+    for (size_t i = 0; i < want.logits[step].size(); ++i) {
+      const double reference = want.logits[step][i];
+      error += std::pow(got.logits[step][i] - reference, 2);
+      size += std::pow(reference, 2);
+    }
+    ++compared;
+    if (got.tokens[step] != want.tokens[step]) break;
+  }
+  return std::sqrt(error / size);
+}
+
+class CudaEngineTest : public testing::TestWithParam<Case> {
+ protected:
+  void Compare(const ParallelLayout& layout) {
+    DriverOptions options;
+    options.model_dir = kRoot / GetParam().model;
+    options.layout = layout;
+    options.float32 = GetParam().float32;
+    options.kv_dtype = GetParam().kv_dtype;
+    options.chunk = 8;
+    options.max_batched_tokens = 32;
+    options.kv_bytes = int64_t{1} << 20;
+    options.kv_blocks_max = 8;
+    const auto want = DriveGang(options, Requests());
+    ASSERT_TRUE(want.ok()) << want.status();
+    options.make_ops = [] { return cuda::MakeCudaOps(0); };
+    const auto got = DriveGang(options, Requests(), layout.tp > 1 ? 0 : -1);
+    ASSERT_TRUE(got.ok()) << got.status();
+    for (size_t i = 0; i < want->size(); ++i) {
+      int64_t compared = 0;
+      const double error = RelativeError((*got)[i], (*want)[i], compared);
+      std::printf("request %zu: %lld steps, relative error %.1e\n", i,
+                  static_cast<long long>(compared), error);
+      EXPECT_LE(error, GetParam().tolerance);
+    }
+  }
+};
+
+TEST_P(CudaEngineTest, LogitsAreNearTheCpus) { Compare({.tp = 1, .pp = 1}); }
+TEST_P(CudaEngineTest, LogitsOfTwoRanksAreNearTheCpus) { Compare({.tp = 2, .pp = 1}); }
+
+// Float32 weights and cache: only the order of sums differs. Otherwise activations are rounded to
+// bfloat16, 2^-9 of a value, in other places than on the CPU.
+INSTANTIATE_TEST_SUITE_P(
+    Models, CudaEngineTest,
+    testing::Values(Case{"tests/golden/models/llama3", true, KvDType::kF32, 1e-5},
+                    Case{"tests/golden/models/llama3", false, KvDType::kBF16, 0.02},
+                    Case{"tests/golden/models/qwen3", false, KvDType::kInt8, 0.05},
+                    Case{"tests/golden/models/gemma3", true, KvDType::kF32, 1e-5},
+                    Case{"tests/golden/models/mixtral", true, KvDType::kF32, 1e-5}),
+    [](const auto& info) { return std::to_string(info.index); });
+
+}  // namespace
+}  // namespace trireme
