@@ -19,6 +19,7 @@
 #include "kernels/ops.h"
 #include "parallel/communicator.h"
 #include "worker/cpu_binding.h"
+#include "worker/device.h"
 #include "worker/memory_amount.h"
 #include "worker/model_runner.h"
 #include "worker/offline_bench.h"
@@ -82,13 +83,15 @@ void DefineFlags(CLI::App& app, Flags& flags) {
       "are) or float32 (twice the memory, exact)")
       ->check(CLI::IsMember({"auto", "float32"}));
   option("--kv-cache-dtype", flags.kv_cache_dtype, "TRIREME_KV_CACHE_DTYPE",
-         "keys and values in the cache: auto (f32, exact), f32, bf16 (half the memory) or int8 (a "
-         "bit over a quarter)")
+         "keys and values in the cache: auto (cpu: f32, exact; cuda: bf16), f32, bf16 (half the "
+         "memory) or "
+         "int8 (a bit over a quarter)")
       ->check(CLI::IsMember({"auto", "f32", "bf16", "int8"}));
   option("--swap-memory", flags.swap_memory, "TRIREME_SWAP_MEMORY",
          "this rank's host memory behind the KV cache for requests that must wait: bytes (8GiB)")
       ->check(MemoryText);
-  option("--device", flags.device, "TRIREME_DEVICE", "cpu");
+  option("--device", flags.device, "TRIREME_DEVICE",
+         "cpu, or cuda: GPU number local rank modulo GPUs of the host");
   option("--cpu-variant", flags.cpu_variant, "TRIREME_CPU_VARIANT",
          "instruction set: avx512bf16, avx512vnni, avx512, avx2 or scalar; default: the best this "
          "machine has");
@@ -134,20 +137,13 @@ absl::Status ResolveFlags(Flags& flags) {
     return absl::InvalidArgumentError("--swap-memory must be in bytes, for example 8GiB");
   }
   flags.runner.swap_bytes_max = swap.bytes;
-  // Exact, so that a type of less fidelity is the operator's choice.
   flags.runner.float32 = flags.dtype == "float32";
-  flags.runner.kv_dtype = ParseKvDType(flags.kv_cache_dtype).value_or(KvDType::kF32);
   flags.bench.micro_batches = std::min<int64_t>(flags.runner.layout.pp, flags.bench.batch);
   flags.bench.chunk = flags.runner.max_num_batched_tokens;
-  flags.runner.ranks_on_host = EnvironmentInt("OMPI_COMM_WORLD_LOCAL_SIZE", 1);
   return absl::OkStatus();
 }
 
 absl::Status CheckFlags(const Flags& flags, const Communicator& world) {
-  if (flags.device != "cpu") {
-    return absl::InvalidArgumentError(
-        absl::StrCat("unsupported: --device ", flags.device, "; this build computes on cpu"));
-  }
   const ParallelLayout& layout = flags.runner.layout;
   if (layout.tp < 1 || layout.pp < 1 || layout.tp > 4096 || layout.pp > 4096) {
     return absl::InvalidArgumentError(
@@ -208,11 +204,20 @@ absl::StatusOr<Rank> LoadRank(Flags& flags, Communicator& world) {
   Rank rank;
   const int threads = flags.threads > 0 ? flags.threads : DefaultThreads();
   std::vector<int> cpus;
-  if (flags.cpu_bind == "auto") {
+  if (flags.cpu_bind == "auto" && flags.device == "cpu") {
     ASSIGN_OR_RETURN(cpus, ChooseCpus(threads, EnvironmentInt("OMPI_COMM_WORLD_LOCAL_RANK", 0),
                                       EnvironmentInt("OMPI_COMM_WORLD_LOCAL_SIZE", 1)));
   }
-  ASSIGN_OR_RETURN(rank.ops, MakeCpuOps(threads, flags.cpu_variant, cpus));
+  ASSIGN_OR_RETURN(Device device,
+                   MakeDevice({.name = flags.device,
+                               .local_rank = EnvironmentInt("OMPI_COMM_WORLD_LOCAL_RANK", 0),
+                               .local_size = EnvironmentInt("OMPI_COMM_WORLD_LOCAL_SIZE", 1),
+                               .threads = threads,
+                               .cpu_variant = flags.cpu_variant,
+                               .cpus = cpus}));
+  rank.ops = std::move(device.ops);
+  flags.runner.ranks_on_host = device.ranks;
+  flags.runner.kv_dtype = ParseKvDType(flags.kv_cache_dtype).value_or(device.kv_dtype_auto);
   ASSIGN_OR_RETURN(rank.runner, ModelRunner::Load(flags.runner, rank.ops.get(), &world));
   return rank;
 }

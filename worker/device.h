@@ -1,0 +1,37 @@
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "kernels/kv_layer.h"
+#include "kernels/ops.h"
+
+namespace trireme {
+
+// What a rank can be told to compute on.
+struct DeviceOptions {
+  std::string name = "cpu";  // --device
+  int local_rank = 0;        // among the host's ranks
+  int local_size = 1;
+  // Of a CPU: as MakeCpuOps.
+  int threads = 1;
+  std::string cpu_variant;
+  std::vector<int> cpus;
+};
+
+struct Device {
+  std::unique_ptr<Ops> ops;
+  int ranks = 1;                          // that share its memory, this one included
+  KvDType kv_dtype_auto = KvDType::kF32;  // of --kv-cache-dtype auto
+};
+
+// INVALID_ARGUMENT, "unsupported: ...", for a device that this build cannot compute on. Which it
+// can is CMake's choice: worker/device_cuda.cc or worker/device_no_cuda.cc.
+absl::StatusOr<Device> MakeDevice(const DeviceOptions& options);
+
+// --device cuda: the GPU whose number is the local rank modulo the number of GPUs.
+absl::StatusOr<Device> MakeCudaDevice(const DeviceOptions& options);
+
+}  // namespace trireme
