@@ -8,6 +8,7 @@
 #include <cstring>
 #include <map>
 #include <span>
+#include <type_traits>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -34,8 +35,8 @@ class FakeDevice final : public HostCopies {
     return device;
   }
   template <typename T>
-  std::vector<T> Download(std::span<T> device) {
-    std::vector<T> host(device.size());
+  std::vector<std::remove_const_t<T>> Download(std::span<T> device) {
+    std::vector<std::remove_const_t<T>> host(device.size());
     EXPECT_TRUE(CopyOut(std::as_bytes(device), std::as_writable_bytes(std::span(host))).ok());
     return host;
   }
