@@ -5,6 +5,7 @@
 
 #include <array>
 #include <cstdint>
+#include <future>
 #include <limits>
 #include <span>
 #include <string_view>
@@ -140,7 +141,7 @@ class NcclCommunicator final : public DeviceCommunicator {
   // Every later call returns `error`. Ends what this rank has on the device.
   absl::Status Break(absl::Status error) {
     broken_ = std::move(error);
-    if (comm_ != nullptr) api_.comm_abort(std::exchange(comm_, nullptr));
+    Abort();
     return broken_;
   }
 
@@ -294,16 +295,42 @@ class NcclCommunicator final : public DeviceCommunicator {
                            ": ", reason, ours ? std::string() : std::string(kAdvice))));
   }
 
-  // Waits for what the peers still expect of this rank, unless it is broken.
-  void Close() {
+  // On a thread of its own: ncclCommAbort ends what runs on the device first, but then waits until
+  // the graphs that hold the communicator's calls are gone, and they are the caller's.
+  void Abort() {
     if (comm_ == nullptr) return;
-    NcclResult state = api_.comm_finalize(comm_);
+    std::promise<void> done;
+    aborted_ = done.get_future();
+    abort_thread_ = std::thread([abort = api_.comm_abort, comm = std::exchange(comm_, nullptr),
+                                 done = std::move(done)]() mutable {
+      abort(comm);
+      done.set_value();
+    });
+  }
+
+  // Waits for what the peers still expect of this rank, unless it is broken. In bounded time: at
+  // worst the thread that aborts stays behind.
+  void Close() {
+    if (comm_ != nullptr) {
+      NcclResult state = api_.comm_finalize(comm_);
+      Poll poll(options_, options_.close_timeout);
+      while (state == NcclResult::kInProgress && poll.Again()) state = State();
+      if (state == NcclResult::kSuccess) {
+        api_.comm_destroy(comm_);
+        return;
+      }
+      Abort();
+    }
+    if (!abort_thread_.joinable()) return;
     Poll poll(options_, options_.close_timeout);
-    while (state == NcclResult::kInProgress && poll.Again()) state = State();
-    if (state == NcclResult::kSuccess) {
-      api_.comm_destroy(comm_);
+    const auto is_done = [&] {
+      return aborted_.wait_for(std::chrono::seconds(0)) == std::future_status::ready;
+    };
+    while (!is_done() && poll.Again()) continue;
+    if (is_done()) {
+      abort_thread_.join();
     } else {
-      api_.comm_abort(comm_);
+      abort_thread_.detach();
     }
   }
 
@@ -312,8 +339,10 @@ class NcclCommunicator final : public DeviceCommunicator {
   const NcclOptions options_;
   const int rank_;
   const int size_;
-  NcclComm comm_ = nullptr;  // null once aborted
+  NcclComm comm_ = nullptr;  // null once it is being aborted
   absl::Status broken_;      // the first error
+  std::thread abort_thread_;
+  std::future<void> aborted_;
   // The last call, for messages.
   int64_t sequence_ = 0;
   std::string last_call_;

@@ -39,10 +39,12 @@ struct NcclOptions {
 //
 // The communicator does not wait for its collectives: Check and Wait notice what happens to them.
 // Any error aborts it, which ends its kernels on the device, so that the stream drains; its calls
-// then return that first error. The ranks may make a new one. Graphs that hold its collectives must
-// be captured anew. Calls may set up connections at their first use, so before a graph is captured
-// each kind of call is made once. NCCL starts a thread for each call on a communicator that does
-// not block, which a replayed graph does not pay for.
+// then return that first error. The ranks may destroy it and make a new one.
+//
+// Calls may set up connections at their first use, so before a graph is captured each kind of call
+// is made once. Graphs that hold calls of the communicator are destroyed before it: NCCL lets go of
+// it only then. NCCL starts a thread for each call on a communicator that does not block; a
+// replayed graph does not pay for that.
 //
 // AllReduceSum adds in an order of NCCL's choice: the same on all ranks and in every run of one
 // layout and size, but not the order of docs/decisions/0001.

@@ -48,20 +48,26 @@ NcclApi FakeNccl::api() {
     if (polls_left_ > 0) --polls_left_;
     return NcclResult::kSuccess;
   };
-  const auto end = [this](NcclComm comm, int& counter) {
-    EXPECT_EQ(reinterpret_cast<intptr_t>(comm), live_);
-    ++counter;
-    live_ = 0;
-    return NcclResult::kSuccess;
-  };
   api.comm_finalize = [this](NcclComm comm) {
     EXPECT_EQ(reinterpret_cast<intptr_t>(comm), live_);
     ++finalized;
     polls_left_ = polls;
     return finalize_result;
   };
-  api.comm_destroy = [this, end](NcclComm comm) { return end(comm, destroyed); };
-  api.comm_abort = [this, end](NcclComm comm) { return end(comm, aborted); };
+  api.comm_destroy = [this](NcclComm comm) {
+    EXPECT_EQ(reinterpret_cast<intptr_t>(comm), live_);
+    live_ = 0;
+    ++destroyed;
+    return NcclResult::kSuccess;
+  };
+  api.comm_abort = [this](NcclComm comm) {
+    EXPECT_EQ(reinterpret_cast<intptr_t>(comm), live_);
+    hold_aborts.wait(true);
+    live_ = 0;
+    ++aborted;
+    aborted.notify_all();
+    return NcclResult::kSuccess;
+  };
   api.all_reduce = [this](const void* send, void* receive, size_t count, NcclDataType type,
                           NcclReduction reduction, NcclComm comm, NcclStream on) {
     EXPECT_EQ(type, NcclDataType::kFloat32);

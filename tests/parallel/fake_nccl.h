@@ -1,5 +1,6 @@
 #pragma once
 
+#include <atomic>
 #include <string>
 #include <vector>
 
@@ -17,6 +18,11 @@ class FakeNccl {
 
   NcclApi api();
 
+  // Waits until communicators have been aborted `count` times.
+  void AwaitAborts(int count) {
+    for (int n = aborted; n < count; n = aborted) aborted.wait(n);
+  }
+
   // What to do.
   int version = 22809;
   NcclResult unique_id_result = NcclResult::kSuccess;
@@ -27,6 +33,7 @@ class FakeNccl {
   NcclResult state = NcclResult::kSuccess;
   int polls = 3;
   std::string last_error;
+  std::atomic<bool> hold_aborts = false;  // as a graph would; then hold_aborts.notify_all()
 
   // What was done.
   std::vector<std::string> calls;  // "AllReduce 3" and the like, by elements
@@ -34,8 +41,8 @@ class FakeNccl {
   NcclStream stream = nullptr;     // of the last call
   int finalized = 0;
   int destroyed = 0;
-  int aborted = 0;
-  int asked = 0;  // times the state was asked for
+  std::atomic<int> aborted = 0;  // on another thread: see AwaitAborts
+  int asked = 0;                 // times the state was asked for
 
  private:
   NcclResult Init(NcclComm* comm, int ranks, const NcclUniqueId& id, int rank);
@@ -48,7 +55,7 @@ class FakeNccl {
 
   Communicator& wires_;
   FakeDevice& device_;
-  int live_ = 0;  // the number of the communicator that may be used; 0: none
+  std::atomic<int> live_ = 0;  // the number of the communicator that may be used; 0: none
   int made_ = 0;
   int polls_left_ = 0;
 };
