@@ -18,7 +18,7 @@ std::vector<std::byte> Message(int rank, size_t size) {
 // Small integers, whose sums are exact in any order.
 float Term(int rank, size_t i) { return static_cast<float>((rank + 1) * 3 + i % 1000); }
 
-void CheckAllReduce(DeviceCommunicator& world, FakeDevice& device) {
+void CheckAllReduce(DeviceCommunicator& world, TestDevice& device) {
   for (const size_t size : kSizes) {
     std::vector<float> mine(size);
     std::vector<float> expected(size);
@@ -32,7 +32,7 @@ void CheckAllReduce(DeviceCommunicator& world, FakeDevice& device) {
   }
 }
 
-void CheckAllGather(DeviceCommunicator& world, FakeDevice& device) {
+void CheckAllGather(DeviceCommunicator& world, TestDevice& device) {
   for (const size_t size : kSizes) {
     std::vector<std::byte> expected;
     for (int rank = 0; rank < world.size(); ++rank) {
@@ -46,7 +46,7 @@ void CheckAllGather(DeviceCommunicator& world, FakeDevice& device) {
 }
 
 // Every rank but the first gets its predecessor's message and passes its own on, as stages do.
-void CheckStages(DeviceCommunicator& world, FakeDevice& device) {
+void CheckStages(DeviceCommunicator& world, TestDevice& device) {
   for (const size_t size : kSizes) {
     const auto got = device.Allocate<std::byte>(size);
     if (world.rank() > 0) {
@@ -62,7 +62,7 @@ void CheckStages(DeviceCommunicator& world, FakeDevice& device) {
 
 }  // namespace
 
-void CheckDeviceCommunicator(DeviceCommunicator& world, FakeDevice& device) {
+void CheckDeviceCommunicator(DeviceCommunicator& world, TestDevice& device) {
   CheckAllReduce(world, device);
   CheckAllGather(world, device);
   CheckStages(world, device);

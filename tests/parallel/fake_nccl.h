@@ -6,7 +6,7 @@
 
 #include "parallel/backends/nccl_api.h"
 #include "parallel/communicator.h"
-#include "tests/parallel/fake_device.h"
+#include "tests/parallel/test_device.h"
 
 namespace trireme {
 

@@ -16,17 +16,13 @@
 
 namespace trireme {
 
-// Memory of a device that the host cannot reach: its addresses are no addresses of the process, so
-// whoever reads one without a copy crashes.
-class FakeDevice final : public HostCopies {
+// A device as tests see it: memory that they fill and read by copies.
+class TestDevice : public HostCopies {
  public:
+  // `count` elements of the device's memory, for the device's life.
   template <typename T>
   std::span<T> Allocate(size_t count) {
-    const size_t bytes = std::max(count * sizeof(T), sizeof(T));
-    const uintptr_t address = next_;
-    next_ += (bytes + 0xff) / 0x100 * 0x100;
-    memory_[address].resize(bytes, std::byte{0xcd});
-    return {reinterpret_cast<T*>(address), count};
+    return {reinterpret_cast<T*>(AllocateBytes(std::max(count, size_t{1}) * sizeof(T))), count};
   }
   template <typename T>
   std::span<T> Upload(const std::vector<T>& host) {
@@ -41,6 +37,14 @@ class FakeDevice final : public HostCopies {
     return host;
   }
 
+ private:
+  virtual std::byte* AllocateBytes(size_t bytes) = 0;
+};
+
+// Memory that the host cannot reach: its addresses are no addresses of the process, so whoever
+// reads one without a copy crashes.
+class FakeDevice final : public TestDevice {
+ public:
   absl::Status CopyOut(std::span<const std::byte> device, std::span<std::byte> host) override {
     EXPECT_EQ(device.size(), host.size());
     if (!host.empty()) std::memcpy(host.data(), Find(device), host.size());
@@ -55,6 +59,13 @@ class FakeDevice final : public HostCopies {
   absl::Status fault;  // what copies return
 
  private:
+  std::byte* AllocateBytes(size_t bytes) override {
+    const uintptr_t address = next_;
+    next_ += (bytes + 0xff) / 0x100 * 0x100;
+    memory_[address].resize(bytes, std::byte{0xcd});
+    return reinterpret_cast<std::byte*>(address);
+  }
+
   std::byte* Find(std::span<const std::byte> device) {
     const auto address = reinterpret_cast<uintptr_t>(device.data());
     auto after = memory_.upper_bound(address);
