@@ -42,7 +42,7 @@ struct DriverOptions {
   ParallelLayout layout;
   int threads = 1;
   // Makes each rank's Ops; null: the CPU's.
-  std::function<absl::StatusOr<std::unique_ptr<Ops>>()> make_ops;
+  std::function<absl::StatusOr<std::unique_ptr<Ops>>()> make_ops = {};
   int64_t chunk = 1 << 20;  // prompt tokens in one step
   int64_t max_batched_tokens = 4096;
   int64_t micro_batches = 1;  // groups of requests that take turns, one group a step
