@@ -33,6 +33,7 @@ absl::Status OutOfDeviceMemory(int64_t bytes, const MemoryUse& use) {
 
 absl::Status ToStatus(cudaError_t error, std::string_view call) {
   if (error == cudaSuccess) return absl::OkStatus();
+  cudaGetLastError();  // the runtime keeps it; the next launch is not to be blamed
   const std::string what = absl::StrCat(std::string(call), ": ", cudaGetErrorName(error), " (",
                                         cudaGetErrorString(error), ")");
   switch (error) {

@@ -20,7 +20,7 @@ namespace trireme::cuda {
 
 // OK, or an error that names `call` and what to do about it. ResourceExhausted: memory;
 // FailedPrecondition: the machine, its driver or this build; Internal: a bug of ours, or the GPU
-// failed, and the process cannot use it any more.
+// failed, and the process cannot use it any more. LaunchStatus does not report the error again.
 absl::Status ToStatus(cudaError_t error, std::string_view call);
 
 // What went wrong with launches of the calling thread since it last asked. `what` names them.

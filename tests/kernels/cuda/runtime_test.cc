@@ -116,6 +116,14 @@ TEST(Runtime, AGraphThatWaitsOrFailsIsAnError) {
                 .message(),
             "not this");
   EXPECT_FALSE(Graph::Capture(stream, [&] { return stream.Synchronize(); }).ok());
+  // The same where only the end of the capture tells.
+  const auto wait_unseen = [&] {
+    stream.Synchronize().IgnoreError();
+    cudaGetLastError();
+    return absl::OkStatus();
+  };
+  EXPECT_EQ(Graph::Capture(stream, wait_unseen).status().code(), absl::StatusCode::kInternal);
+  EXPECT_TRUE(LaunchStatus("after it").ok());  // which is not blamed for what was reported
   // The stream is as before.
   EXPECT_TRUE(Graph::Capture(stream, [] { return absl::OkStatus(); }).ok());
   EXPECT_TRUE(stream.Synchronize().ok());
