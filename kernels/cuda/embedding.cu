@@ -36,6 +36,13 @@ __global__ void __launch_bounds__(kThreads)
   const int quad = static_cast<int>(threadIdx.x) % 4;
   for (int block = static_cast<int>(threadIdx.x) / 4; block < panels.blocks;
        block += kThreads / 4) {
+    float* to =
+        a.out + blockIdx.x * a.table.cols + int64_t{block} * quant::kBlockColumns + 4 * quad;
+    if (!held) {  // there may be no panel at all
+      StoreFour(to, make_float4(0, 0, 0, 0));
+      StoreFour(to + 16, make_float4(0, 0, 0, 0));
+      continue;
+    }
     const std::byte* unit = panel + panels.units_at + int64_t{block} * F::kUnitBytes;
     const std::byte* header = panel + int64_t{panels.block_offset + block} / 8 * F::kHeaderBytes;
     quant::Quads<OneLane> quads;
@@ -43,7 +50,6 @@ __global__ void __launch_bounds__(kThreads)
     float mins[2] = {};
     F::template GetQuads<OneLane>(unit, in_panel + quant::kPanelRows * quad, quads);
     F::template GetScales<OneLane>(unit, header, in_panel, scales, mins);
-    float* to = a.out + blockIdx.x * a.table.cols + int64_t{block} * quant::kBlockColumns;
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       const float scale = scales[half * (F::kHalves - 1)];
@@ -53,9 +59,7 @@ __global__ void __launch_bounds__(kThreads)
         const float product = __fmul_rn(static_cast<float>(q), scale);
         return Scaled(F::kMins ? __fsub_rn(product, min) : product, a.scale);
       };
-      StoreFour(to + 16 * half + 4 * quad, held
-                                               ? make_float4(value(0), value(1), value(2), value(3))
-                                               : make_float4(0, 0, 0, 0));
+      StoreFour(to + 16 * half, make_float4(value(0), value(1), value(2), value(3)));
     }
   }
 }

@@ -186,11 +186,13 @@ TEST(Elementwise, QuantisedEmbeddingHasTheCpusBits) {
   const std::vector<int32_t> ids = {50, 86, 65, 66, 49, 87, -1, 70};
   for (const DType dtype : kQuantTypes) {
     const Stored stored(dtype);
-    // The second begins inside a super-block, as a rank's columns may.
+    // The second begins inside a super-block and ends in another, as a rank's columns may.
     for (const auto& [begin, end] :
-         std::vector<std::pair<int64_t, int64_t>>{{0, stored.cols()}, {32, 256}}) {
+         std::vector<std::pair<int64_t, int64_t>>{{0, stored.cols()}, {32, stored.cols() - 64}}) {
       Weight table;
-      const std::vector<std::byte> packed = stored.Pack(kRows, begin, end, table);
+      // Behind the table's rows are values that nobody may see.
+      const std::vector<std::byte> packed = stored.Pack(48, begin, end, table);
+      table.rows = kRows;
       std::vector<float> expected(ids.size() * table.cols);
       Cpu()->Embedding(BatchOf(ids), table, kFirst, 1.5f, expected);
       const DeviceArray<std::byte> d_packed(packed);
@@ -205,6 +207,26 @@ TEST(Elementwise, QuantisedEmbeddingHasTheCpusBits) {
                  .tokens = static_cast<int64_t>(ids.size())});
       EXPECT_TRUE(SameBits(out.ToHost(), expected)) << DTypeName(dtype) << " " << begin;
     }
+  }
+}
+
+// The last ranks may have none of the vocabulary.
+TEST(Elementwise, EmbeddingFromNoRowsIsZeros) {
+  constexpr int64_t kCols = 256;
+  const std::vector<int32_t> ids = {0, 5, -1};
+  const DeviceArray<int32_t> d_ids(ids);
+  for (int i = 0; i <= static_cast<int>(DType::kInt4Zero); ++i) {
+    const auto dtype = static_cast<DType>(i);
+    const DeviceArray<float> out(ids.size() * kCols);
+    Embedding({.ids = d_ids.data(),
+               .table = {.dtype = dtype,
+                         .cols = kCols,
+                         .row_stride = kCols,
+                         .packed = IsQuantized(dtype)},
+               .first_id = 5,
+               .out = out.data(),
+               .tokens = static_cast<int64_t>(ids.size())});
+    EXPECT_TRUE(SameBits(out.ToHost(), std::vector<float>(out.size()))) << DTypeName(dtype);
   }
 }
 
