@@ -10,6 +10,7 @@
 #include <limits>
 
 #include "kernels/quant/packed.h"
+#include "tests/kernels/cpu_step.h"
 #include "tests/kernels/reference.h"
 
 namespace trireme {
@@ -379,12 +380,7 @@ class PagedCache {
     for (int64_t t = 0; t < c.length; ++t)
       batch_.places.push_back({.position = t, .block_table = table_});
     batch_.ids.resize(batch_.places.size());
-    // Angles of zero leave keys as they are.
-    batch_.rope.cos.assign(c.length * c.head_dim / 2, 1.0f);
-    batch_.rope.sin.assign(c.length * c.head_dim / 2, 0.0f);
-    std::vector<float> no_queries;
-    std::vector<float> keys = k;
-    ops.RopeStoreKv(no_queries, keys, v, batch_, {.heads = 0}, layer_);
+    StoreKv(ops, k, v, batch_.places, layer_);
   }
   const KvLayer& layer() const { return layer_; }
   const StepBatch& batch() const { return batch_; }
@@ -466,10 +462,8 @@ TEST_P(OpsTest, AttentionMatchesFormula) {
     for (int64_t t = 0; t < c.length; t += 7) {
       const int64_t row = c.heads * c.head_dim;
       std::vector<float> alone(row);
-      StepBatch batch;
-      batch.ids = {0};
-      batch.places = {cache.places()[t]};
-      ops->Attention(std::span(q).subspan(t * row, row), batch, cache.layer(), Shape(c), alone);
+      ops->Attention(std::span(q).subspan(t * row, row), BatchOf({&cache.places()[t], 1}),
+                     cache.layer(), Shape(c), alone);
       EXPECT_TRUE(std::equal(alone.begin(), alone.end(), out.begin() + t * row));
     }
   }

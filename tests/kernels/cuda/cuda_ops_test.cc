@@ -1,0 +1,144 @@
+// The Ops on CUDA: what is theirs beside the kernels, which have tests of their own.
+
+#include "kernels/cuda/cuda_ops.h"
+
+#include <gtest/gtest.h>
+
+#include <cstring>
+#include <thread>
+
+#include "kernels/memory.h"
+
+namespace trireme::cuda {
+namespace {
+
+class CudaOpsTest : public testing::Test {
+ protected:
+  CudaOpsTest() : ops_(*MakeCudaOps(0)) {}
+
+  template <class T>
+  std::vector<T> Host(std::span<const T> values) {
+    std::vector<T> host(values.size());
+    EXPECT_TRUE(
+        ops_->memory().CopyOut(std::as_writable_bytes(std::span(host)), values.data()).ok());
+    return host;
+  }
+
+  std::unique_ptr<Ops> ops_;
+};
+
+// One token a sequence, whose id is its row of the table.
+StepBatch Decode(const std::vector<int32_t>& ids, const std::vector<std::vector<int32_t>>& tables) {
+  StepBatch batch;
+  for (size_t t = 0; t < ids.size(); ++t) {
+    batch.ids.push_back(ids[t]);
+    batch.places.push_back({.position = 0, .block_table = tables[t]});
+  }
+  return batch;
+}
+
+TEST_F(CudaOpsTest, RecordsTheSecondStepOfAShapeAndRepeatsItWithTheNewBatch) {
+  Memory& memory = ops_->memory();
+  const std::vector<float> values = {1, 2, 3, 4, 5, 6};
+  DeviceVector<float> table, out;
+  ASSERT_TRUE(table.Assign(memory, values).ok());
+  const Weight weight{
+      .data = table.span().data(), .dtype = DType::kF32, .rows = 3, .cols = 2, .row_stride = 2};
+  ASSERT_TRUE(out.Resize(memory, 4).ok());
+  int runs = 0;
+  const std::vector<std::vector<int32_t>> tables = {{0}, {1}};
+  const std::vector<std::vector<int32_t>> steps = {{0, 1}, {1, 2}, {2, 0}, {0, 0}};
+  for (const std::vector<int32_t>& ids : steps) {
+    const StepBatch batch = Decode(ids, tables);
+    ASSERT_TRUE(ops_->BeginStep(batch).ok());
+    const absl::Status status = ops_->Run([&] {
+      ++runs;
+      ops_->Embedding(batch, weight, 0, 1.0f, out.span());
+      return absl::OkStatus();
+    });
+    ASSERT_TRUE(status.ok()) << status;
+    std::vector<float> want;
+    for (const int32_t id : ids) {
+      want.push_back(values[static_cast<size_t>(2 * id)]);
+      want.push_back(values[static_cast<size_t>(2 * id + 1)]);
+    }
+    EXPECT_EQ(Host(std::span<const float>(out.span())), want);
+  }
+  EXPECT_EQ(runs, 2);  // as it is, then recorded
+  // Memory that goes back may be what a record reads.
+  { const auto passing = memory.Allocate(64); }
+  const StepBatch batch = Decode({1, 1}, tables);
+  ASSERT_TRUE(ops_->BeginStep(batch).ok());
+  ASSERT_TRUE(ops_->Run([&] {
+                    ++runs;
+                    ops_->Embedding(batch, weight, 0, 1.0f, out.span());
+                    return absl::OkStatus();
+                  })
+                  .ok());
+  EXPECT_EQ(runs, 3);
+}
+
+TEST_F(CudaOpsTest, PromptsAreNotRecorded) {
+  const std::vector<int32_t> table = {0};
+  StepBatch batch;
+  batch.ids = {1, 2};
+  batch.places = {{.position = 0, .block_table = table}, {.position = 1, .block_table = table}};
+  int runs = 0;
+  for (int i = 0; i < 3; ++i) {
+    ASSERT_TRUE(ops_->BeginStep(batch).ok());
+    ASSERT_TRUE(ops_->Run([&] {
+                      ++runs;
+                      return absl::OkStatus();
+                    })
+                    .ok());
+  }
+  EXPECT_EQ(runs, 3);
+}
+
+TEST_F(CudaOpsTest, MemoryIsZeroedAndCopies) {
+  Memory& memory = ops_->memory();
+  const auto buffer = memory.Allocate(1000);
+  ASSERT_TRUE(buffer.ok());
+  const std::span<const std::byte> all(buffer->data(), 1000);
+  EXPECT_EQ(Host(all), std::vector<std::byte>(1000));
+  const std::vector<std::byte> sevens(10, std::byte{7});
+  ASSERT_TRUE(memory.CopyIn(buffer->data() + 5, sevens).ok());
+  ASSERT_TRUE(memory.Copy(buffer->data() + 500, buffer->data() + 5, 10).ok());
+  ASSERT_TRUE(memory.Zero(buffer->data() + 5, 4).ok());
+  std::vector<std::byte> want(1000);
+  std::fill_n(want.begin() + 9, 6, std::byte{7});
+  std::fill_n(want.begin() + 500, 10, std::byte{7});
+  EXPECT_EQ(Host(all), want);
+}
+
+TEST_F(CudaOpsTest, WritersFillDifferentPiecesAtOnce) {
+  Memory& memory = ops_->memory();
+  constexpr size_t kPiece = 3000, kPieces = 12;
+  const auto buffer = memory.Allocate(kPieces * kPiece);
+  ASSERT_TRUE(buffer.ok());
+  std::vector<std::thread> threads;
+  for (size_t thread = 0; thread < 2; ++thread) {
+    threads.emplace_back([&, thread] {
+      const auto writer = memory.MakeWriter();
+      ASSERT_TRUE(writer.ok()) << writer.status();
+      for (size_t i = thread; i < kPieces; i += 2) {
+        const auto to = (*writer)->Begin(buffer->data() + i * kPiece, kPiece);
+        ASSERT_TRUE(to.ok());
+        // Only the first half is written: the rest is zero, whatever the piece held before.
+        std::memset(*to, static_cast<int>(i + 1), kPiece / 2);
+        ASSERT_TRUE((*writer)->End().ok());
+      }
+      ASSERT_TRUE((*writer)->Finish().ok());
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  const std::vector<std::byte> got =
+      Host(std::span<const std::byte>(buffer->data(), kPieces * kPiece));
+  for (size_t i = 0; i < got.size(); ++i) {
+    const bool written = i % kPiece < kPiece / 2;
+    ASSERT_EQ(got[i], static_cast<std::byte>(written ? i / kPiece + 1 : 0)) << i;
+  }
+}
+
+}  // namespace
+}  // namespace trireme::cuda
