@@ -216,7 +216,8 @@ absl::StatusOr<Rank> LoadRank(Flags& flags, Communicator& world) {
                                .cpu_variant = flags.cpu_variant,
                                .cpus = cpus}));
   rank.ops = std::move(device.ops);
-  flags.runner.ranks_on_host = device.ranks;
+  flags.runner.ranks_sharing_memory = device.ranks;
+  flags.runner.load_threads = DefaultThreads();
   flags.runner.kv_dtype = ParseKvDType(flags.kv_cache_dtype).value_or(device.kv_dtype_auto);
   ASSIGN_OR_RETURN(rank.runner, ModelRunner::Load(flags.runner, rank.ops.get(), &world));
   return rank;

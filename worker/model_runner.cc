@@ -82,7 +82,7 @@ absl::Status ModelRunner::AllocateKvCache() {
   if (options_.kv_memory.fraction > 0) {
     ASSIGN_OR_RETURN(const int64_t available, ops_->memory().Available());
     bytes = static_cast<int64_t>(options_.kv_memory.fraction * static_cast<double>(available) /
-                                 options_.ranks_on_host);
+                                 options_.ranks_sharing_memory);
     // No rank takes its share before all have seen what there is.
     if (on_device) RETURN_IF_ERROR(world_->Barrier());
   }

@@ -14,8 +14,8 @@
 #include "parallel/layout.h"
 #include "parallel/model_config.h"
 #include "trireme/v1/worker.pb.h"
-#include "worker/device_link.h"
 #include "worker/kv_cache.h"
+#include "worker/layers/device_link.h"
 #include "worker/layers/rotary_embedding.h"
 #include "worker/memory_amount.h"
 #include "worker/models/model.h"
@@ -30,12 +30,12 @@ struct RunnerOptions {
   int64_t kv_block_size = 32;  // tokens; a multiple of 16
   // This rank's KV cache, without the blocks behind it for swapped sequences.
   MemoryAmount kv_memory = {.bytes = int64_t{1} << 30};
-  int ranks_on_host = 1;  // that share a fraction of the memory
+  int ranks_sharing_memory = 1;  // that a fraction of the memory is divided among
   int64_t kv_blocks_max = int64_t{1} << 20;
   int64_t swap_bytes_max = 0;
   KvDType kv_dtype = KvDType::kF32;
   int load_threads = 1;       // that read and pack weights; computing has the Ops' own
-  DeviceLink link;            // what connects the ranks' memory; null: LinkThroughHost
+  DeviceLink link = {};       // what connects the ranks' memory; null: LinkThroughHost
   bool float32 = false;       // widens weights of 16 bits, so that activations are not rounded
   int64_t max_model_len = 0;  // 0: the model's own, as far as the KV cache holds it
   int64_t max_num_batched_tokens = 512;

@@ -148,7 +148,7 @@ TEST_F(ModelRunnerTest, AShareOfTheAvailableMemoryIsDividedAmongTheHostsRanks) {
     RunnerOptions options;
     options.model_dir = dir_;
     options.kv_memory = {.fraction = 0.01};
-    options.ranks_on_host = ranks;
+    options.ranks_sharing_memory = ranks;
     options.kv_blocks_max = int64_t{1} << 40;
     return static_cast<double>(
         (*ModelRunner::Load(options, ops_.get(), world_.get()))->pool_blocks());

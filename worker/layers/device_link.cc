@@ -1,4 +1,4 @@
-#include "worker/device_link.h"
+#include "worker/layers/device_link.h"
 
 #include <string>
 #include <utility>
