@@ -1,66 +1,112 @@
 #!/usr/bin/env bash
-# Checks and measures the CUDA kernels on this machine's GPU, in less than 8 minutes: from a bundle
-# (scripts/bundle.sh), which needs only a driver, cuBLASLt and the CUDA runtime, or from a build of the
-# preset cuda. Writes a table and JSON.
-#   scripts/gpu_check.sh [OUTPUT-DIR]        default gpu_check
+# Everything that only a GPU can show, in less than 8 minutes; on a machine with one GPU and CUDA's libraries:
+#   scripts/gpu_check.sh [RESULTS-DIR]        default: gpu_results; from a bundle (scripts/bundle.sh)
+# Facts of the machine; every kernel against its CPU reference; the pilot model end to end at TP=1 and TP=2 on the
+# one GPU; compute-sanitizer on a subset, where there is one; benchmarks. Writes a log for each step, summary.json
+# and, from the benchmarks, bench.json and bench.txt. Ends with 0 if all steps passed, 1 if one failed, 77 if there
+# is no GPU.
 set -uo pipefail
-root=$(cd "$(dirname "$0")/.." && pwd)
-out=${1:-gpu_check}
-bin=$root/bin
-[[ -x $bin/cuda_kernels_gpu_test ]] || bin=$root/build/cuda/bin
-[[ -d $root/lib ]] && export LD_LIBRARY_PATH=$root/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
-for cuda in /usr/local/cuda/lib64 /usr/local/cuda/targets/x86_64-linux/lib; do
-  [[ -d $cuda ]] && export LD_LIBRARY_PATH=${LD_LIBRARY_PATH:+$LD_LIBRARY_PATH:}$cuda
-done
+cd "$(dirname "$0")/.." || exit 1
+results=${1:-gpu_results}
+mkdir -p "$results"
+results=$(cd "$results" && pwd)
+seconds_max=480
+failures=()
+steps=()
 
-if [[ ! -x $bin/cuda_kernels_gpu_test || ! -x $bin/cuda_bench ]]; then
-  echo "gpu_check: no build: cmake --preset cuda && cmake --build --preset cuda --target cuda" >&2
-  exit 1
-fi
-"$bin/cuda_kernels_gpu_test" --gtest_list_tests >/dev/null 2>"$out.probe"
-status=$?
-if ((status == 77)); then
-  echo "gpu_check: $(cat "$out.probe")" >&2
-  rm -f "$out.probe"
-  exit 1
-fi
-rm -f "$out.probe"
-mkdir -p "$out"
-{
-  date -u +%F
-  cat "$root/commit" 2>/dev/null || git -C "$root" rev-parse --short HEAD
-  nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader 2>/dev/null
-} | tee "$out/machine.txt"
+bundle=$PWD
+[[ -d $bundle/libexec ]] || { echo "gpu_check: not a bundle; run scripts/bundle.sh, and this script there" >&2; exit 1; }
 
-failed=()
-# step NAME SECONDS COMMAND...: its output goes to a file; a failure is remembered.
+# step NAME SECONDS COMMAND...: runs it within its time, and what is left of the whole.
 step() {
-  local name=$1 limit=$2 start=$SECONDS
+  local name=$1 limit=$2 rc begin=$SECONDS
   shift 2
-  timeout "$limit" "$@" >"$out/$name.txt" 2>&1
-  local status=$?
-  if ((status == 0)); then
-    echo "gpu_check: $name: passed in $((SECONDS - start)) s"
+  ((limit > seconds_max - SECONDS)) && limit=$((seconds_max - SECONDS))
+  if ((limit <= 0)); then
+    rc=124
   else
-    ((status == 124)) && echo "gpu_check: $name: more than $limit s"
-    echo "gpu_check: $name: FAILED ($status); the end of $out/$name.txt:"
-    tail -n 25 "$out/$name.txt"
-    failed+=("$name")
+    timeout --kill-after=5 "$limit" "$@" >"$results/$name.log" 2>&1
+    rc=$?
   fi
+  local verdict=passed
+  case $rc in
+    0) ;;
+    77) verdict=skipped ;;
+    124 | 137) verdict="failed (over $limit s)" ;;
+    *) verdict="failed (exit $rc)" ;;
+  esac
+  [[ $verdict == failed* ]] && failures+=("$name: $verdict; see $results/$name.log")
+  steps+=("{\"step\": \"$name\", \"verdict\": \"$verdict\", \"seconds\": $((SECONDS - begin))}")
+  printf '%-24s %s, %d s\n' "$name" "$verdict" $((SECONDS - begin))
 }
 
-step kernels 180 "$bin/cuda_kernels_gpu_test" --gtest_brief=1
-if command -v compute-sanitizer >/dev/null; then
-  # The first shape of each suite: the sanitizer makes kernels a hundred times slower.
+if ! command -v nvidia-smi >/dev/null || ! nvidia-smi -L >"$results/gpus.txt" 2>&1 || ! grep -q '^GPU' "$results/gpus.txt"; then
+  echo "gpu_check: no GPU here (nvidia-smi finds none); nothing was checked" >&2
+  exit 77
+fi
+
+# CUDA's libraries: the toolkit's, the system's, or those of Python packages.
+cuda_libraries=
+for library in libcudart.so.13 libcublasLt.so.13; do
+  path=$({ ldconfig -p | awk -v name="$library" '$1 == name { print $NF; exit }'
+           find -L /usr/local/cuda*/ /usr/lib /opt /home /root -maxdepth 9 -name "$library" 2>/dev/null | head -1; } | head -1)
+  if [[ -z $path ]]; then
+    echo "gpu_check: no $library found; install CUDA 13's libraries, or put them under /usr/local/cuda/lib64" >&2
+    exit 1
+  fi
+  cuda_libraries+=${cuda_libraries:+:}$(dirname "$path")
+done
+export TRIREME_CUDA_LIBRARIES=$cuda_libraries TRIREME_SOURCE_DIR=$bundle
+cat ORIGIN
+sed 's/ (UUID.*//' "$results/gpus.txt"
+
+step facts 20 nvidia-smi --query-gpu=name,compute_cap,memory.total,driver_version,clocks.max.sm,clocks.max.mem,power.limit --format=csv
+[[ -x bin/cuda_kernels_gpu_test ]] && step kernels 150 bin/cuda_kernels_gpu_test --gtest_brief=1
+
+# One question to a coordinator and TP workers on the GPU; greedy, so that TP=2 must answer as TP=1 does.
+pilot() {
+  local tp=$1 server=127.0.0.1:$((18000 + $1)) work
+  work=$(mktemp -d)
+  source scripts/processes.sh
+  trap 'stop_processes; rm -rf "$work"' EXIT
+  start_process "$work/coordinator.log" bin/trireme-coordinator --model models/pilot --grpc "$server"
+  start_process "$work/workers.log" bin/mpirun --oversubscribe --bind-to none -np "$tp" bin/trireme-worker \
+    --coordinator "$server" --model models/pilot --tp "$tp" --device cuda
+  bin/trireme nodes --server "$server" --wait 60 || { cat "$work"/*.log; return 1; }
+  bin/trireme generate --chat --temperature 0 --server "$server" 'What is tensor parallelism?' >"$results/answer_tp$tp.txt" ||
+    { cat "$work"/*.log; return 1; }
+  cat "$results/answer_tp$tp.txt" "$work/workers.log"
+  [[ -s $results/answer_tp$tp.txt ]]
+}
+export -f pilot
+export results
+step pilot_tp1 90 bash -c 'pilot 1'
+step pilot_tp2 90 bash -c 'pilot 2'
+step same_answer 5 cmp "$results/answer_tp1.txt" "$results/answer_tp2.txt"
+
+sanitizer=$(command -v compute-sanitizer || ls /usr/local/cuda*/bin/compute-sanitizer 2>/dev/null | head -1)
+if [[ -n $sanitizer && -x libexec/cuda_kernels_gpu_test ]]; then
   for tool in memcheck racecheck; do
-    step "$tool" 90 compute-sanitizer --tool "$tool" --error-exitcode 3 \
-      "$bin/cuda_kernels_gpu_test" --gtest_brief=1 --gtest_filter='*/0'
+    step "sanitizer_$tool" 60 "$sanitizer" --tool "$tool" --target-processes all --error-exitcode 1 \
+      bin/cuda_kernels_gpu_test --gtest_brief=1 --gtest_filter='*RmsNorm*:*Rope*:*Sampl*'
   done
 else
-  echo "gpu_check: compute-sanitizer is not installed: skipped"
+  echo "sanitizer                skipped: no compute-sanitizer here"
 fi
-step bench 120 "$bin/cuda_bench" --json "$out/bench.json"
-cat "$out/bench.txt"
 
-if ((${#failed[@]} > 0)); then echo "gpu_check: FAILED: ${failed[*]}"; exit 1; fi
-echo "gpu_check: all passed; results are in $out"
+if [[ -x bin/cuda_bench ]]; then
+  step bench 120 bash -c 'bin/cuda_bench --json "$results/bench.json" >"$results/bench.txt" && cat "$results/bench.txt"'
+  cat "$results/bench.txt" 2>/dev/null
+fi
+
+{
+  printf '{"gpu": "%s", "seconds": %d, "steps": [' "$(sed -n '1s/ (UUID.*//p' "$results/gpus.txt")" "$SECONDS"
+  (IFS=,; printf '%s' "${steps[*]}")
+  printf ']}\n'
+} >"$results/summary.json"
+if ((${#failures[@]})); then
+  echo "gpu_check: ${#failures[@]} failed:"
+  printf '  %s\n' "${failures[@]}"
+  exit 1
+fi
+echo "gpu_check: all passed in $SECONDS s; $results/summary.json"

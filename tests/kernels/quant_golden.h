@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <cstdlib>
 #include <cstring>
 #include <nlohmann/json.hpp>
 #include <string>
@@ -16,8 +17,14 @@
 
 namespace trireme {
 
+inline std::string SourceDir() {
+  const char* dir = std::getenv("TRIREME_SOURCE_DIR");
+  return dir != nullptr ? dir : TRIREME_SOURCE_DIR;
+}
+
 // Quantised test matrices: stored blocks and their values by the gguf package
-// (tools/make_quant_golden.py). Needs TRIREME_SOURCE_DIR.
+// (tools/make_quant_golden.py), under the TRIREME_SOURCE_DIR of the environment, as in a bundle, or
+// of the build.
 
 constexpr DType kQuantTypes[] = {DType::kQ4_0,    DType::kQ4_1, DType::kQ5_0,  DType::kQ5_1,
                                  DType::kQ8_0,    DType::kQ2K,  DType::kQ3K,   DType::kQ4K,
@@ -28,8 +35,8 @@ constexpr DType kQuantTypes[] = {DType::kQ4_0,    DType::kQ4_1, DType::kQ5_0,  D
 class Stored {
  public:
   explicit Stored(DType dtype, int repeats = 1) : dtype_(dtype) {
-    static const nlohmann::json kGolden = nlohmann::json::parse(
-        *ReadFile(std::string(TRIREME_SOURCE_DIR) + "/tests/golden/quant.json", 1 << 20));
+    static const nlohmann::json kGolden =
+        nlohmann::json::parse(*ReadFile(SourceDir() + "/tests/golden/quant.json", 1 << 20));
     const int64_t cols = kGolden["cols"];
     rows_ = kGolden["rows"];
     cols_ = cols * repeats;
