@@ -13,23 +13,6 @@ namespace {
 
 bool IsPowerOfTwo(int value) { return value > 0 && (value & (value - 1)) == 0; }
 
-// Why the model's shape does not allow this tensor parallel size, or nothing if it does.
-std::optional<std::string> WhyNotTp(const ModelConfig& config, int tp) {
-  if (!IsPowerOfTwo(tp)) return "it must be a power of two";
-  if (tp > kReductionGroupsMax) return absl::StrCat("it must be at most ", kReductionGroupsMax);
-  if (ReductionGroups(config.num_heads) % tp != 0) {
-    return absl::StrCat("it must divide the ", config.num_heads, " attention heads");
-  }
-  if (ReductionGroups(config.intermediate_size) % tp != 0) {
-    return absl::StrCat("it must divide the intermediate size ", config.intermediate_size);
-  }
-  if (config.num_kv_heads % tp != 0 && tp % config.num_kv_heads != 0) {
-    return absl::StrCat("it must divide the ", config.num_kv_heads,
-                        " KV heads or be a multiple of them");
-  }
-  return std::nullopt;
-}
-
 std::vector<int> LegalTps(const ModelConfig& config) {
   std::vector<int> legal;
   for (int tp = 1; tp <= kReductionGroupsMax; tp *= 2) {
@@ -51,6 +34,22 @@ std::vector<ParallelLayout> NearestLegal(const ModelConfig& config, const Parall
 }
 
 }  // namespace
+
+std::optional<std::string> WhyNotTp(const ModelConfig& config, int tp) {
+  if (!IsPowerOfTwo(tp)) return "it must be a power of two";
+  if (tp > kReductionGroupsMax) return absl::StrCat("it must be at most ", kReductionGroupsMax);
+  if (ReductionGroups(config.num_heads) % tp != 0) {
+    return absl::StrCat("it must divide the ", config.num_heads, " attention heads");
+  }
+  if (ReductionGroups(config.intermediate_size) % tp != 0) {
+    return absl::StrCat("it must divide the intermediate size ", config.intermediate_size);
+  }
+  if (config.num_kv_heads % tp != 0 && tp % config.num_kv_heads != 0) {
+    return absl::StrCat("it must divide the ", config.num_kv_heads,
+                        " KV heads or be a multiple of them");
+  }
+  return std::nullopt;
+}
 
 RankCoord CoordOf(const ParallelLayout& layout, int rank) {
   CHECK(rank >= 0 && rank < layout.world_size());

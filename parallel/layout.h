@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -41,6 +42,10 @@ int RankOf(const ParallelLayout& layout, const RankCoord& coord);
 // Returns the largest power of two, at most kReductionGroupsMax, that divides `blocks`.
 inline constexpr int kReductionGroupsMax = 8;
 int ReductionGroups(int64_t blocks);
+
+// Why the model's shape does not allow this tensor parallel size ("it must divide the 6 attention
+// heads"), or nothing if it does.
+std::optional<std::string> WhyNotTp(const ModelConfig& config, int tp);
 
 // Refuses a layout that the model's shape does not allow, with the reason and the nearest legal
 // ones. Legal: tp a power of two that divides both reduction group counts, and divides the KV heads

@@ -38,7 +38,7 @@ constexpr std::array kGpus = {
     DeviceRow{"l40s", 48, 864, 362, 733, "pcie4"},
     DeviceRow{"h100", 80, 3350, 989, 1979, "nvlink4"},
     DeviceRow{"h200", 141, 4800, 989, 1979, "nvlink4"},
-    DeviceRow{"b200", 180, 7700, 2250, 4500, "nvlink5"},
+    DeviceRow{"b200", 180, 8000, 2250, 4500, "nvlink5"},
     DeviceRow{"mi300x", 192, 5300, 1307, 2615, "xgmi3"},
 };
 

@@ -1,0 +1,111 @@
+#include "cluster/planner/cost_model.h"
+
+#include <algorithm>
+#include <cmath>
+
+namespace trireme {
+namespace {
+
+constexpr double kActivationBytes = 4;  // float32
+
+// Reading and multiplying overlap, so that the slower of them takes the time.
+struct Roofline {
+  double bytes = 0;
+  double compute_s = 0;
+
+  void Add(const Products& products, double read_share, double tokens, const DeviceSpec& device) {
+    const bool fast = products.quantized && device.products_8bit;
+    const double rate = (fast ? device.flops_8bit : device.flops_16bit) * device.compute_efficiency;
+    bytes += products.bytes * read_share;
+    compute_s += 2 * products.elements * tokens / rate;
+  }
+  double Seconds(const DeviceSpec& device) const {
+    return std::max(bytes / (device.memory_bytes_per_s * device.memory_efficiency), compute_s);
+  }
+};
+
+double LinearSeconds(const StageWork& work, const StepTokens& step, const DeviceSpec& device) {
+  const double tokens = static_cast<double>(step.sequences * step.tokens);
+  Roofline layers, head;
+  for (const Products& products : work.dense) layers.Add(products, 1, tokens, device);
+  if (work.num_experts > 0) {
+    const double share =
+        static_cast<double>(work.experts_per_token) / static_cast<double>(work.num_experts);
+    // The expected part of the experts that some token chose, if all are as likely.
+    const double touched = 1 - std::pow(1 - share, tokens);
+    for (const Products& products : work.experts) {
+      layers.Add(products, touched, tokens * share, device);
+    }
+  }
+  const double sampled = static_cast<double>(step.sampled);
+  if (sampled > 0) {
+    for (const Products& products : work.head) head.Add(products, 1, sampled, device);
+  }
+  return layers.Seconds(device) + head.Seconds(device);
+}
+
+// Tokens whose keys a sequence's step reads, and the mean number that one of its queries sees.
+struct Seen {
+  double read = 0;
+  double mean = 0;
+};
+
+Seen SeenTokens(const StepTokens& step, int64_t window) {
+  const double end = static_cast<double>(step.context);
+  const double tokens = static_cast<double>(step.tokens);
+  const double mean = end - (tokens - 1) / 2;
+  if (window == 0) return {.read = end, .mean = mean};
+  const double limit = static_cast<double>(window);
+  return {.read = std::min(end, limit + tokens - 1), .mean = std::min(mean, limit)};
+}
+
+double AttentionSeconds(const StageWork& work, const StepTokens& step, const DeviceSpec& device) {
+  const double sequences = static_cast<double>(step.sequences);
+  const double queries = sequences * static_cast<double>(step.tokens);
+  Roofline attention;
+  const auto add = [&](double layers, const Seen& seen) {
+    attention.Add({.bytes = layers * sequences * seen.read * work.kv_bytes_per_token,
+                   .elements = layers * work.attention_elements * seen.mean},
+                  1, queries, device);
+  };
+  for (const int64_t window : work.windows) add(1, SeenTokens(step, window));
+  const double image = static_cast<double>(work.image_tokens);
+  add(static_cast<double>(work.cross_layers), {.read = image, .mean = image});
+  return attention.Seconds(device);
+}
+
+double CommunicationSeconds(const StageWork& work, const StepTokens& step, const LinkSpec& link) {
+  const double activations = static_cast<double>(step.sequences * step.tokens * work.hidden_size);
+  const double logits = static_cast<double>(step.sampled * work.logits);
+  return work.all_reduces * AllReduceSeconds(link, work.tp, activations * kActivationBytes) +
+         (logits > 0 ? AllGatherSeconds(link, work.tp, logits * kActivationBytes) : 0);
+}
+
+}  // namespace
+
+double AllReduceSeconds(const LinkSpec& link, int ranks, double bytes) {
+  if (ranks < 2) return 0;
+  const double n = ranks;
+  const double ring = 2 * (n - 1) * (link.alpha_s + bytes / n / link.bytes_per_s);
+  const double doubling = std::ceil(std::log2(n)) * (link.alpha_s + bytes / link.bytes_per_s);
+  return std::min(ring, doubling);
+}
+
+double AllGatherSeconds(const LinkSpec& link, int ranks, double bytes) {
+  if (ranks < 2) return 0;
+  const double n = ranks;
+  return (n - 1) * (link.alpha_s + bytes / n / link.bytes_per_s);
+}
+
+double SendSeconds(const LinkSpec& link, double bytes) {
+  return link.alpha_s + bytes / link.bytes_per_s;
+}
+
+double StageSeconds(const StageWork& work, const StepTokens& step, const DeviceSpec& device,
+                    const LinkSpec& link) {
+  return LinearSeconds(work, step, device) + AttentionSeconds(work, step, device) +
+         CommunicationSeconds(work, step, link) +
+         static_cast<double>(work.layers) * device.layer_overhead_s;
+}
+
+}  // namespace trireme

@@ -1,0 +1,270 @@
+#include "cluster/planner/planner.h"
+
+#include <algorithm>
+#include <limits>
+#include <optional>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "base/status_macros.h"
+#include "cluster/planner/stage.h"
+
+namespace trireme {
+namespace {
+
+constexpr double kActivationBytes = 4;
+
+std::string GB(double bytes) { return absl::StrFormat("%.1f GB", bytes / 1e9); }
+std::string GB(int64_t bytes) { return GB(static_cast<double>(bytes)); }
+
+// Where copies of the model go: gangs that share a host, or gangs of whole hosts.
+absl::StatusOr<LayoutPlan> Place(const ClusterSpec& cluster, const ParallelLayout& layout) {
+  LayoutPlan plan;
+  plan.layout = layout;
+  const int per_node = cluster.devices_per_node;
+  const int world = layout.world_size();
+  if (world <= per_node) {
+    plan.replicas = per_node / world * cluster.nodes;
+  } else if (world % per_node != 0) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "its ranks are more than a node's ", per_node,
+        " devices, but no multiple of them: a gang over several nodes must fill them"));
+  } else {
+    plan.replicas = cluster.nodes / (world / per_node);
+    plan.tp_across_nodes = per_node % layout.tp != 0;
+  }
+  plan.idle_devices = cluster.devices() - plan.replicas * world;
+  return plan;
+}
+
+// The network as one of `ranks` that send from a host at once sees it.
+LinkSpec SharedNetwork(const ClusterSpec& cluster, int ranks) {
+  LinkSpec link = cluster.network;
+  link.bytes_per_s *= std::min(1.0, static_cast<double>(cluster.nics_per_node) / ranks);
+  return link;
+}
+
+// Predicts with the stages of one gang.
+class Predictor {
+ public:
+  Predictor(const ClusterSpec& cluster, const PlanOptions& options, const LayoutPlan& plan,
+            const std::vector<SizedStage>& stages)
+      : cluster_(cluster), options_(options), plan_(plan), stages_(stages) {
+    tp_link_ =
+        plan.tp_across_nodes ? SharedNetwork(cluster, cluster.devices_per_node) : cluster.link;
+  }
+
+  void Fill(LayoutPlan& plan) const {
+    const int active = static_cast<int>(std::min<int64_t>(plan.replicas, options_.concurrency));
+    const int64_t batch = (options_.concurrency + active - 1) / active;
+    const Times prefill = Prefill();
+    plan.ttft_s = prefill.latency_s;
+    plan.tpot_s = DecodeSeconds(batch);
+    // Each gang in turns: prompts of a batch, as fast as its slowest stage, then their answers.
+    const double tokens = static_cast<double>(batch * options_.output_tokens);
+    const double seconds = static_cast<double>(batch - 1) * prefill.busy_s + prefill.latency_s +
+                           static_cast<double>(options_.output_tokens - 1) * plan.tpot_s;
+    plan.tokens_per_s =
+        static_cast<double>(options_.concurrency) / static_cast<double>(batch) * tokens / seconds;
+  }
+
+ private:
+  struct Times {
+    double latency_s = 0;  // until it is through
+    double busy_s = 0;     // of the slowest stage
+  };
+
+  // Of the activations from a stage to the next; from the last one tokens go back to the first.
+  double HopSeconds(size_t stage, int64_t tokens) const {
+    const int per_node = cluster_.devices_per_node;
+    const int tp = plan_.layout.tp;
+    bool crosses = false;
+    const auto from = static_cast<int>(stage);
+    const int to = stage + 1 < stages_.size() ? from + 1 : 0;
+    for (int tp_rank = 0; tp_rank < tp; ++tp_rank) {
+      crosses |= (from * tp + tp_rank) / per_node != (to * tp + tp_rank) / per_node;
+    }
+    if (!InOneNode() && crosses) {
+      return SendSeconds(SharedNetwork(cluster_, std::min(tp, per_node)), HopBytes(to, tokens));
+    }
+    return SendSeconds(cluster_.link, HopBytes(to, tokens));
+  }
+  double HopBytes(int to, int64_t tokens) const {
+    if (to == 0) return kActivationBytes * static_cast<double>(tokens);  // ids
+    return kActivationBytes * static_cast<double>(tokens * stages_.front().work.hidden_size);
+  }
+  bool InOneNode() const { return plan_.layout.world_size() <= cluster_.devices_per_node; }
+
+  // One pass of a step through the stages.
+  Times Pass(const StepTokens& step, bool back) const {
+    Times times;
+    for (size_t s = 0; s < stages_.size(); ++s) {
+      double seconds = StageSeconds(stages_[s].work, step, cluster_.device, tp_link_);
+      const bool last = s + 1 == stages_.size();
+      if (stages_.size() > 1 && (!last || back)) {
+        seconds += HopSeconds(s, step.sequences * step.tokens);
+      }
+      times.latency_s += seconds;
+      times.busy_s = std::max(times.busy_s, seconds);
+    }
+    return times;
+  }
+
+  // The prompt in chunks, each through all stages, one behind the other.
+  Times Prefill() const {
+    Times all;
+    const int64_t prompt = options_.context - options_.output_tokens;
+    for (int64_t begin = 0; begin < prompt;) {
+      const int64_t tokens = std::min(options_.max_num_batched_tokens, prompt - begin);
+      begin += tokens;
+      const bool last = begin == prompt;
+      const Times chunk = Pass(
+          {.sequences = 1, .tokens = tokens, .context = begin, .sampled = last ? 1 : 0}, false);
+      all.busy_s += chunk.busy_s;
+      all.latency_s += last ? chunk.latency_s : chunk.busy_s;
+    }
+    return all;
+  }
+
+  // The batch in as many parts as there are stages, so that each stage has one to compute.
+  double DecodeSeconds(int64_t batch) const {
+    const int64_t parts = std::min<int64_t>(batch, static_cast<int64_t>(stages_.size()));
+    const int64_t size = (batch + parts - 1) / parts;
+    const int64_t context = options_.context - options_.output_tokens / 2;
+    const Times step =
+        Pass({.sequences = size, .tokens = 1, .context = context, .sampled = size}, true);
+    return std::max(step.latency_s, static_cast<double>(parts) * step.busy_s);
+  }
+
+  const ClusterSpec& cluster_;
+  const PlanOptions& options_;
+  const LayoutPlan& plan_;
+  const std::vector<SizedStage>& stages_;
+  LinkSpec tp_link_;
+};
+
+// Why a stage's ranks have no room, or nothing.
+std::optional<std::string> WhyNoRoom(const StagePlan& stage, int pp_rank,
+                                     const ClusterSpec& cluster, const PlanOptions& options) {
+  const DeviceSpec& device = cluster.device;
+  const std::string usable =
+      absl::StrCat("of ", device.name, "'s ", GB(device.memory_bytes), " are usable");
+  const std::string rank = absl::StrCat("a rank of stage ", pp_rank);
+  const double limit = device.memory_bytes * options.memory_share - device.reserved_bytes;
+  if (stage.kv_bytes_max < 0) {
+    return absl::StrCat(rank, " needs ", GB(stage.max_weight_bytes()), " for weights and ",
+                        GB(stage.workspace_bytes), " for activations, but ", GB(limit), " ",
+                        usable);
+  }
+  if (stage.request_bytes > stage.kv_bytes_max) {
+    return absl::StrCat("one request of ", options.context, " tokens needs ",
+                        GB(stage.request_bytes), " of KV cache on ", rank, ", but beside ",
+                        GB(stage.max_weight_bytes()), " of weights ", GB(stage.kv_bytes_max),
+                        " remain");
+  }
+  return std::nullopt;
+}
+
+// The sizes of a placed layout, and its predictions if it fits. INVALID_ARGUMENT says why not.
+absl::Status Complete(const ModelShape& shape, const WeightTypes& types, const ClusterSpec& cluster,
+                      const PlanOptions& options, LayoutPlan& plan) {
+  std::vector<SizedStage> stages;
+  plan.requests_per_gang = std::numeric_limits<int64_t>::max();
+  for (int pp_rank = 0; pp_rank < plan.layout.pp; ++pp_rank) {
+    ASSIGN_OR_RETURN(SizedStage stage,
+                     SizeStage(shape, types, cluster.device, options, plan.layout, pp_rank));
+    if (const auto why = WhyNoRoom(stage.plan, pp_rank, cluster, options); why.has_value()) {
+      return absl::InvalidArgumentError(*why);
+    }
+    if (stage.plan.request_bytes > 0) {
+      plan.requests_per_gang =
+          std::min(plan.requests_per_gang, stage.plan.kv_bytes_max / stage.plan.request_bytes);
+    }
+    plan.stages.push_back(stage.plan);
+    stages.push_back(std::move(stage));
+  }
+  if (plan.requests() < options.concurrency) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("its ", plan.replicas, plan.replicas == 1 ? " copy holds " : " copies hold ",
+                     plan.requests(), " requests of ", options.context, " tokens at once, not ",
+                     options.concurrency));
+  }
+  Predictor(cluster, options, plan, stages).Fill(plan);
+  return absl::OkStatus();
+}
+
+absl::Status CheckOptions(const ModelShape& shape, const ClusterSpec& cluster,
+                          const PlanOptions& options) {
+  if (cluster.nodes < 1 || cluster.devices_per_node < 1 || cluster.nics_per_node < 1) {
+    return absl::InvalidArgumentError(
+        "--nodes, --gpus-per-node and --nics-per-node must be at least 1");
+  }
+  if (options.context > shape.config.max_position_embeddings) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--context ", options.context, " is above the model's ",
+                     shape.config.max_position_embeddings, " positions"));
+  }
+  if (options.output_tokens < 1 || options.output_tokens >= options.context) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "--output-len ", options.output_tokens, " must be at least 1 and below --context ",
+        options.context, ", which counts the answer as well"));
+  }
+  if (options.images > 0 && shape.image_tokens == 0) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--images: ", shape.config.architecture, " takes none"));
+  }
+  return absl::OkStatus();
+}
+
+bool Better(const LayoutPlan& a, const LayoutPlan& b) {
+  if (a.tokens_per_s != b.tokens_per_s) return a.tokens_per_s > b.tokens_per_s;
+  return a.tpot_s < b.tpot_s;
+}
+
+}  // namespace
+
+int64_t StagePlan::max_weight_bytes() const {
+  return *std::max_element(weight_bytes.begin(), weight_bytes.end());
+}
+
+int64_t LayoutPlan::kv_memory_bytes() const {
+  int64_t bytes = std::numeric_limits<int64_t>::max();
+  for (const StagePlan& stage : stages) bytes = std::min(bytes, stage.kv_bytes_max);
+  return bytes;
+}
+
+absl::StatusOr<Plan> MakePlan(const ModelShape& shape, const WeightTypes& types,
+                              const ClusterSpec& cluster, const PlanOptions& options) {
+  RETURN_IF_ERROR(CheckOptions(shape, cluster, options));
+  Plan result;
+  // Errors of one rank with everything are errors of the files, not of a layout.
+  ASSIGN_OR_RETURN(const SizedStage whole, SizeStage(shape, types, cluster.device, options, {}, 0));
+  result.total_weight_bytes = whole.plan.max_weight_bytes();
+  for (int tp = 1; tp <= cluster.devices(); ++tp) {
+    if (const auto why = WhyNotTp(shape.config, tp); why.has_value()) {
+      result.rejections.push_back({.layout = {.tp = tp, .pp = 0}, .reason = *why});
+      continue;
+    }
+    for (int pp = 1; pp <= cluster.devices() / tp; ++pp) {
+      const ParallelLayout layout = {.tp = tp, .pp = pp};
+      if (pp > shape.config.num_layers) {
+        result.rejections.push_back(
+            {layout, absl::StrCat("it must be at most the ", shape.config.num_layers, " layers")});
+        continue;
+      }
+      absl::StatusOr<LayoutPlan> plan = Place(cluster, layout);
+      absl::Status status = plan.status();
+      if (status.ok()) status = Complete(shape, types, cluster, options, *plan);
+      if (status.ok()) {
+        result.layouts.push_back(*std::move(plan));
+      } else {
+        result.rejections.push_back({layout, std::string(status.message())});
+      }
+    }
+  }
+  std::stable_sort(result.layouts.begin(), result.layouts.end(), Better);
+  return result;
+}
+
+}  // namespace trireme
