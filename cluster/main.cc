@@ -14,6 +14,7 @@ int main(int argc, char** argv) {
   trireme::AddChatCommand(app, chosen);
   trireme::AddNodesCommand(app, chosen);
   trireme::AddStatsCommand(app, chosen);
+  trireme::AddPlanCommand(app, chosen);
   trireme::AddBenchCommand(app, chosen);
   CLI11_PARSE(app, argc, argv);
   return chosen();

@@ -1,0 +1,79 @@
+#include <algorithm>
+
+#include "absl/strings/str_cat.h"
+#include "cluster/planner/report.h"
+
+namespace trireme {
+namespace {
+
+// Whole MiB, so that rounding never asks for more than there is.
+std::string KvMemory(const LayoutPlan& plan) {
+  return absl::StrCat(plan.kv_memory_bytes() / (1 << 20), "MiB");
+}
+
+std::string WorkerFlags(const PlanSubject& subject, const LayoutPlan& plan) {
+  std::string flags = absl::StrCat(
+      "--tp ", plan.layout.tp, " --pp ", plan.layout.pp, " --max-model-len ",
+      subject.options.context, " --max-num-batched-tokens ", subject.options.max_num_batched_tokens,
+      " --block-size ", subject.options.block_size, " --kv-memory ", KvMemory(plan),
+      " --kv-cache-dtype ", std::string(KvDTypeName(subject.options.kv_dtype)));
+  if (subject.cluster.device.gpu) flags += " --device cuda";
+  return flags;
+}
+
+std::string Hostfile(const PlanSubject& subject, const LayoutPlan& plan, int replica) {
+  const int per_node = subject.cluster.devices_per_node;
+  const int world = plan.layout.world_size();
+  const int slots = std::min(world, per_node);
+  const int gangs_on_node = std::max(per_node / world, 1);
+  const int nodes = std::max(world / per_node, 1);
+  const int first = world <= per_node ? replica / gangs_on_node : replica * nodes;
+  std::string hosts;
+  for (int node = first; node < first + nodes; ++node) {
+    absl::StrAppend(&hosts, hosts.empty() ? "" : ",", "node", node + 1, ":", slots);
+  }
+  return hosts;
+}
+
+}  // namespace
+
+std::string LaunchCommands(const PlanSubject& subject, const LayoutPlan& plan) {
+  if (!subject.shape.computed || subject.cluster.device.sizing_only) {
+    return absl::StrCat(
+        "# sizing only: workers do not compute ",
+        subject.shape.computed ? subject.cluster.device.name : subject.shape.config.architecture,
+        " yet\n");
+  }
+  std::string text;
+  if (subject.cluster.device.gpu) {
+    text += "# --device cuda needs workers that are built for GPUs\n";
+  }
+  if (plan.replicas > 1) {
+    absl::StrAppend(&text, "# copy 1 of ", plan.replicas,
+                    "; the others are the same on their own hosts and ports\n");
+  }
+  absl::StrAppend(&text, "trireme-coordinator --model ", subject.model,
+                  " --grpc node1:8001 --insecure\n", "mpirun -np ", plan.layout.world_size(),
+                  " --host ", Hostfile(subject, plan, 0),
+                  " --bind-to none \\\n    trireme-worker --coordinator node1:8001 --model ",
+                  subject.model, " \\\n    ", WorkerFlags(subject, plan), "\n");
+  return text;
+}
+
+std::string HelmValues(const PlanSubject& subject, const LayoutPlan& plan) {
+  const int world = plan.layout.world_size();
+  const int per_node = subject.cluster.devices_per_node;
+  std::string text = "# there is no Helm chart yet: these are the values that one will need\n";
+  absl::StrAppend(&text, "model: ", subject.model, "\nreplicas: ", plan.replicas, "\ngang:\n",
+                  "  pods: ", std::max(world / per_node, 1),
+                  "\n  ranksPerPod: ", std::min(world, per_node), "\n");
+  if (subject.cluster.device.gpu) {
+    absl::StrAppend(&text, "  resources:\n    limits:\n      ",
+                    subject.cluster.device.name == "mi300x" ? "amd.com/gpu: " : "nvidia.com/gpu: ",
+                    std::min(world, per_node), "\n");
+  }
+  absl::StrAppend(&text, "  args: \"", WorkerFlags(subject, plan), "\"\n");
+  return text;
+}
+
+}  // namespace trireme
