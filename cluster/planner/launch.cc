@@ -1,6 +1,7 @@
 #include <algorithm>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_replace.h"
 #include "cluster/planner/report.h"
 
 namespace trireme {
@@ -35,15 +36,27 @@ std::string Hostfile(const PlanSubject& subject, const LayoutPlan& plan, int rep
   return hosts;
 }
 
+// For the shell: single-quoted if it is more than a plain path.
+std::string Quoted(const std::string& text) {
+  constexpr const char* kPlain =
+      "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-./+=";
+  if (!text.empty() && text.find_first_not_of(kPlain) == std::string::npos) return text;
+  return absl::StrCat("'", absl::StrReplaceAll(text, {{"'", "'\\''"}}), "'");
+}
+
+// Why no worker starts this, or nothing.
+std::string WhyNot(const PlanSubject& subject) {
+  const bool device = subject.cluster.device.sizing_only;
+  if (subject.shape.computed && !device) return "";
+  return absl::StrCat(
+      "# sizing only: workers do not compute ",
+      device ? "on " + subject.cluster.device.name : subject.shape.config.architecture, " yet\n");
+}
+
 }  // namespace
 
 std::string LaunchCommands(const PlanSubject& subject, const LayoutPlan& plan) {
-  if (!subject.shape.computed || subject.cluster.device.sizing_only) {
-    return absl::StrCat(
-        "# sizing only: workers do not compute ",
-        subject.shape.computed ? subject.cluster.device.name : subject.shape.config.architecture,
-        " yet\n");
-  }
+  if (const std::string why_not = WhyNot(subject); !why_not.empty()) return why_not;
   std::string text;
   if (subject.cluster.device.gpu) {
     text += "# --device cuda needs workers that are built for GPUs\n";
@@ -52,21 +65,24 @@ std::string LaunchCommands(const PlanSubject& subject, const LayoutPlan& plan) {
     absl::StrAppend(&text, "# copy 1 of ", plan.replicas,
                     "; the others are the same on their own hosts and ports\n");
   }
-  absl::StrAppend(&text, "trireme-coordinator --model ", subject.model,
+  absl::StrAppend(&text, "trireme-coordinator --model ", Quoted(subject.model),
                   " --grpc node1:8001 --insecure\n", "mpirun -np ", plan.layout.world_size(),
                   " --host ", Hostfile(subject, plan, 0),
                   " --bind-to none \\\n    trireme-worker --coordinator node1:8001 --model ",
-                  subject.model, " \\\n    ", WorkerFlags(subject, plan), "\n");
+                  Quoted(subject.model), " \\\n    ", WorkerFlags(subject, plan), "\n");
   return text;
 }
 
 std::string HelmValues(const PlanSubject& subject, const LayoutPlan& plan) {
+  if (!WhyNot(subject).empty()) return "";
   const int world = plan.layout.world_size();
   const int per_node = subject.cluster.devices_per_node;
   std::string text = "# there is no Helm chart yet: these are the values that one will need\n";
-  absl::StrAppend(&text, "model: ", subject.model, "\nreplicas: ", plan.replicas, "\ngang:\n",
-                  "  pods: ", std::max(world / per_node, 1),
-                  "\n  ranksPerPod: ", std::min(world, per_node), "\n");
+  absl::StrAppend(
+      &text, "model: ",
+      nlohmann::json(subject.model).dump(-1, ' ', false, nlohmann::json::error_handler_t::replace),
+      "\nreplicas: ", plan.replicas, "\ngang:\n", "  pods: ", std::max(world / per_node, 1),
+      "\n  ranksPerPod: ", std::min(world, per_node), "\n");
   if (subject.cluster.device.gpu) {
     absl::StrAppend(&text, "  resources:\n    limits:\n      ",
                     subject.cluster.device.name == "mi300x" ? "amd.com/gpu: " : "nvidia.com/gpu: ",

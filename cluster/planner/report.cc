@@ -1,12 +1,14 @@
 #include "cluster/planner/report.h"
 
 #include <algorithm>
+#include <cstddef>
 #include <map>
 #include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
 
 namespace trireme {
 namespace {
@@ -106,14 +108,13 @@ std::string Table(const Plan& plan, size_t rows) {
     const LayoutPlan& layout = plan.layouts[i];
     absl::StrAppend(
         &text,
-        absl::StrFormat("%3d %3d %6d %12.2f %14.3f %9d %10.1f %9.2f %10.1f%s%s\n", layout.layout.tp,
-                        layout.layout.pp, layout.replicas, Billions(LargestWeights(layout)),
-                        Billions(LargestRequest(layout)), layout.requests(),
-                        layout.ttft_s / kMillisecond, layout.tpot_s / kMillisecond,
-                        layout.tokens_per_s, layout.tp_across_nodes ? "  tp across nodes" : "",
-                        layout.idle_devices > 0
-                            ? absl::StrFormat("  %d devices idle", layout.idle_devices)
-                            : ""));
+        absl::StrFormat(
+            "%3d %3d %6d %12.2f %14.3f %9d %10.1f %9.2f %10.1f%s%s\n", layout.layout.tp,
+            layout.layout.pp, layout.replicas, Billions(LargestWeights(layout)),
+            Billions(LargestRequest(layout)), layout.requests(), layout.ttft_s / kMillisecond,
+            layout.tpot_s / kMillisecond, layout.tokens_per_s,
+            layout.tp_across_nodes ? "  tp across nodes" : "",
+            layout.idle_devices > 0 ? absl::StrFormat("  %d idle", layout.idle_devices) : ""));
   }
   if (plan.layouts.size() > rows) {
     absl::StrAppend(&text, "... and ", plan.layouts.size() - rows, " more (--rows, --json)\n");
@@ -135,10 +136,12 @@ std::string Rejections(const Plan& plan, size_t rows) {
   std::string text = by_reason.empty() ? "" : "\nNot possible:\n";
   for (size_t i = 0; i < std::min(rows, by_reason.size()); ++i) {
     const auto& [reason, names] = by_reason[i];
-    absl::StrAppend(&text, "  ", names.front());
-    if (names.size() == 2) absl::StrAppend(&text, " and ", names.back());
-    if (names.size() > 2) {
-      absl::StrAppend(&text, " to ", names.back(), " (", names.size(), " layouts)");
+    const size_t shown = names.size() > 4 ? 1 : names.size();
+    absl::StrAppend(
+        &text, "  ",
+        absl::StrJoin(names.begin(), names.begin() + static_cast<std::ptrdiff_t>(shown), ", "));
+    if (shown < names.size()) {
+      absl::StrAppend(&text, ", ... ", names.back(), " (", names.size(), " in all)");
     }
     absl::StrAppend(&text, ": ", reason, "\n");
   }

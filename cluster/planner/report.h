@@ -23,7 +23,7 @@ nlohmann::json PlanJson(const PlanSubject& subject, const Plan& plan);
 std::string PlanText(const PlanSubject& subject, const Plan& plan, size_t rows);
 
 // How to start a layout, as text that ends with a line feed: the shell's commands, and values of a
-// Helm chart.
+// Helm chart. Of a model or device that workers do not compute, why, and no values.
 std::string LaunchCommands(const PlanSubject& subject, const LayoutPlan& plan);
 std::string HelmValues(const PlanSubject& subject, const LayoutPlan& plan);
 
