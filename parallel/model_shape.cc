@@ -80,7 +80,7 @@ absl::StatusOr<ModelConfig> ParseDecoder(const JsonFields& root, const json& tex
 absl::Status ParseCrossAttention(const JsonFields& text, ModelShape& shape) {
   constexpr const char* kKey = "cross_attention_layers";
   shape.cross_attention.assign(static_cast<size_t>(shape.config.num_layers), 0);
-  const json fallback = {3, 8, 13, 18, 23, 28, 33, 38};
+  const json fallback = json::parse("[3, 8, 13, 18, 23, 28, 33, 38]");
   const json* layers = text.Find(kKey);
   if (layers == nullptr) layers = &fallback;
   const std::string hint =

@@ -217,7 +217,10 @@ absl::Status CheckOptions(const ModelShape& shape, const ClusterSpec& cluster,
   return absl::OkStatus();
 }
 
+// Tensor parallelism across nodes comes last: its many small messages suffer from everything else
+// on the network, which the model does not see.
 bool Better(const LayoutPlan& a, const LayoutPlan& b) {
+  if (a.tp_across_nodes != b.tp_across_nodes) return b.tp_across_nodes;
   if (a.tokens_per_s != b.tokens_per_s) return a.tokens_per_s > b.tokens_per_s;
   return a.tpot_s < b.tpot_s;
 }

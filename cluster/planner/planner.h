@@ -75,8 +75,9 @@ struct Plan {
 };
 
 // Every way to lay copies of the model over the cluster. The layouts are ordered by predicted
-// tokens per second, then by time per token. INVALID_ARGUMENT if the options contradict the model
-// or its files. A cluster that nothing fits is a Plan without layouts.
+// tokens per second, then by time per token; those with tensor parallelism across nodes come last.
+// INVALID_ARGUMENT if the options contradict the model or its files. A cluster that nothing fits is
+// a Plan without layouts.
 absl::StatusOr<Plan> MakePlan(const ModelShape& shape, const WeightTypes& types,
                               const ClusterSpec& cluster, const PlanOptions& options);
 

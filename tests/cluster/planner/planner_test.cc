@@ -1,0 +1,259 @@
+#include "cluster/planner/planner.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "base/file.h"
+#include "tests/cluster/planner/planner_models.h"
+
+namespace trireme {
+namespace {
+
+using ::testing::HasSubstr;
+
+Plan MustPlan(const ModelShape& shape, const WeightTypes& types, const ClusterSpec& cluster,
+              const PlanOptions& options) {
+  const absl::StatusOr<Plan> plan = MakePlan(shape, types, cluster, options);
+  EXPECT_TRUE(plan.ok()) << plan.status();
+  return plan.ok() ? *plan : Plan();
+}
+
+Plan PlanOf(const ModelShape& shape, const ClusterSpec& cluster, const PlanOptions& options) {
+  return MustPlan(shape, *WeightTypes::Named("BF16"), cluster, options);
+}
+
+class VisionTest : public ::testing::Test {
+ protected:
+  Plan On(const std::string& gpu, int nodes, int per_node, int64_t images = 1) {
+    PlanOptions options = Request(8192);
+    options.images = images;
+    return MustPlan(shape_, *WeightTypes::Load(VisionConfigPath(), shape_),
+                    Gpus(gpu, nodes, per_node), options);
+  }
+  const ModelShape shape_ = *ModelShape::Load(VisionConfigPath());
+};
+
+// The sum of numel() over named_parameters() of transformers 5.24's MllamaForConditionalGeneration
+// for this config, on torch's meta device.
+TEST_F(VisionTest, HasTransformersParameters) {
+  EXPECT_EQ(shape_.NumParameters(), 88'593'355'323u);
+  EXPECT_FALSE(shape_.computed);
+}
+
+// The same for Llama-3.2-11B-Vision's sizes: all defaults of the classes.
+TEST(SmallVisionTest, HasTransformersParameters) {
+  const auto shape = ModelShape::Parse(
+      R"({"architectures": ["MllamaForConditionalGeneration"], "text_config": {},
+          "vision_config": {}})",
+      "config.json");
+  ASSERT_TRUE(shape.ok()) << shape.status();
+  EXPECT_EQ(shape->NumParameters(), 10'642'941'475u);
+}
+
+TEST_F(VisionTest, NeedsMoreThanOneH200) {
+  const Plan plan = On("h200", 1, 1);
+  // Two bytes a parameter; the embedding's 128264 rows fill a panel of 16 up, 8 rows of 8192.
+  EXPECT_EQ(plan.total_weight_bytes, 2 * 88'593'355'323 + 8 * 8192 * 2);
+  EXPECT_TRUE(plan.layouts.empty());
+  EXPECT_THAT(WhyRejected(plan, 1, 1), HasSubstr("needs 177.2 GB for weights"));
+}
+
+// A rank's share of the matrices, and norms, gates and vision tower whole, computed apart from the
+// code under test: 2 (100 (213909504 + 2 h) + 20 (2 x 128 + 2) + h + 32064 h + 32080 h +
+// 926490131). h is 8192; 213909504 a quarter of a layer's matrices; 32080 are the embedding's 32064
+// + 8 rows in panels of 16; 926490131 transformers' count of vision_model and
+// multi_modal_projector.
+TEST_F(VisionTest, FitsFourH100) {
+  const Plan plan = On("h100", 1, 4);
+  const LayoutPlan* layout = FindLayout(plan, 4, 1);
+  ASSERT_NE(layout, nullptr);
+  EXPECT_EQ(layout->stages[0].weight_bytes, std::vector<int64_t>(4, 45'689'119'862));
+  // 80 layers of self-attention with 256 blocks of 32 tokens, 20 with the 201 blocks of one image's
+  // 4 x 1601 patches; a block is keys and values of 2 heads x 128 in 16 bits.
+  EXPECT_EQ(layout->stages[0].request_bytes, (80 * 256 + 20 * 201) * int64_t{2 * 2 * 128 * 2 * 32});
+  EXPECT_EQ(plan.layouts.front().layout, (ParallelLayout{.tp = 4, .pp = 1}));
+}
+
+TEST_F(VisionTest, FitsTwoNodesOfTwo) {
+  const Plan plan = On("h100", 2, 2);
+  const LayoutPlan* layout = FindLayout(plan, 2, 2);
+  ASSERT_NE(layout, nullptr);
+  // The embedding and the vision tower are on the first stage, the head on the second.
+  EXPECT_EQ(layout->stages[0].max_weight_bytes(), 45'687'459'918);
+  EXPECT_EQ(layout->stages[1].max_weight_bytes(), 43'834'233'896);
+  EXPECT_FALSE(layout->tp_across_nodes);
+  ASSERT_NE(FindLayout(plan, 4, 1), nullptr);
+  EXPECT_TRUE(FindLayout(plan, 4, 1)->tp_across_nodes);
+  // Across nodes goes PP, not TP.
+  EXPECT_EQ(plan.layouts.front().layout, (ParallelLayout{.tp = 2, .pp = 2}));
+}
+
+TEST_F(VisionTest, ImagesAreNotPartOfTheContext) {
+  const Plan without = On("h100", 1, 4, 0);
+  EXPECT_EQ(FindLayout(without, 4, 1)->stages[0].request_bytes,
+            80 * 256 * int64_t{2 * 2 * 128 * 2 * 32});
+}
+
+// 32 layers x 8 heads x 128 x keys and values x 2 bytes are 128 KiB a token.
+TEST(PlannerTest, CacheAndRequestsOfLlama8B) {
+  const Plan plan = PlanOf(Llama8B(), Gpus("h100", 1, 1), Request(8192));
+  ASSERT_EQ(plan.layouts.size(), 1u);
+  // transformers' count of this model, two bytes each.
+  EXPECT_EQ(plan.total_weight_bytes, 2 * 8'030'261'248);
+  const StagePlan& stage = plan.layouts[0].stages[0];
+  EXPECT_EQ(stage.request_bytes, int64_t{1} << 30);
+  EXPECT_EQ(stage.kv_bytes_max,
+            72'000'000'000 - 2'000'000'000 - 2 * 8'030'261'248 - stage.workspace_bytes);
+  EXPECT_EQ(plan.layouts[0].requests(), stage.kv_bytes_max >> 30);
+}
+
+TEST(PlannerTest, RanksThatShareAKvHeadHoldItAll) {
+  const ModelShape shape = *ModelShape::Parse(
+      R"({"architectures": ["LlamaForCausalLM"], "hidden_size": 1024, "intermediate_size": 4096,
+          "num_hidden_layers": 4, "num_attention_heads": 8, "num_key_value_heads": 2,
+          "vocab_size": 32000, "max_position_embeddings": 8192})",
+      "config.json");
+  const Plan plan = PlanOf(shape, Gpus("h100", 1, 8), Request(8192));
+  ASSERT_NE(FindLayout(plan, 2, 1), nullptr);
+  ASSERT_NE(FindLayout(plan, 8, 1), nullptr);
+  EXPECT_EQ(FindLayout(plan, 2, 1)->stages[0].request_bytes,
+            FindLayout(plan, 8, 1)->stages[0].request_bytes);
+}
+
+TEST(PlannerTest, SaysWhyNot) {
+  const ModelShape shape = *ModelShape::Parse(
+      R"({"architectures": ["Qwen2ForCausalLM"], "hidden_size": 3584, "intermediate_size": 18944,
+          "num_hidden_layers": 4, "num_attention_heads": 28, "num_key_value_heads": 4,
+          "vocab_size": 152064})",
+      "config.json");
+  const Plan plan = PlanOf(shape, Gpus("h100", 2, 4), Request(8192));
+  EXPECT_THAT(WhyRejected(plan, 3, 0), HasSubstr("a power of two"));
+  EXPECT_THAT(WhyRejected(plan, 8, 0), HasSubstr("28 attention heads"));
+  EXPECT_THAT(WhyRejected(plan, 1, 5), HasSubstr("the 4 layers"));
+  EXPECT_THAT(WhyRejected(plan, 2, 3), HasSubstr("no multiple"));
+  EXPECT_NE(FindLayout(plan, 4, 2), nullptr);
+}
+
+TEST(PlannerTest, QuantizedBlocksAreNotCut) {
+  // 8 ranks would have 172 columns of down_proj each.
+  const ModelShape shape = *ModelShape::Parse(
+      R"({"architectures": ["LlamaForCausalLM"], "hidden_size": 1024, "intermediate_size": 1376,
+          "num_hidden_layers": 4, "num_attention_heads": 8, "num_key_value_heads": 8,
+          "vocab_size": 32000, "max_position_embeddings": 8192})",
+      "config.json");
+  const Plan plan = MustPlan(shape, *WeightTypes::Named("int4"), Gpus("h100", 1, 8), Request(8192));
+  EXPECT_THAT(WhyRejected(plan, 8, 1), HasSubstr("down_proj.weight"));
+  EXPECT_THAT(WhyRejected(plan, 8, 1), HasSubstr("inside a block of 32"));
+  EXPECT_NE(FindLayout(plan, 1, 1), nullptr);
+}
+
+TEST(PlannerTest, RefusesWhatDoesNotHoldTheRequests) {
+  const Plan plan = PlanOf(Llama8B(), Gpus("l40s", 1, 1), Request(8192, 100));
+  EXPECT_THAT(WhyRejected(plan, 1, 1), HasSubstr("requests of 8192 tokens at once, not 100"));
+  PlanOptions exact = Request(131072);
+  exact.kv_dtype = KvDType::kF32;
+  const Plan long_one = PlanOf(Llama8B(), Gpus("a100-40", 1, 1), exact);
+  EXPECT_THAT(WhyRejected(long_one, 1, 1), HasSubstr("KV cache"));
+}
+
+TEST(PlannerTest, CopiesFillHostsAndTheRestIsIdle) {
+  const Plan plan = PlanOf(Llama8B(), Gpus("h100", 2, 6), Request(8192));
+  ASSERT_NE(FindLayout(plan, 4, 1), nullptr);
+  EXPECT_EQ(FindLayout(plan, 4, 1)->replicas, 2);
+  EXPECT_EQ(FindLayout(plan, 4, 1)->idle_devices, 4);
+  EXPECT_EQ(FindLayout(plan, 2, 6)->replicas, 1);
+  EXPECT_EQ(FindLayout(plan, 2, 1)->replicas, 6);
+}
+
+// One token reads all weights but the embedding, and the cache; nothing else takes time here.
+TEST(PlannerTest, OneRankDecodesAsFastAsItReads) {
+  ClusterSpec cluster = Gpus("h100", 1, 1);
+  cluster.device.memory_bytes_per_s = 1e12;
+  cluster.device.memory_efficiency = 1;
+  cluster.device.layer_overhead_s = 0;
+  const Plan plan = PlanOf(Llama8B(), cluster, Request(8192));
+  const double read = 2.0 * (8'030'261'248 - 128256 * 4096) + (8192 - 128) * 131072.0;
+  EXPECT_NEAR(plan.layouts[0].tpot_s, read / 1e12, 1e-9);
+  EXPECT_NEAR(plan.layouts[0].tokens_per_s,
+              256 / (plan.layouts[0].ttft_s + 255 * plan.layouts[0].tpot_s), 1e-6);
+}
+
+// Every layout of the slower cluster is no slower on the faster one.
+void ExpectNotSlower(const ClusterSpec& slow, const ClusterSpec& fast, int64_t concurrency) {
+  const Plan before = PlanOf(Llama8B(), slow, Request(8192, concurrency));
+  const Plan after = PlanOf(Llama8B(), fast, Request(8192, concurrency));
+  ASSERT_FALSE(before.layouts.empty());
+  for (const LayoutPlan& layout : before.layouts) {
+    const LayoutPlan* same = FindLayout(after, layout.layout.tp, layout.layout.pp);
+    ASSERT_NE(same, nullptr);
+    EXPECT_LE(same->ttft_s, layout.ttft_s);
+    EXPECT_LE(same->tpot_s, layout.tpot_s);
+    EXPECT_GE(same->tokens_per_s, layout.tokens_per_s);
+  }
+}
+
+TEST(PlannerTest, FasterHardwareIsNeverSlower) {
+  for (const int64_t concurrency : {1, 7, 64}) {
+    const ClusterSpec base = Gpus("h100", 2, 4);
+    ClusterSpec fast = base;
+    fast.device.memory_bytes_per_s *= 1.3;
+    ExpectNotSlower(base, fast, concurrency);
+    fast = base;
+    fast.device.flops_16bit *= 1.3;
+    ExpectNotSlower(base, fast, concurrency);
+    fast = base;
+    fast.link.bytes_per_s *= 1.3;
+    ExpectNotSlower(base, fast, concurrency);
+    fast = base;
+    fast.network.bytes_per_s *= 1.3;
+    ExpectNotSlower(base, fast, concurrency);
+    fast = base;
+    fast.nics_per_node = 4;
+    ExpectNotSlower(base, fast, concurrency);
+    fast = base;
+    fast.link.alpha_s /= 2;
+    fast.network.alpha_s /= 2;
+    ExpectNotSlower(base, fast, concurrency);
+  }
+}
+
+TEST(PlannerTest, ErrorsSayWhatToDo) {
+  const ModelShape shape = Llama8B();
+  const WeightTypes types = *WeightTypes::Named("BF16");
+  const auto error = [&](const PlanOptions& options) {
+    return std::string(MakePlan(shape, types, Gpus("h100", 1, 1), options).status().message());
+  };
+  EXPECT_THAT(error(Request(131073)), HasSubstr("131072 positions"));
+  EXPECT_THAT(error(Request(256)), HasSubstr("--output-len 256"));
+  PlanOptions images = Request(8192);
+  images.images = 1;
+  EXPECT_THAT(error(images), HasSubstr("takes none"));
+  EXPECT_THAT(std::string(FindDevice("h900").status().message()),
+              HasSubstr("known are a100-40, a100-80, l40s, h100, h200, b200, mi300x, cpu"));
+  EXPECT_THAT(std::string(FindLink("string").status().message()), HasSubstr("ib-ndr"));
+  EXPECT_TRUE(FindDevice("H100").ok());
+  EXPECT_THAT(std::string(WeightTypes::Named("fp3").status().message()), HasSubstr("Q4_K"));
+  EXPECT_THAT(std::string(ModelShape::Load("/no/such").status().message()),
+              HasSubstr("config.json"));
+}
+
+TEST(PlannerTest, BadVisionConfigsAreErrors) {
+  const auto error = [](const std::string& text, const std::string& vision) {
+    return std::string(ModelShape::Parse(R"({"architectures": ["MllamaForConditionalGeneration"],
+                              "text_config": )" +
+                                             text + R"(, "vision_config": )" + vision + "}",
+                                         "config.json")
+                           .status()
+                           .message());
+  };
+  EXPECT_THAT(error("3", "{}"), HasSubstr("text_config"));
+  EXPECT_THAT(error("{}", "null"), HasSubstr("vision_config"));
+  EXPECT_THAT(error(R"({"cross_attention_layers": [40]})", "{}"), HasSubstr("from 0 to 39"));
+  EXPECT_THAT(error(R"({"hidden_size": -1})", "{}"), HasSubstr("hidden_size"));
+  EXPECT_THAT(error("{}", R"({"patch_size": 0})"), HasSubstr("patch_size"));
+  EXPECT_THAT(error("{}", R"({"image_size": 60000, "patch_size": 1})"), HasSubstr("1024 patches"));
+  EXPECT_THAT(error("{}", R"({"supported_aspect_ratios": 3})"), HasSubstr("a list"));
+}
+
+}  // namespace
+}  // namespace trireme
