@@ -267,6 +267,9 @@ absl::StatusOr<Plan> MakePlan(const ModelShape& shape, const WeightTypes& types,
     }
   }
   std::stable_sort(result.layouts.begin(), result.layouts.end(), Better);
+  if (!result.layouts.empty()) {
+    ASSIGN_OR_RETURN(result.balanced, BalanceLayers(shape, types, result.layouts.front().layout));
+  }
   return result;
 }
 

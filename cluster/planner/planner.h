@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "cluster/planner/balance.h"
 #include "cluster/planner/hardware.h"
 #include "kernels/kv_layer.h"
 #include "parallel/layout.h"
@@ -72,6 +73,7 @@ struct Plan {
   std::vector<LayoutPlan> layouts;  // that fit, the recommended one first
   std::vector<Rejection> rejections;
   int64_t total_weight_bytes = 0;  // of one copy of the model
+  BalancedLayers balanced;         // of the recommended layout
 };
 
 // Every way to lay copies of the model over the cluster. The layouts are ordered by predicted

@@ -125,6 +125,17 @@ std::string Table(const Plan& plan, size_t rows) {
   return text;
 }
 
+// What an uneven split would save, if that is worth a word.
+std::string Balance(const Plan& plan) {
+  constexpr double kWorthwhile = 0.02;
+  const int64_t even = LargestWeights(plan.layouts.front());
+  const int64_t best = plan.balanced.max_weight_bytes;
+  if (static_cast<double>(best) > (1 - kWorthwhile) * static_cast<double>(even)) return "";
+  return absl::StrFormat(
+      "Stages of %s layers would hold at most %.2f GB a rank, not %.2f; workers split evenly.\n",
+      absl::StrJoin(plan.balanced.layers, ", "), Billions(best), Billions(even));
+}
+
 std::string Rejections(const Plan& plan, size_t rows) {
   std::vector<std::pair<std::string, std::vector<std::string>>> by_reason;
   for (const Rejection& rejection : plan.rejections) {
@@ -179,6 +190,8 @@ json PlanJson(const PlanSubject& subject, const Plan& plan) {
                  {"layouts", layouts},
                  {"rejections", rejections}};
   if (!plan.layouts.empty()) {
+    report["balanced"] = {{"layers", plan.balanced.layers},
+                          {"max_weight_bytes", plan.balanced.max_weight_bytes}};
     report["launch"] = {{"commands", LaunchCommands(subject, plan.layouts.front())},
                         {"helm_values", HelmValues(subject, plan.layouts.front())}};
   }
@@ -193,8 +206,8 @@ std::string PlanText(const PlanSubject& subject, const Plan& plan, size_t rows) 
   const LayoutPlan& best = plan.layouts.front();
   absl::StrAppend(&text, Table(plan, rows), Rejections(plan, rows),
                   "\nRecommended: ", Name(best.layout), ", ", best.replicas,
-                  best.replicas == 1 ? " copy" : " copies", "\n\n", LaunchCommands(subject, best),
-                  "\n", HelmValues(subject, best));
+                  best.replicas == 1 ? " copy" : " copies", "\n", Balance(plan), "\n",
+                  LaunchCommands(subject, best), "\n", HelmValues(subject, best));
   return text;
 }
 

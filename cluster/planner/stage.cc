@@ -131,6 +131,11 @@ int64_t WorkspaceBytes(const ModelShape& shape, const ModelShard& shard,
 
 }  // namespace
 
+absl::StatusOr<int64_t> ShardBytes(const ModelShape& shape, const WeightTypes& types,
+                                   const ModelShard& shard) {
+  return WeightBytes(shape, types, shard, nullptr);
+}
+
 absl::StatusOr<SizedStage> SizeStage(const ModelShape& shape, const WeightTypes& types,
                                      const DeviceSpec& device, const PlanOptions& options,
                                      const ParallelLayout& layout, int pp_rank) {

@@ -14,6 +14,10 @@ struct SizedStage {
   StageWork work;
 };
 
+// Bytes of a shard's weights. INVALID_ARGUMENT as below.
+absl::StatusOr<int64_t> ShardBytes(const ModelShape& shape, const WeightTypes& types,
+                                   const ModelShard& shard);
+
 // The layout is legal (CheckLayout). INVALID_ARGUMENT says why a rank cannot hold its slices: a
 // quantised matrix would be cut inside a block; other errors are of the model's files.
 absl::StatusOr<SizedStage> SizeStage(const ModelShape& shape, const WeightTypes& types,

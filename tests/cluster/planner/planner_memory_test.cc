@@ -18,6 +18,8 @@ void ExpectExact(const std::filesystem::path& model) {
   ASSERT_TRUE(types.ok()) << types.status();
   const auto checkpoint = Checkpoint::Open(model);
   ASSERT_TRUE(checkpoint.ok()) << checkpoint.status();
+  const auto ops = MakeCpuOps(1);
+  ASSERT_TRUE(ops.ok());
   PlanOptions options = Request(96);
   options.output_tokens = 32;
   options.kv_dtype = KvDType::kInt8;
@@ -29,7 +31,7 @@ void ExpectExact(const std::filesystem::path& model) {
       const RankCoord coord = CoordOf(layout.layout, rank);
       const ModelShard shard = ComputeShard(shape->config, layout.layout, coord);
       const auto weights =
-          Weights::Load(**checkpoint, ShardTensors(shape->config, shard), /*threads=*/1);
+          Weights::Load(**checkpoint, ShardTensors(shape->config, shard), **ops, /*threads=*/1);
       ASSERT_TRUE(weights.ok()) << weights.status();
       const StagePlan& stage = layout.stages[static_cast<size_t>(coord.pp_rank)];
       EXPECT_EQ(stage.weight_bytes[static_cast<size_t>(coord.tp_rank)],

@@ -217,6 +217,22 @@ TEST(PlannerTest, FasterHardwareIsNeverSlower) {
   }
 }
 
+// The embedding is as large as 2.41 layers, the head too: so 7 layers with either are the most that
+// a stage has, and the final norm decides.
+TEST(BalanceTest, OuterStagesTakeFewerLayers) {
+  const auto balanced = BalanceLayers(Llama8B(), *WeightTypes::Named("BF16"), {.tp = 1, .pp = 4});
+  ASSERT_TRUE(balanced.ok()) << balanced.status();
+  EXPECT_EQ(balanced->layers, (std::vector<int64_t>{7, 9, 9, 7}));
+  EXPECT_EQ(balanced->max_weight_bytes,
+            2 * (7 * int64_t{218'112'000} + int64_t{128256} * 4096 + 4096));
+}
+
+TEST(BalanceTest, ALayerForEachStage) {
+  const auto balanced = BalanceLayers(Llama8B(), *WeightTypes::Named("BF16"), {.tp = 2, .pp = 32});
+  ASSERT_TRUE(balanced.ok()) << balanced.status();
+  EXPECT_EQ(balanced->layers, std::vector<int64_t>(32, 1));
+}
+
 TEST(PlannerTest, ErrorsSayWhatToDo) {
   const ModelShape shape = Llama8B();
   const WeightTypes types = *WeightTypes::Named("BF16");

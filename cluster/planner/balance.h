@@ -1,0 +1,24 @@
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "parallel/layout.h"
+#include "parallel/model_shape.h"
+#include "parallel/weight_types.h"
+
+namespace trireme {
+
+// Layers of each stage, such that the rank with the most weights has as few as possible: the stage
+// with the embedding or the head takes fewer.
+struct BalancedLayers {
+  std::vector<int64_t> layers;
+  int64_t max_weight_bytes = 0;
+};
+
+// What an uneven split would gain: advice only, as workers split evenly. The layout is legal.
+absl::StatusOr<BalancedLayers> BalanceLayers(const ModelShape& shape, const WeightTypes& types,
+                                             const ParallelLayout& layout);
+
+}  // namespace trireme
