@@ -20,7 +20,7 @@ declare -A allowed=(
   [parallel]="base kernels parallel"
   [worker]="base kernels parallel worker trireme"
   [coordinator]="base parallel coordinator trireme"
-  [cluster]="base parallel cluster trireme"
+  [cluster]="base kernels parallel cluster trireme"
 )
 own='base|kernels|parallel|worker|coordinator|cluster|tests|trireme'
 for folder in "${!allowed[@]}"; do
