@@ -15,7 +15,10 @@ namespace {
 
 constexpr double kActivationBytes = 4;
 
-std::string GB(double bytes) { return absl::StrFormat("%.1f GB", bytes / 1e9); }
+std::string GB(double bytes) {
+  return bytes < 1e8 ? absl::StrFormat("%.1f MB", bytes / 1e6)
+                     : absl::StrFormat("%.1f GB", bytes / 1e9);
+}
 std::string GB(int64_t bytes) { return GB(static_cast<double>(bytes)); }
 
 // Where copies of the model go: gangs that share a host, or gangs of whole hosts.
@@ -244,7 +247,15 @@ absl::StatusOr<Plan> MakePlan(const ModelShape& shape, const WeightTypes& types,
   // Errors of one rank with everything are errors of the files, not of a layout.
   ASSIGN_OR_RETURN(const SizedStage whole, SizeStage(shape, types, cluster.device, options, {}, 0));
   result.total_weight_bytes = whole.plan.max_weight_bytes();
-  for (int tp = 1; tp <= cluster.devices(); ++tp) {
+  // Sizes that are too large get one rejection, however many the cluster has devices for.
+  for (int tp = 1; tp <= std::min(cluster.devices(), kReductionGroupsMax + 1); ++tp) {
+    if (tp > kReductionGroupsMax) {
+      result.rejections.push_back(
+          {.layout = {.tp = tp, .pp = 0},
+           .reason =
+               absl::StrCat("neither it nor more: it must be at most ", kReductionGroupsMax)});
+      break;
+    }
     if (const auto why = WhyNotTp(shape.config, tp); why.has_value()) {
       result.rejections.push_back({.layout = {.tp = tp, .pp = 0}, .reason = *why});
       continue;
@@ -252,9 +263,9 @@ absl::StatusOr<Plan> MakePlan(const ModelShape& shape, const WeightTypes& types,
     for (int pp = 1; pp <= cluster.devices() / tp; ++pp) {
       const ParallelLayout layout = {.tp = tp, .pp = pp};
       if (pp > shape.config.num_layers) {
-        result.rejections.push_back(
-            {layout, absl::StrCat("it must be at most the ", shape.config.num_layers, " layers")});
-        continue;
+        result.rejections.push_back({layout, absl::StrCat("neither it nor more: there are ",
+                                                          shape.config.num_layers, " layers")});
+        break;
       }
       absl::StatusOr<LayoutPlan> plan = Place(cluster, layout);
       absl::Status status = plan.status();

@@ -18,6 +18,13 @@ using nlohmann::json;
 constexpr double kGB = 1e9;
 constexpr double kMillisecond = 1e-3;
 
+// "177.2 GB", "9.3 MB".
+std::string Amount(double bytes) {
+  constexpr double kMB = 1e6;
+  return bytes < kGB ? absl::StrFormat("%.1f MB", bytes / kMB)
+                     : absl::StrFormat("%.1f GB", bytes / kGB);
+}
+
 double Billions(int64_t bytes) { return static_cast<double>(bytes) / kGB; }
 
 std::string Name(const ParallelLayout& layout) {
@@ -79,9 +86,10 @@ std::string Header(const PlanSubject& subject, const Plan& plan) {
   const ClusterSpec& cluster = subject.cluster;
   const PlanOptions& options = subject.options;
   std::string text = absl::StrFormat(
-      "%s: %s, %.2f billion parameters, %s: %.1f GB of weights (%.1f GB with 20 %% headroom)\n",
+      "%s: %s, %.2f billion parameters, %s: %s of weights (%s with 20 %% headroom)\n",
       subject.model, shape.config.architecture, static_cast<double>(shape.NumParameters()) / 1e9,
-      subject.weights, Billions(plan.total_weight_bytes), 1.2 * Billions(plan.total_weight_bytes));
+      subject.weights, Amount(static_cast<double>(plan.total_weight_bytes)),
+      Amount(1.2 * static_cast<double>(plan.total_weight_bytes)));
   if (!shape.computed) {
     absl::StrAppend(&text, "  sizing only: workers do not compute ", shape.config.architecture,
                     " yet\n");
@@ -109,7 +117,7 @@ std::string Table(const Plan& plan, size_t rows) {
     absl::StrAppend(
         &text,
         absl::StrFormat(
-            "%3d %3d %6d %12.2f %14.3f %9d %10.1f %9.2f %10.1f%s%s\n", layout.layout.tp,
+            "%3d %3d %6d %12.3f %14.4f %9d %10.1f %9.2f %10.1f%s%s\n", layout.layout.tp,
             layout.layout.pp, layout.replicas, Billions(LargestWeights(layout)),
             Billions(LargestRequest(layout)), layout.requests(), layout.ttft_s / kMillisecond,
             layout.tpot_s / kMillisecond, layout.tokens_per_s,

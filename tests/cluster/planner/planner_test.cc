@@ -129,9 +129,17 @@ TEST(PlannerTest, SaysWhyNot) {
   const Plan plan = PlanOf(shape, Gpus("h100", 2, 4), Request(8192));
   EXPECT_THAT(WhyRejected(plan, 3, 0), HasSubstr("a power of two"));
   EXPECT_THAT(WhyRejected(plan, 8, 0), HasSubstr("28 attention heads"));
-  EXPECT_THAT(WhyRejected(plan, 1, 5), HasSubstr("the 4 layers"));
+  EXPECT_THAT(WhyRejected(plan, 1, 5), HasSubstr("there are 4 layers"));
   EXPECT_THAT(WhyRejected(plan, 2, 3), HasSubstr("no multiple"));
   EXPECT_NE(FindLayout(plan, 4, 2), nullptr);
+}
+
+TEST(PlannerTest, ALargeClusterIsPlannedAtOnce) {
+  const Plan plan = PlanOf(Llama8B(), Gpus("h100", 4096, 64), Request(8192, 10000));
+  EXPECT_THAT(WhyRejected(plan, 9, 0), HasSubstr("at most 8"));
+  EXPECT_THAT(WhyRejected(plan, 1, 33), HasSubstr("there are 32 layers"));
+  EXPECT_LT(plan.rejections.size(), 200u);
+  EXPECT_FALSE(plan.layouts.empty());
 }
 
 TEST(PlannerTest, QuantizedBlocksAreNotCut) {
