@@ -143,7 +143,7 @@ class DecodeRows {
       for (int k = 0; k < kHeadDim / 8; ++k) {
         const float2 x =
             live_[i] ? *reinterpret_cast<const float2*>(q + 8 * k + 2 * quad_) : float2{0.0f, 0.0f};
-        q_[k / 2][i + 2 * (k % 2)] = PackBf16(x.x, x.y);
+        q_[k / 2][i + 2 * (k % 2)] = PairOf(x.x, x.y);
       }
     }
   }

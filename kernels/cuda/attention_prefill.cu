@@ -189,7 +189,7 @@ class PrefillRows {
       for (int c = lane_; c < kHeadDim / 4; c += 32) {
         const float4 x = row < rows_ ? *reinterpret_cast<const float4*>(q + 4 * c)
                                      : float4{0.0f, 0.0f, 0.0f, 0.0f};
-        to[c] = uint2{PackBf16(x.x, x.y), PackBf16(x.z, x.w)};
+        to[c] = uint2{PairOf(x.x, x.y), PairOf(x.z, x.w)};
       }
     }
     SyncWarp();

@@ -3,8 +3,9 @@
 #include <cmath>
 #include <cstdint>
 
-#include "kernels/cuda/attention_math.cuh"
 #include "kernels/cuda/attention_tile.cuh"
+#include "kernels/cuda/bf16_pairs.cuh"
+#include "kernels/cuda/fast_math.cuh"
 #include "kernels/cuda/warp.cuh"
 
 namespace trireme::cuda {
@@ -134,7 +135,7 @@ __device__ inline void PackWeights(const GroupScores& s, const float* value_scal
         w[c] = w[c] == 0.0f ? 0.0f : w[c] * scale;
       }
     }
-    a[i] = PackBf16(w[0], w[1]);
+    a[i] = PairOf(w[0], w[1]);
   }
 }
 

@@ -4,7 +4,7 @@
 #include <cstdint>
 
 #include "kernels/cuda/async_copy.cuh"
-#include "kernels/cuda/attention_math.cuh"
+#include "kernels/cuda/bf16_pairs.cuh"
 #include "kernels/cuda/mma.cuh"
 #include "kernels/kv_layer.h"
 

@@ -28,4 +28,12 @@ __device__ inline uint32_t PairOf(float low, float high) {
   return WordOfPair(__floats2bfloat162_rn(low, high));
 }
 
+// The int8 in the lower bytes of two halves as bfloat16, exactly. Below the exponent of 128, seven
+// bits are a bfloat16 of 128 + them; the eighth, the sign, has 256 subtracted instead of 128.
+__device__ inline uint32_t Int8PairToBf16(uint32_t halves) {
+  const uint32_t low = (halves & 0x007f007f) | 0x43004300;
+  const uint32_t base = (halves & 0x00800080) | 0x43004300;
+  return SubtractPairs(low, base);
+}
+
 }  // namespace trireme::cuda

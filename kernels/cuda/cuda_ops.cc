@@ -211,6 +211,8 @@ class CudaOps final : public Ops {
                  const AttentionShape& shape, std::span<float> out) override {
     CheckStep(batch, q.size(), shape.heads * cache.head_dim);
     CHECK(out.size() == q.size());
+    const absl::Status supported = CheckAttention(cache, shape.heads);
+    if (!supported.ok()) return memory_->Note(supported);
     AttentionArgs args = {
         .q = q.data(),
         .out = out.data(),

@@ -27,42 +27,23 @@
 #include "kernels/cuda/attention.h"
 #include "kernels/cuda/gemm.h"
 #include "kernels/cuda/linear.h"
+#include "kernels/cuda/runtime.h"
 #include "kernels/quant/packed.h"
 
 namespace trireme::cuda {
 namespace {
 
-absl::Status Checked(cudaError_t error, const char* what) {
-  if (error == cudaSuccess) return absl::OkStatus();
-  return absl::InternalError(absl::StrCat(what, ": ", cudaGetErrorString(error)));
-}
-
 // Device memory that starts as copies of `pattern`.
-class Memory {
- public:
-  static absl::StatusOr<std::unique_ptr<Memory>> Make(int64_t bytes,
-                                                      std::span<const std::byte> pattern) {
-    auto memory = std::make_unique<Memory>();
-    RETURN_IF_ERROR(Checked(cudaMalloc(&memory->data_, static_cast<size_t>(bytes)), "cudaMalloc"));
-    for (size_t at = 0; at < static_cast<size_t>(bytes); at += pattern.size()) {
-      const size_t n = std::min(pattern.size(), static_cast<size_t>(bytes) - at);
-      RETURN_IF_ERROR(
-          Checked(cudaMemcpy(memory->bytes() + at, pattern.data(), n, cudaMemcpyHostToDevice),
-                  "cudaMemcpy"));
-    }
-    return memory;
+absl::StatusOr<DeviceMemory> Filled(int64_t bytes, std::span<const std::byte> pattern) {
+  ASSIGN_OR_RETURN(DeviceMemory memory, DeviceMemory::Allocate(bytes, {.purpose = "operands"}));
+  for (int64_t at = 0; at < bytes; at += static_cast<int64_t>(pattern.size())) {
+    const auto n = std::min(static_cast<int64_t>(pattern.size()), bytes - at);
+    RETURN_IF_ERROR(ToStatus(cudaMemcpy(memory.data() + at, pattern.data(), static_cast<size_t>(n),
+                                        cudaMemcpyHostToDevice),
+                             "cudaMemcpy"));
   }
-  Memory() = default;
-  Memory(const Memory&) = delete;
-  Memory& operator=(const Memory&) = delete;
-  ~Memory() { cudaFree(data_); }
-  std::byte* bytes() const { return static_cast<std::byte*>(data_); }
-  float* floats() const { return static_cast<float*>(data_); }
-
- private:
-  void* data_ = nullptr;
-};
-using Owned = std::unique_ptr<Memory>;
+  return memory;
+}
 
 template <class T>
 std::span<const std::byte> BytesOf(const std::vector<T>& values) {
@@ -99,36 +80,23 @@ std::vector<std::byte> RandomQ4Units(size_t n) {
 }
 
 // Seconds of one run of `work`, which only queues on the stream.
-absl::StatusOr<double> MedianSeconds(cudaStream_t stream,
+absl::StatusOr<double> MedianSeconds(const Stream& stream,
                                      const std::function<absl::Status()>& work) {
   RETURN_IF_ERROR(work());  // what is looked up or loaded once
-  RETURN_IF_ERROR(Checked(cudaStreamSynchronize(stream), "first run"));
-  RETURN_IF_ERROR(
-      Checked(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal), "capture"));
-  const absl::Status queued = work();
-  cudaGraph_t graph = nullptr;
-  RETURN_IF_ERROR(Checked(cudaStreamEndCapture(stream, &graph), "capture"));
-  RETURN_IF_ERROR(queued);
-  cudaGraphExec_t exec = nullptr;
-  RETURN_IF_ERROR(Checked(cudaGraphInstantiate(&exec, graph, 0), "cudaGraphInstantiate"));
-  cudaEvent_t begin = nullptr, end = nullptr;
-  RETURN_IF_ERROR(Checked(cudaEventCreate(&begin), "cudaEventCreate"));
-  RETURN_IF_ERROR(Checked(cudaEventCreate(&end), "cudaEventCreate"));
+  RETURN_IF_ERROR(stream.Synchronize());
+  ASSIGN_OR_RETURN(const Graph graph, Graph::Capture(stream, work));
+  ASSIGN_OR_RETURN(const Event begin, Event::Create(Event::Timing::kOn));
+  ASSIGN_OR_RETURN(const Event end, Event::Create(Event::Timing::kOn));
   constexpr int kWarm = 5, kRuns = 31;
   std::vector<float> ms;
   for (int i = 0; i < kWarm + kRuns; ++i) {
-    cudaEventRecord(begin, stream);
-    cudaGraphLaunch(exec, stream);
-    cudaEventRecord(end, stream);
-    RETURN_IF_ERROR(Checked(cudaEventSynchronize(end), "run"));
-    float elapsed = 0;
-    cudaEventElapsedTime(&elapsed, begin, end);
+    RETURN_IF_ERROR(begin.Record(stream.get()));
+    RETURN_IF_ERROR(graph.Launch(stream));
+    RETURN_IF_ERROR(end.Record(stream.get()));
+    RETURN_IF_ERROR(end.Synchronize());
+    ASSIGN_OR_RETURN(const float elapsed, Event::Milliseconds(begin, end));
     if (i >= kWarm) ms.push_back(elapsed);
   }
-  cudaEventDestroy(begin);
-  cudaEventDestroy(end);
-  cudaGraphExecDestroy(exec);
-  cudaGraphDestroy(graph);
   std::nth_element(ms.begin(), ms.begin() + kRuns / 2, ms.end());
   return ms[kRuns / 2] / 1e3;
 }
@@ -137,8 +105,7 @@ class Bench {
  public:
   static absl::StatusOr<Bench> Create() {
     Bench bench;
-    RETURN_IF_ERROR(
-        Checked(cudaStreamCreateWithFlags(&bench.stream_, cudaStreamNonBlocking), "stream"));
+    ASSIGN_OR_RETURN(bench.stream_, Stream::Create());
     ASSIGN_OR_RETURN(bench.gemm_, Gemm::Create());
     return bench;
   }
@@ -160,33 +127,31 @@ class Bench {
   absl::Status MeasureLimits() {
     constexpr int64_t kBytes = int64_t{1} << 30;
     const std::vector<float> pattern = RandomFloats(1 << 20);
-    ASSIGN_OR_RETURN(const Owned from, Memory::Make(kBytes, BytesOf(pattern)));
-    ASSIGN_OR_RETURN(const Owned to, Memory::Make(kBytes, BytesOf(pattern)));
+    ASSIGN_OR_RETURN(const DeviceMemory from, Filled(kBytes, BytesOf(pattern)));
+    ASSIGN_OR_RETURN(const DeviceMemory to, Filled(kBytes, BytesOf(pattern)));
     ASSIGN_OR_RETURN(const double copy, MedianSeconds(stream_, [&] {
-                       return Checked(cudaMemcpyAsync(to->bytes(), from->bytes(), kBytes,
-                                                      cudaMemcpyDeviceToDevice, stream_),
-                                      "cudaMemcpyAsync");
+                       return stream_.Copy(to.data(), from.data(), kBytes);
                      }));
     bytes_per_s_ = 2 * kBytes / copy;
     Report("copy", copy, absl::StrFormat("%.0f GB/s", bytes_per_s_ / 1e9), 1);
 
     constexpr int64_t kSize = 8192;
-    ASSIGN_OR_RETURN(const Owned x, Memory::Make(2 * kSize * kSize, BytesOf(RandomBf16(1 << 20))));
-    ASSIGN_OR_RETURN(const Owned w, Memory::Make(2 * kSize * kSize, BytesOf(RandomBf16(1 << 20))));
-    ASSIGN_OR_RETURN(const Owned y, Memory::Make(4 * kSize * kSize, BytesOf(pattern)));
-    ASSIGN_OR_RETURN(const Owned workspace, Memory::Make(kGemmWorkspaceBytes, BytesOf(pattern)));
+    ASSIGN_OR_RETURN(const DeviceMemory x, Filled(2 * kSize * kSize, BytesOf(RandomBf16(1 << 20))));
+    ASSIGN_OR_RETURN(const DeviceMemory w, Filled(2 * kSize * kSize, BytesOf(RandomBf16(1 << 20))));
+    ASSIGN_OR_RETURN(const DeviceMemory y, Filled(4 * kSize * kSize, BytesOf(pattern)));
+    ASSIGN_OR_RETURN(const DeviceMemory workspace, Filled(kGemmWorkspaceBytes, BytesOf(pattern)));
     const GemmArgs args{.type = GemmType::kBF16,
                         .tokens = kSize,
                         .rows = kSize,
                         .cols = kSize,
-                        .x = x->bytes(),
+                        .x = x.data(),
                         .x_stride = kSize,
-                        .weight = w->bytes(),
+                        .weight = w.data(),
                         .weight_stride = kSize,
-                        .y = y->floats(),
+                        .y = y.As<float>(),
                         .y_stride = kSize,
-                        .workspace = workspace->bytes(),
-                        .stream = stream_};
+                        .workspace = workspace.data(),
+                        .stream = stream_.get()};
     ASSIGN_OR_RETURN(const double product,
                      MedianSeconds(stream_, [&] { return gemm_->Run(args); }));
     flops_per_s_ = 2.0 * kSize * kSize * kSize / product;
@@ -208,7 +173,7 @@ class Bench {
       const std::vector<uint16_t> bits = RandomBf16(1 << 20);
       pattern.assign(BytesOf(bits).begin(), BytesOf(bits).end());
     }
-    std::vector<Owned> owned;
+    std::vector<DeviceMemory> owned;
     std::vector<Weight> weights;
     double bytes = 0, flops = 0;
     for (int layer = 0; layer < kLayers; ++layer) {
@@ -216,8 +181,8 @@ class Bench {
         const bool packed = IsQuantized(dtype);
         const int64_t size = packed ? quant::PackedLayout(dtype, shape.rows, shape.cols, 0).bytes()
                                     : 2 * shape.rows * shape.cols;
-        ASSIGN_OR_RETURN(Owned data, Memory::Make(size, pattern));
-        weights.push_back({.data = data->bytes(),
+        ASSIGN_OR_RETURN(DeviceMemory data, Filled(size, pattern));
+        weights.push_back({.data = data.data(),
                            .dtype = dtype,
                            .rows = shape.rows,
                            .cols = shape.cols,
@@ -230,20 +195,20 @@ class Bench {
     }
     const std::vector<float> values = RandomFloats(1 << 20);
     const int64_t workspace_bytes = LinearWorkspaceBytes(tokens, weights);
-    ASSIGN_OR_RETURN(const Owned x, Memory::Make(4 * tokens * 14336, BytesOf(values)));
-    ASSIGN_OR_RETURN(const Owned y, Memory::Make(4 * tokens * 28672, BytesOf(values)));
-    ASSIGN_OR_RETURN(const Owned workspace,
-                     Memory::Make(workspace_bytes, std::vector<std::byte>(1 << 20)));
+    ASSIGN_OR_RETURN(const DeviceMemory x, Filled(4 * tokens * 14336, BytesOf(values)));
+    ASSIGN_OR_RETURN(const DeviceMemory y, Filled(4 * tokens * 28672, BytesOf(values)));
+    ASSIGN_OR_RETURN(const DeviceMemory workspace,
+                     Filled(workspace_bytes, std::vector<std::byte>(1 << 20)));
     const auto work = [&]() -> absl::Status {
       for (const Weight& weight : weights) {
-        const LinearProduct product{.weight = weight, .y = y->floats()};
-        RETURN_IF_ERROR(Linear({.x = x->floats(),
+        const LinearProduct product{.weight = weight, .y = y.As<float>()};
+        RETURN_IF_ERROR(Linear({.x = x.As<float>(),
                                 .tokens = tokens,
                                 .products = std::span(&product, 1),
-                                .workspace = workspace->bytes(),
+                                .workspace = workspace.data(),
                                 .workspace_bytes = workspace_bytes,
                                 .gemm = gemm_.get(),
-                                .stream = stream_}));
+                                .stream = stream_.get()}));
       }
       return absl::OkStatus();
     };
@@ -272,10 +237,10 @@ class Bench {
                   .head_dim = kHeadDim};
     const std::vector<uint16_t> bits = RandomBf16(1 << 20);
     const int64_t pool = shape.sequences * blocks * cache.page_bytes();
-    ASSIGN_OR_RETURN(const Owned k, Memory::Make(pool, BytesOf(bits)));
-    ASSIGN_OR_RETURN(const Owned v, Memory::Make(pool, BytesOf(bits)));
-    cache.k = k->bytes();
-    cache.v = v->bytes();
+    ASSIGN_OR_RETURN(const DeviceMemory k, Filled(pool, BytesOf(bits)));
+    ASSIGN_OR_RETURN(const DeviceMemory v, Filled(pool, BytesOf(bits)));
+    cache.k = k.data();
+    cache.v = v.data();
     std::vector<int32_t> positions, sequence_of_token, query_start = {0}, tables;
     for (int64_t s = 0; s < shape.sequences; ++s) {
       for (int64_t i = 0; i < shape.query; ++i) {
@@ -289,42 +254,41 @@ class Bench {
       }
     }
     const auto upload = [](const std::vector<int32_t>& values) {
-      return Memory::Make(static_cast<int64_t>(values.size() * 4), BytesOf(values));
+      return Filled(static_cast<int64_t>(values.size() * 4), BytesOf(values));
     };
-    ASSIGN_OR_RETURN(const Owned d_positions, upload(positions));
-    ASSIGN_OR_RETURN(const Owned d_sequences, upload(sequence_of_token));
-    ASSIGN_OR_RETURN(const Owned d_start, upload(query_start));
-    ASSIGN_OR_RETURN(const Owned d_tables, upload(tables));
+    ASSIGN_OR_RETURN(const DeviceMemory d_positions, upload(positions));
+    ASSIGN_OR_RETURN(const DeviceMemory d_sequences, upload(sequence_of_token));
+    ASSIGN_OR_RETURN(const DeviceMemory d_start, upload(query_start));
+    ASSIGN_OR_RETURN(const DeviceMemory d_tables, upload(tables));
     const std::vector<float> values = RandomFloats(1 << 20);
-    ASSIGN_OR_RETURN(const Owned q, Memory::Make(4 * tokens * kHeads * kHeadDim, BytesOf(values)));
-    ASSIGN_OR_RETURN(const Owned out,
-                     Memory::Make(4 * tokens * kHeads * kHeadDim, BytesOf(values)));
-    AttentionArgs args{
-        .q = q->floats(),
-        .out = out->floats(),
-        .cache = cache,
-        .heads = kHeads,
-        .scale = 0.0884f,
-        .window = 0,
-        .step = {.positions = reinterpret_cast<const int32_t*>(d_positions->bytes()),
-                 .sequence_of_token = reinterpret_cast<const int32_t*>(d_sequences->bytes()),
-                 .query_start = reinterpret_cast<const int32_t*>(d_start->bytes()),
-                 .block_tables = reinterpret_cast<const int32_t*>(d_tables->bytes()),
-                 .tokens = static_cast<int>(tokens),
-                 .sequences = static_cast<int>(shape.sequences),
-                 .blocks_max = static_cast<int>(blocks),
-                 .context_max = static_cast<int>(shape.context),
-                 .query_max = static_cast<int>(shape.query)},
-        .workspace = nullptr,
-        .stream = stream_};
+    ASSIGN_OR_RETURN(const DeviceMemory q, Filled(4 * tokens * kHeads * kHeadDim, BytesOf(values)));
+    ASSIGN_OR_RETURN(const DeviceMemory out,
+                     Filled(4 * tokens * kHeads * kHeadDim, BytesOf(values)));
+    AttentionArgs args{.q = q.As<float>(),
+                       .out = out.As<float>(),
+                       .cache = cache,
+                       .heads = kHeads,
+                       .scale = 0.0884f,
+                       .window = 0,
+                       .step = {.positions = d_positions.As<int32_t>(),
+                                .sequence_of_token = d_sequences.As<int32_t>(),
+                                .query_start = d_start.As<int32_t>(),
+                                .block_tables = d_tables.As<int32_t>(),
+                                .tokens = static_cast<int>(tokens),
+                                .sequences = static_cast<int>(shape.sequences),
+                                .blocks_max = static_cast<int>(blocks),
+                                .context_max = static_cast<int>(shape.context),
+                                .query_max = static_cast<int>(shape.query)},
+                       .workspace = nullptr,
+                       .stream = stream_.get()};
     RETURN_IF_ERROR(CheckAttention(cache, kHeads));
     const int64_t workspace_bytes =
         std::max<int64_t>(16, AttentionWorkspaceBytes(cache, kHeads, args.step));
-    ASSIGN_OR_RETURN(const Owned workspace, Memory::Make(workspace_bytes, BytesOf(values)));
-    args.workspace = workspace->bytes();
+    ASSIGN_OR_RETURN(const DeviceMemory workspace, Filled(workspace_bytes, BytesOf(values)));
+    args.workspace = workspace.data();
     return MedianSeconds(stream_, [&] {
       Attention(args);
-      return Checked(cudaGetLastError(), "Attention");
+      return LaunchStatus("attention");
     });
   }
 
@@ -353,7 +317,7 @@ class Bench {
     results_.push_back({{"work", work}, {"us", seconds * 1e6}, {"rate", rate}, {"share", share}});
   }
 
-  cudaStream_t stream_ = nullptr;
+  Stream stream_;
   std::unique_ptr<Gemm> gemm_;
   double bytes_per_s_ = 0;
   double flops_per_s_ = 0;
@@ -362,7 +326,7 @@ class Bench {
 
 absl::Status Main(const char* json_path) {
   cudaDeviceProp device{};
-  RETURN_IF_ERROR(Checked(cudaGetDeviceProperties(&device, 0), "no GPU"));
+  RETURN_IF_ERROR(ToStatus(cudaGetDeviceProperties(&device, 0), "no GPU"));
   std::cout << device.name << ", " << device.multiProcessorCount << " multiprocessors\n";
   ASSIGN_OR_RETURN(Bench bench, Bench::Create());
   RETURN_IF_ERROR(bench.Run());

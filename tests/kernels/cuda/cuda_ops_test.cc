@@ -140,5 +140,21 @@ TEST_F(CudaOpsTest, WritersFillDifferentPiecesAtOnce) {
   }
 }
 
+// A model may ask for it: an error that loading sees, not an abort.
+TEST_F(CudaOpsTest, AShapeThatNoKernelTakesIsAnError) {
+  const StepBatch batch = Decode({0}, {{0}});
+  ASSERT_TRUE(ops_->BeginStep(batch).ok());
+  const KvLayer cache{
+      .dtype = KvDType::kBF16, .num_kv_heads = 1, .block_size = 16, .head_dim = 8192};
+  DeviceVector<float> q, out;
+  ASSERT_TRUE(q.Resize(ops_->memory(), 8192).ok());
+  ASSERT_TRUE(out.Resize(ops_->memory(), 8192).ok());
+  ops_->Attention(q.span(), batch, cache, {.heads = 1}, out.span());
+  float value = 0;
+  const absl::Status status =
+      ops_->memory().CopyOut(std::as_writable_bytes(std::span(&value, 1)), out.span().data());
+  EXPECT_EQ(status.code(), absl::StatusCode::kUnimplemented) << status;
+}
+
 }  // namespace
 }  // namespace trireme::cuda
