@@ -1,0 +1,133 @@
+#include "parallel/network_devices.h"
+
+#include <ifaddrs.h>
+#include <net/if.h>
+#include <netdb.h>
+#include <netinet/in.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <memory>
+
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+
+namespace trireme {
+namespace {
+
+namespace fs = std::filesystem;
+
+std::string FirstLine(const fs::path& path) {
+  std::ifstream file(path);
+  std::string line;
+  std::getline(file, line);
+  return line;
+}
+
+// Where the kernel would send from. A datagram socket connects without a packet.
+absl::StatusOr<sockaddr_storage> SourceTowards(const addrinfo& target) {
+  const int fd = socket(target.ai_family, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+  sockaddr_storage source{};
+  socklen_t length = sizeof(source);
+  const bool ok = fd >= 0 && connect(fd, target.ai_addr, target.ai_addrlen) == 0 &&
+                  getsockname(fd, reinterpret_cast<sockaddr*>(&source), &length) == 0;
+  if (fd >= 0) close(fd);
+  if (!ok) return absl::UnavailableError("no route");
+  return source;
+}
+
+bool SameHost(const sockaddr* a, const sockaddr_storage& b) {
+  if (a == nullptr || a->sa_family != b.ss_family) return false;
+  const auto* other = reinterpret_cast<const sockaddr*>(&b);
+  if (a->sa_family == AF_INET) {
+    return reinterpret_cast<const sockaddr_in*>(a)->sin_addr.s_addr ==
+           reinterpret_cast<const sockaddr_in*>(other)->sin_addr.s_addr;
+  }
+  return a->sa_family == AF_INET6 &&
+         std::memcmp(&reinterpret_cast<const sockaddr_in6*>(a)->sin6_addr,
+                     &reinterpret_cast<const sockaddr_in6*>(other)->sin6_addr,
+                     sizeof(in6_addr)) == 0;
+}
+
+// An RDMA port belongs to an interface by its GIDs (RoCE) or by its device (IP over InfiniBand).
+bool BelongsTo(const fs::path& device, const fs::path& port, const std::string& interface) {
+  std::error_code error;
+  if (fs::exists(device / "device" / "net" / interface, error)) return true;
+  for (const auto& entry : fs::directory_iterator(port / "gid_attrs" / "ndevs", error)) {
+    if (FirstLine(entry.path()) == interface) return true;
+  }
+  return false;
+}
+
+}  // namespace
+
+absl::StatusOr<std::string> InterfaceTowards(const std::string& host_port) {
+  const size_t colon = host_port.rfind(':');
+  if (colon == std::string::npos || colon == 0) {
+    return absl::InvalidArgumentError(absl::StrCat(host_port, " is not HOST:PORT"));
+  }
+  std::string host = host_port.substr(0, colon);
+  if (host.size() > 2 && host.front() == '[' && host.back() == ']') {
+    host = host.substr(1, host.size() - 2);
+  }
+  addrinfo hints{};
+  hints.ai_socktype = SOCK_DGRAM;
+  addrinfo* found = nullptr;
+  const int code = getaddrinfo(host.c_str(), host_port.c_str() + colon + 1, &hints, &found);
+  if (code != 0) {
+    return absl::InvalidArgumentError(absl::StrCat(host_port, ": ", gai_strerror(code)));
+  }
+  const std::unique_ptr<addrinfo, void (*)(addrinfo*)> targets(found, freeaddrinfo);
+  ifaddrs* list = nullptr;
+  if (getifaddrs(&list) != 0) return absl::InternalError("cannot list the network interfaces");
+  const std::unique_ptr<ifaddrs, void (*)(ifaddrs*)> interfaces(list, freeifaddrs);
+  for (const addrinfo* target = targets.get(); target != nullptr; target = target->ai_next) {
+    const absl::StatusOr<sockaddr_storage> source = SourceTowards(*target);
+    if (!source.ok()) continue;
+    for (const ifaddrs* it = interfaces.get(); it != nullptr; it = it->ifa_next) {
+      if (SameHost(it->ifa_addr, *source)) return std::string(it->ifa_name);
+    }
+  }
+  return absl::UnavailableError(absl::StrCat("no network interface leads to ", host_port));
+}
+
+bool InterfaceExists(const std::string& interface) {
+  return if_nametoindex(interface.c_str()) != 0;
+}
+
+bool IsLoopbackInterface(const std::string& interface) {
+  int flags = 0;
+  return absl::SimpleHexAtoi(FirstLine(fs::path("/sys/class/net") / interface / "flags"), &flags) &&
+         (flags & IFF_LOOPBACK) != 0;
+}
+
+std::string LinkSpeed(const std::string& interface) {
+  int mbit = 0;
+  const std::string text = FirstLine(fs::path("/sys/class/net") / interface / "speed");
+  if (!absl::SimpleAtoi(text, &mbit) || mbit <= 0) return "speed unknown";
+  return absl::StrCat(mbit, " Mbit/s");
+}
+
+std::vector<std::string> RdmaPorts(const std::string& interface) {
+  std::vector<std::string> ports;
+  std::error_code error;
+  for (const auto& device : fs::directory_iterator("/sys/class/infiniband", error)) {
+    std::error_code none;
+    for (const auto& port : fs::directory_iterator(device.path() / "ports", none)) {
+      const std::string name =
+          absl::StrCat(device.path().filename().string(), ":", port.path().filename().string());
+      // "4: ACTIVE"
+      if (FirstLine(port.path() / "state").rfind("4", 0) != 0) continue;
+      if (interface.empty() || interface == name ||
+          BelongsTo(device.path(), port.path(), interface)) {
+        ports.push_back(name);
+      }
+    }
+  }
+  return ports;
+}
+
+}  // namespace trireme

@@ -1,0 +1,25 @@
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+
+namespace trireme {
+
+// What this host's kernel says of its network. Stateless, thread safe.
+
+// The interface through which packets to `host_port` ("HOST:PORT", "[::1]:PORT") leave.
+// INVALID_ARGUMENT: the address means nothing here. UNAVAILABLE: there is no route.
+absl::StatusOr<std::string> InterfaceTowards(const std::string& host_port);
+
+bool InterfaceExists(const std::string& interface);
+bool IsLoopbackInterface(const std::string& interface);
+
+// "10000 Mbit/s", or "speed unknown" (virtual interfaces have none).
+std::string LinkSpeed(const std::string& interface);
+
+// RDMA ports ("mlx5_0:1") that are active; of one interface only unless that is empty.
+std::vector<std::string> RdmaPorts(const std::string& interface);
+
+}  // namespace trireme
