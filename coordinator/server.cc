@@ -128,6 +128,7 @@ absl::Status Server::Listen(const std::string& address) {
   builder.RegisterService(&inference_);
   builder.RegisterService(&cluster_);
   builder.RegisterService(&worker_control_);
+  builder.RegisterService(&rendezvous_);
   builder.SetMaxReceiveMessageSize(kReceiveBytesMax);
   builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);  // a port in use is an error
   // Finds peers whose host has vanished, also while nothing is sent.
@@ -151,6 +152,7 @@ absl::Status Server::Listen(const std::string& address) {
 void Server::Shutdown(const std::string& reason) {
   if (grpc_ == nullptr) return;
   engine_.Stop(reason);
+  rendezvous_.Stop(reason);
   grpc_->Shutdown(std::chrono::system_clock::now() + kShutdownTimeout);
   grpc_->Wait();
   grpc_ = nullptr;

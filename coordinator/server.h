@@ -15,6 +15,7 @@
 #include "coordinator/gateway/cluster_service.h"
 #include "coordinator/gateway/inference_service.h"
 #include "coordinator/gateway/metrics.h"
+#include "coordinator/gateway/rendezvous_service.h"
 #include "coordinator/gateway/worker_control_service.h"
 #include "coordinator/served_model.h"
 
@@ -67,6 +68,7 @@ class Server {
   InferenceService inference_;
   ClusterService cluster_;
   WorkerControlService worker_control_;
+  RendezvousService rendezvous_;
   std::unique_ptr<grpc::Server> grpc_;
   std::unique_ptr<MetricsEndpoint> metrics_;
   int port_ = 0;

@@ -7,6 +7,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <array>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
@@ -63,6 +64,12 @@ bool BelongsTo(const fs::path& device, const fs::path& port, const std::string& 
 }
 
 }  // namespace
+
+std::string HostName() {
+  std::array<char, 256> name{};
+  if (gethostname(name.data(), name.size() - 1) != 0) return "unknown";
+  return name.data();
+}
 
 absl::StatusOr<std::string> InterfaceTowards(const std::string& host_port) {
   const size_t colon = host_port.rfind(':');

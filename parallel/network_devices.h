@@ -9,6 +9,8 @@ namespace trireme {
 
 // What this host's kernel says of its network. Stateless, thread safe.
 
+std::string HostName();
+
 // The interface through which packets to `host_port` ("HOST:PORT", "[::1]:PORT") leave.
 // INVALID_ARGUMENT: the address means nothing here. UNAVAILABLE: there is no route.
 absl::StatusOr<std::string> InterfaceTowards(const std::string& host_port);

@@ -1,11 +1,11 @@
-// trireme-worker: one rank of a gang. Started by mpirun, or alone as a gang of one.
+// trireme-worker: one rank of a gang. Started by mpirun, or by anything else and joined with the
+// others through the coordinator, or alone as a gang of one.
 
 #include <sched.h>
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <array>
-#include <cstdlib>
 #include <iostream>
 #include <memory>
 #include <random>
@@ -20,6 +20,7 @@
 #include "parallel/communicator.h"
 #include "worker/cpu_binding.h"
 #include "worker/device.h"
+#include "worker/gang_world.h"
 #include "worker/memory_amount.h"
 #include "worker/model_runner.h"
 #include "worker/offline_bench.h"
@@ -35,6 +36,8 @@ struct Flags {
   std::string kv_cache_dtype = "auto";
   std::string dtype = "auto";
   ControlOptions control;
+  JoinOptions join;
+  int peer_timeout_s = 600;
   OfflineBenchOptions bench;
   bool offline_bench = false;
   int threads = 0;
@@ -47,6 +50,32 @@ struct Flags {
 // A check of CLI11: empty if it is fine.
 std::string MemoryText(const std::string& text) {
   return std::string(ParseMemoryAmount(text).status().message());
+}
+
+void DefineGangFlags(CLI::App& app, Flags& flags) {
+  app.add_option("--gang", flags.join.gang,
+                 "form a gang of this name through the coordinator, without mpirun")
+      ->envname("TRIREME_GANG");
+  app.add_option("--rank", flags.join.rank,
+                 "this worker's rank in the gang; default: chosen so that neighbours share a host")
+      ->envname("TRIREME_RANK")
+      ->check(CLI::Range(0, 4095))
+      ->needs("--gang");
+  app.add_option("--net-interface", flags.join.network.net_interface,
+                 "interface (eth0) or RDMA port (mlx5_0:1) between the hosts of a --gang; default: "
+                 "the one that leads to the coordinator")
+      ->envname("TRIREME_NET_INTERFACE")
+      ->needs("--gang");
+  app.add_flag("--require-rdma", flags.join.network.require_rdma,
+               "end with an error instead of using TCP where a --gang has no RDMA")
+      ->envname("TRIREME_REQUIRE_RDMA")
+      ->needs("--gang");
+  app.add_option("--peer-timeout-s", flags.peer_timeout_s,
+                 "how long a rank of a --gang waits for another that is silent, as one is that "
+                 "loads; one that has ended is noticed at once")
+      ->envname("TRIREME_PEER_TIMEOUT_S")
+      ->check(CLI::Range(1, 86'400))
+      ->capture_default_str();
 }
 
 void DefineFlags(CLI::App& app, Flags& flags) {
@@ -101,6 +130,7 @@ void DefineFlags(CLI::App& app, Flags& flags) {
   option("--connect-timeout-ms", flags.control.connect_timeout_ms, "TRIREME_CONNECT_TIMEOUT_MS",
          "how long to wait for the coordinator")
       ->check(CLI::Range(1, 3'600'000));
+  DefineGangFlags(app, flags);
   option("--log-level", flags.log_level, "TRIREME_LOG_LEVEL", "debug, info, warning, error or off");
   app.add_flag(
       "--offline-bench", flags.offline_bench,
@@ -112,21 +142,15 @@ void DefineFlags(CLI::App& app, Flags& flags) {
   app.add_option("--bench-top-p", flags.bench.top_p)->group("Benchmark");
 }
 
-int EnvironmentInt(const char* name, int fallback) {
-  const char* text = std::getenv(name);
-  const int value = text == nullptr ? 0 : std::atoi(text);
-  return value > 0 ? value : fallback;
-}
-
 // The CPUs this process may run on; if no launcher bound it to some, its share of the host's.
-int DefaultThreads() {
+int DefaultThreads(int local_size) {
   cpu_set_t set;
   CPU_ZERO(&set);
   const int online = static_cast<int>(std::thread::hardware_concurrency());
   if (sched_getaffinity(0, sizeof(set), &set) != 0) return std::max(1, online);
   const int allowed = CPU_COUNT(&set);
   if (allowed < online) return std::max(1, allowed);
-  return std::max(1, allowed / EnvironmentInt("OMPI_COMM_WORLD_LOCAL_SIZE", 1));
+  return std::max(1, allowed / local_size);
 }
 
 // Fills in what follows from flags that are text, and the environment.
@@ -161,9 +185,42 @@ absl::Status CheckFlags(const Flags& flags, const Communicator& world) {
   return absl::OkStatus();
 }
 
-absl::StatusOr<std::unique_ptr<Communicator>> JoinWorld(int* argc, char*** argv) {
-  if (UnderMpiLauncher()) return MakeMpiCommunicator(argc, argv);
-  return std::move(MakeLoopbackCommunicators(1).front());
+// What the ranks of a gang compare before they load anything.
+absl::StatusOr<std::vector<v1::Setting>> GangSettings(const Flags& flags) {
+  ASSIGN_OR_RETURN(const ModelConfig config, ModelConfig::Load(flags.runner.model_dir));
+  std::vector<v1::Setting> settings;
+  const auto add = [&settings](const char* name, const std::string& value) {
+    settings.emplace_back().set_name(name);
+    settings.back().set_value(value);
+  };
+  const RunnerOptions& runner = flags.runner;
+  add("the version", TRIREME_VERSION);
+  add("--tp", absl::StrCat(runner.layout.tp));
+  add("--pp", absl::StrCat(runner.layout.pp));
+  add("the model",
+      absl::StrCat(config.architecture, " of ", config.NumParameters(), " parameters"));
+  add("--device", flags.device);
+  add("--dtype", flags.dtype);
+  add("--kv-cache-dtype", flags.kv_cache_dtype);
+  add("--block-size", absl::StrCat(runner.kv_block_size));
+  add("--max-model-len", absl::StrCat(runner.max_model_len));
+  add("--max-num-batched-tokens", absl::StrCat(runner.max_num_batched_tokens));
+  return settings;
+}
+
+absl::StatusOr<GangWorld> JoinWorld(Flags& flags) {
+  JoinOptions& join = flags.join;
+  if (join.gang.empty()) return SingleRankWorld();
+  if (flags.control.coordinator.empty()) {
+    return absl::InvalidArgumentError(
+        "--gang forms through the coordinator: --coordinator is missing");
+  }
+  join.coordinator = flags.control.coordinator;
+  join.connect_timeout = std::chrono::milliseconds(flags.control.connect_timeout_ms);
+  join.world_size = flags.runner.layout.world_size();
+  join.network.wait_timeout = std::chrono::seconds(flags.peer_timeout_s);
+  ASSIGN_OR_RETURN(join.settings, GangSettings(flags));
+  return JoinGang(join);
 }
 
 // Tells every rank whether all succeeded; if not, rank 0 names the first that failed and why.
@@ -198,28 +255,27 @@ struct Rank {
   std::unique_ptr<ModelRunner> runner;
 };
 
-absl::StatusOr<Rank> LoadRank(Flags& flags, Communicator& world) {
+absl::StatusOr<Rank> LoadRank(Flags& flags, const GangWorld& world) {
   RETURN_IF_ERROR(ResolveFlags(flags));
-  RETURN_IF_ERROR(CheckFlags(flags, world));
+  RETURN_IF_ERROR(CheckFlags(flags, *world.ranks));
   Rank rank;
-  const int threads = flags.threads > 0 ? flags.threads : DefaultThreads();
+  const int default_threads = DefaultThreads(world.local_size);
+  const int threads = flags.threads > 0 ? flags.threads : default_threads;
   std::vector<int> cpus;
   if (flags.cpu_bind == "auto" && flags.device == "cpu") {
-    ASSIGN_OR_RETURN(cpus, ChooseCpus(threads, EnvironmentInt("OMPI_COMM_WORLD_LOCAL_RANK", 0),
-                                      EnvironmentInt("OMPI_COMM_WORLD_LOCAL_SIZE", 1)));
+    ASSIGN_OR_RETURN(cpus, ChooseCpus(threads, world.local_rank, world.local_size));
   }
-  ASSIGN_OR_RETURN(Device device,
-                   MakeDevice({.name = flags.device,
-                               .local_rank = EnvironmentInt("OMPI_COMM_WORLD_LOCAL_RANK", 0),
-                               .local_size = EnvironmentInt("OMPI_COMM_WORLD_LOCAL_SIZE", 1),
-                               .threads = threads,
-                               .cpu_variant = flags.cpu_variant,
-                               .cpus = cpus}));
+  ASSIGN_OR_RETURN(Device device, MakeDevice({.name = flags.device,
+                                              .local_rank = world.local_rank,
+                                              .local_size = world.local_size,
+                                              .threads = threads,
+                                              .cpu_variant = flags.cpu_variant,
+                                              .cpus = cpus}));
   rank.ops = std::move(device.ops);
   flags.runner.ranks_sharing_memory = device.ranks;
-  flags.runner.load_threads = DefaultThreads();
+  flags.runner.load_threads = default_threads;
   flags.runner.kv_dtype = ParseKvDType(flags.kv_cache_dtype).value_or(device.kv_dtype_auto);
-  ASSIGN_OR_RETURN(rank.runner, ModelRunner::Load(flags.runner, rank.ops.get(), &world));
+  ASSIGN_OR_RETURN(rank.runner, ModelRunner::Load(flags.runner, rank.ops.get(), world.ranks.get()));
   return rank;
 }
 
@@ -251,31 +307,45 @@ absl::Status RunRank(const Flags& flags, Rank& rank, Communicator& world) {
                           *rank.runner);
 }
 
+int Complain(const absl::Status& status) {
+  std::cerr << "trireme-worker: " << status.message() << std::endl;
+  return 1;
+}
+
 int Run(int argc, char** argv) {
   Flags flags;
   CLI::App app("One rank of a Trireme gang: holds a shard of the model and computes its steps.");
   DefineFlags(app, flags);
-  absl::StatusOr<std::unique_ptr<Communicator>> world = JoinWorld(&argc, &argv);
-  if (!world.ok()) {
-    std::cerr << "trireme-worker: " << world.status().message() << std::endl;
-    return 1;
-  }
+  // MPI takes its own arguments first.
+  absl::StatusOr<GangWorld> world;
+  const bool mpi = UnderMpiLauncher();
+  if (mpi) world = JoinMpiWorld(&argc, &argv);
+  if (mpi && !world.ok()) return Complain(world.status());
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
-    // Every rank got the same flags: one of them says what is wrong.
-    return (*world)->rank() == 0 ? app.exit(error) : error.get_exit_code();
+    // Every rank of mpirun got the same flags: one of them says what is wrong.
+    return !mpi || world->ranks->rank() == 0 ? app.exit(error) : error.get_exit_code();
   }
-  InitLog(absl::StrCat("rank ", (*world)->rank()), ParseLogLevel(flags.log_level));
-  absl::StatusOr<Rank> rank = LoadRank(flags, **world);
-  const absl::Status loaded = AgreeOnStatus(rank.status(), **world);
-  if (!loaded.ok()) {
-    if ((*world)->rank() == 0) std::cerr << "trireme-worker: " << loaded.message() << std::endl;
-    return 1;
+  const LogLevel log_level = ParseLogLevel(flags.log_level);
+  if (mpi && !flags.join.gang.empty()) {
+    return Complain(
+        absl::InvalidArgumentError("--gang is for workers that are not started by mpirun or srun, "
+                                   "which form a gang themselves"));
   }
-  const absl::Status status = RunRank(flags, *rank, **world);
+  if (!mpi) {
+    InitLog("worker", log_level);
+    world = JoinWorld(flags);
+    if (!world.ok()) return Complain(world.status());
+  }
+  Communicator& ranks = *world->ranks;
+  InitLog(absl::StrCat("rank ", ranks.rank()), log_level);
+  absl::StatusOr<Rank> rank = LoadRank(flags, *world);
+  const absl::Status loaded = AgreeOnStatus(rank.status(), ranks);
+  if (!loaded.ok()) return ranks.rank() == 0 ? Complain(loaded) : 1;
+  const absl::Status status = RunRank(flags, *rank, ranks);
   if (status.ok()) return 0;
-  std::cerr << "trireme-worker: rank " << (*world)->rank() << ": " << status.message() << std::endl;
+  std::cerr << "trireme-worker: rank " << ranks.rank() << ": " << status.message() << std::endl;
   // Peers may wait for this rank inside a collective, where an orderly end would wait for them:
   // leave at once, and the launcher ends them.
   std::_Exit(1);

@@ -3,60 +3,20 @@
 #include <grpcpp/grpcpp.h>
 #include <unistd.h>
 
-#include <algorithm>
-#include <array>
 #include <chrono>
 #include <memory>
-#include <thread>
 
 #include "absl/strings/str_cat.h"
 #include "base/log.h"
 #include "base/status_macros.h"
+#include "parallel/network_devices.h"
 #include "trireme/v1/worker.grpc.pb.h"
+#include "worker/coordinator_channel.h"
 
 namespace trireme {
 namespace {
 
 using Stream = grpc::ClientReaderWriter<v1::WorkerMessage, v1::CoordinatorMessage>;
-
-std::string HostName() {
-  std::array<char, 256> name{};
-  if (gethostname(name.data(), name.size() - 1) != 0) return "unknown";
-  return name.data();
-}
-
-std::shared_ptr<grpc::Channel> MakeChannel(const std::string& address) {
-  grpc::ChannelArguments arguments;
-  // A coordinator whose host has vanished does not close its connections.
-  arguments.SetInt(GRPC_ARG_KEEPALIVE_TIME_MS, 10'000);
-  arguments.SetInt(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 10'000);
-  arguments.SetInt(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
-  arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);  // see Connect
-  arguments.SetMaxReceiveMessageSize(64 << 20);
-  return grpc::CreateCustomChannel(address, grpc::InsecureChannelCredentials(), arguments);
-}
-
-// A connected channel, or null. A channel that was refused would not try again for 100 ms at least,
-// which is long for a coordinator that starts together with us, so each try has a new one.
-std::shared_ptr<grpc::Channel> Connect(const ControlOptions& options) {
-  using Clock = std::chrono::system_clock;
-  const auto start = Clock::now();
-  const auto deadline = start + std::chrono::milliseconds(options.connect_timeout_ms);
-  while (true) {
-    std::shared_ptr<grpc::Channel> channel = MakeChannel(options.coordinator);
-    grpc_connectivity_state state = channel->GetState(/*try_to_connect=*/true);
-    while (state != GRPC_CHANNEL_READY && state != GRPC_CHANNEL_TRANSIENT_FAILURE) {
-      if (!channel->WaitForStateChange(state, deadline)) return nullptr;
-      state = channel->GetState(true);
-    }
-    if (state == GRPC_CHANNEL_READY) return channel;
-    // Not much later than need be, and not often where it takes long.
-    const auto pause = std::clamp<Clock::duration>(
-        (Clock::now() - start) / 50, std::chrono::milliseconds(5), std::chrono::seconds(1));
-    std::this_thread::sleep_until(std::min(Clock::now() + pause, deadline));
-    if (Clock::now() >= deadline) return nullptr;
-  }
-}
 
 // The end of a stream as the worker sees it.
 absl::Status StreamEnded(const std::string& coordinator, const grpc::Status& status) {
@@ -150,13 +110,9 @@ v1::Register MakeRegister(const RunnerOptions& options, const ModelRunner& runne
 
 absl::Status ServeCoordinator(const ControlOptions& options, const v1::Register& registration,
                               ModelRunner& runner) {
-  const std::shared_ptr<grpc::Channel> channel = Connect(options);
-  if (channel == nullptr) {
-    return absl::UnavailableError(
-        absl::StrCat("cannot reach the coordinator at ", options.coordinator, " within ",
-                     options.connect_timeout_ms / 1000,
-                     " s; start trireme-coordinator there, or correct --coordinator"));
-  }
+  ASSIGN_OR_RETURN(const std::shared_ptr<grpc::Channel> channel,
+                   ConnectCoordinator(options.coordinator,
+                                      std::chrono::milliseconds(options.connect_timeout_ms)));
   const auto stub = v1::WorkerControl::NewStub(channel);
   grpc::ClientContext context;
   const auto stream = stub->Connect(&context);
