@@ -13,9 +13,12 @@
 #include "base/log.h"
 #include "base/status_macros.h"
 #include "kernels/cuda/all_reduce.h"
+#include "parallel/wire.h"
 
 namespace trireme {
 namespace {
+
+static_assert(kIpcRanksMax == cuda::kPeersMax);
 
 absl::Status CudaStatus(cudaError_t error, const char* what) {
   if (error == cudaSuccess) return absl::OkStatus();

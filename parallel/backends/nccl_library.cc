@@ -1,13 +1,10 @@
 #include "parallel/backends/nccl_library.h"
 
 #include <cuda_runtime_api.h>
+#include <dlfcn.h>
 #include <nccl.h>
-#include <unistd.h>
 
-#include <algorithm>
-#include <array>
 #include <cstring>
-#include <fstream>
 #include <string>
 
 #include "absl/strings/str_cat.h"
@@ -38,97 +35,117 @@ cudaStream_t Stream(NcclStream stream) { return static_cast<cudaStream_t>(stream
 ncclDataType_t Theirs(NcclDataType type) { return static_cast<ncclDataType_t>(type); }
 ncclRedOp_t Theirs(NcclReduction op) { return static_cast<ncclRedOp_t>(op); }
 
-NcclResult GetUniqueId(NcclUniqueId* id) {
+// The functions by the names of nccl.h.
+struct Library {
+  void* handle = nullptr;
+  std::string missing;  // the first that the library does not have
+
+  // F: the type of the function in nccl.h.
+  template <class F>
+  F* Find(const char* name) {
+    void* const found = dlsym(handle, name);
+    if (found == nullptr && missing.empty()) missing = name;
+    return reinterpret_cast<F*>(found);
+  }
+};
+
+template <class GetUniqueId>
+NcclResult MakeUniqueId(GetUniqueId get_unique_id, NcclUniqueId* id) {
   ncclUniqueId theirs;
-  const ncclResult_t result = ncclGetUniqueId(&theirs);
+  const ncclResult_t result = get_unique_id(&theirs);
   std::memcpy(id->bytes.data(), &theirs, sizeof(theirs));
   return Ours(result);
 }
 
-NcclResult Init(NcclComm* comm, int ranks, const NcclUniqueId& id, int rank) {
+template <class InitRank>
+NcclResult Init(InitRank init_rank, NcclComm* comm, int ranks, const NcclUniqueId& id, int rank) {
   ncclUniqueId theirs;
   std::memcpy(&theirs, id.bytes.data(), sizeof(theirs));
   ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
   config.blocking = 0;
   ncclComm_t made = nullptr;
-  const ncclResult_t result = ncclCommInitRankConfig(&made, ranks, theirs, rank, &config);
+  const ncclResult_t result = init_rank(&made, ranks, theirs, rank, &config);
   *comm = made;
   return Ours(result);
 }
 
-NcclResult GetAsyncError(NcclComm comm, NcclResult* state) {
-  ncclResult_t theirs = ncclSuccess;
-  const ncclResult_t result = ncclCommGetAsyncError(Theirs(comm), &theirs);
-  *state = Ours(theirs);
-  return Ours(result);
+void FillGroupCalls(Library& library, NcclApi& api) {
+  api.comm_init = [f = library.Find<decltype(ncclCommInitRankConfig)>("ncclCommInitRankConfig")](
+                      NcclComm* comm, int ranks, const NcclUniqueId& id, int rank) {
+    return Init(f, comm, ranks, id, rank);
+  };
+  api.comm_get_async_error = [f = library.Find<decltype(ncclCommGetAsyncError)>(
+                                  "ncclCommGetAsyncError")](NcclComm comm, NcclResult* state) {
+    ncclResult_t theirs = ncclSuccess;
+    const ncclResult_t result = f(Theirs(comm), &theirs);
+    *state = Ours(theirs);
+    return Ours(result);
+  };
+  api.comm_finalize = [f = library.Find<decltype(ncclCommFinalize)>("ncclCommFinalize")](
+                          NcclComm comm) { return Ours(f(Theirs(comm))); };
+  api.comm_destroy = [f = library.Find<decltype(ncclCommDestroy)>("ncclCommDestroy")](
+                         NcclComm comm) { return Ours(f(Theirs(comm))); };
+  api.comm_abort = [f = library.Find<decltype(ncclCommAbort)>("ncclCommAbort")](NcclComm comm) {
+    return Ours(f(Theirs(comm)));
+  };
 }
 
-std::string HostName() {
-  std::array<char, 256> name{};
-  gethostname(name.data(), name.size() - 1);
-  return name.data();
-}
-
-// Containers have names of their own, but the kernel's boot is the machine's.
-std::string MachineId() {
-  std::string id;
-  std::ifstream("/proc/sys/kernel/random/boot_id") >> id;
-  return id.empty() ? HostName() : id;
+void FillTransfers(Library& library, NcclApi& api) {
+  api.all_reduce = [f = library.Find<decltype(ncclAllReduce)>("ncclAllReduce")](
+                       const void* send, void* receive, size_t count, NcclDataType type,
+                       NcclReduction reduction, NcclComm comm, NcclStream stream) {
+    return Ours(
+        f(send, receive, count, Theirs(type), Theirs(reduction), Theirs(comm), Stream(stream)));
+  };
+  api.all_gather = [f = library.Find<decltype(ncclAllGather)>("ncclAllGather")](
+                       const void* send, void* receive, size_t count, NcclDataType type,
+                       NcclComm comm, NcclStream stream) {
+    return Ours(f(send, receive, count, Theirs(type), Theirs(comm), Stream(stream)));
+  };
+  api.send = [f = library.Find<decltype(ncclSend)>("ncclSend")](const void* data, size_t count,
+                                                                NcclDataType type, int peer,
+                                                                NcclComm comm, NcclStream stream) {
+    return Ours(f(data, count, Theirs(type), peer, Theirs(comm), Stream(stream)));
+  };
+  api.receive = [f = library.Find<decltype(ncclRecv)>("ncclRecv")](
+                    void* data, size_t count, NcclDataType type, int peer, NcclComm comm,
+                    NcclStream stream) {
+    return Ours(f(data, count, Theirs(type), peer, Theirs(comm), Stream(stream)));
+  };
 }
 
 }  // namespace
 
-NcclApi NcclLibrary() {
+absl::StatusOr<NcclApi> LoadNccl() {
+  Library library;
+  // Stays loaded: its threads and its functions in the table have no end that we could know.
+  library.handle = dlopen("libnccl.so.2", RTLD_NOW | RTLD_LOCAL);
+  if (library.handle == nullptr) {
+    const char* why = dlerror();
+    return absl::FailedPreconditionError(
+        absl::StrCat("NCCL cannot be loaded: ", why == nullptr ? "libnccl.so.2" : why,
+                     "; install it (package libnccl2), or name its folder in LD_LIBRARY_PATH"));
+  }
   NcclApi api;
-  api.get_version = [](int* version) { return Ours(ncclGetVersion(version)); };
-  api.get_unique_id = GetUniqueId;
-  api.get_error_string = [](NcclResult result) -> std::string {
-    return ncclGetErrorString(static_cast<ncclResult_t>(result));
+  api.get_version = [f = library.Find<decltype(ncclGetVersion)>("ncclGetVersion")](int* version) {
+    return Ours(f(version));
   };
-  api.get_last_error = [](NcclComm comm) -> std::string {
-    const char* text = ncclGetLastError(Theirs(comm));
+  api.get_unique_id = [f = library.Find<decltype(ncclGetUniqueId)>("ncclGetUniqueId")](
+                          NcclUniqueId* id) { return MakeUniqueId(f, id); };
+  api.get_error_string = [f = library.Find<decltype(ncclGetErrorString)>("ncclGetErrorString")](
+                             NcclResult result) -> std::string {
+    return f(static_cast<ncclResult_t>(result));
+  };
+  api.get_last_error = [f = library.Find<decltype(ncclGetLastError)>("ncclGetLastError")](
+                           NcclComm comm) -> std::string {
+    const char* text = f(Theirs(comm));
     return text == nullptr ? "" : text;
   };
-  api.comm_init = Init;
-  api.comm_get_async_error = GetAsyncError;
-  api.comm_finalize = [](NcclComm comm) { return Ours(ncclCommFinalize(Theirs(comm))); };
-  api.comm_destroy = [](NcclComm comm) { return Ours(ncclCommDestroy(Theirs(comm))); };
-  api.comm_abort = [](NcclComm comm) { return Ours(ncclCommAbort(Theirs(comm))); };
-  api.all_reduce = [](const void* send, void* receive, size_t count, NcclDataType type,
-                      NcclReduction reduction, NcclComm comm, NcclStream stream) {
-    return Ours(ncclAllReduce(send, receive, count, Theirs(type), Theirs(reduction), Theirs(comm),
-                              Stream(stream)));
-  };
-  api.all_gather = [](const void* send, void* receive, size_t count, NcclDataType type,
-                      NcclComm comm, NcclStream stream) {
-    return Ours(ncclAllGather(send, receive, count, Theirs(type), Theirs(comm), Stream(stream)));
-  };
-  api.send = [](const void* data, size_t count, NcclDataType type, int peer, NcclComm comm,
-                NcclStream stream) {
-    return Ours(ncclSend(data, count, Theirs(type), peer, Theirs(comm), Stream(stream)));
-  };
-  api.receive = [](void* data, size_t count, NcclDataType type, int peer, NcclComm comm,
-                   NcclStream stream) {
-    return Ours(ncclRecv(data, count, Theirs(type), peer, Theirs(comm), Stream(stream)));
-  };
-  return api;
-}
-
-absl::StatusOr<NcclPlace> FindNcclPlace(NcclStream stream) {
-  int device = 0;
-  std::array<char, 32> bus_id{};
-  cudaError_t error = cudaGetDevice(&device);
-  if (error == cudaSuccess) {
-    error = cudaDeviceGetPCIBusId(bus_id.data(), static_cast<int>(bus_id.size()), device);
-  }
-  if (error != cudaSuccess) {
-    return absl::UnavailableError(
-        absl::StrCat("nccl: no CUDA device: ", cudaGetErrorString(error),
-                     "; see that nvidia-smi lists the GPU and CUDA_VISIBLE_DEVICES does not hide "
-                     "it, or use --device cpu"));
-  }
-  return NcclPlace{
-      .host = HostName(), .machine_id = MachineId(), .pci_bus_id = bus_id.data(), .stream = stream};
+  FillGroupCalls(library, api);
+  FillTransfers(library, api);
+  if (library.missing.empty()) return api;
+  return absl::FailedPreconditionError(
+      absl::StrCat("the NCCL of this machine has no ", library.missing, "; install 2.14 or newer"));
 }
 
 }  // namespace trireme

@@ -1,16 +1,14 @@
 #pragma once
 
 #include "absl/status/statusor.h"
-#include "parallel/backends/nccl.h"
+#include "parallel/backends/nccl_api.h"
 
 namespace trireme {
 
-// The functions of the NCCL that this program is linked with. Only built where CUDA and NCCL are
-// (target communicator_nccl).
-NcclApi NcclLibrary();
-
-// Where the calling thread computes: this machine and the thread's current CUDA device. `stream` is
-// a cudaStream_t of that device. UNAVAILABLE without a device.
-absl::StatusOr<NcclPlace> FindNcclPlace(NcclStream stream);
+// The functions of this machine's NCCL, libnccl.so.2, which is loaded at the first call and stays:
+// a program runs without it where ranks do not need it. FAILED_PRECONDITION if it cannot be loaded,
+// is older than 2.14, or this build was made without its header. CMake chooses the file:
+// nccl_library.cc, or nccl_no_library.cc.
+absl::StatusOr<NcclApi> LoadNccl();
 
 }  // namespace trireme

@@ -12,6 +12,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "parallel/backends/nccl_library.h"
+#include "parallel/backends/nccl_place.h"
 #include "tests/parallel/device_communicator_cases.h"
 
 namespace trireme {
@@ -86,7 +87,9 @@ absl::StatusOr<std::unique_ptr<DeviceCommunicator>> MakeNccl(Communicator& host,
                                                              GpuDevice& device) {
   const absl::StatusOr<NcclPlace> place = FindNcclPlace(device.stream);
   if (!place.ok()) return place.status();
-  return MakeNcclCommunicator(NcclLibrary(), *place, {}, host);
+  const absl::StatusOr<NcclApi> nccl = LoadNccl();
+  if (!nccl.ok()) return nccl.status();
+  return MakeNcclCommunicator(*nccl, *place, {}, host);
 }
 
 TEST(NcclOnGpus, ConformsAndCanBeMadeAgain) {
