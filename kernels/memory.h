@@ -3,6 +3,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <functional>
 #include <memory>
 #include <span>
 #include <utility>
@@ -53,6 +54,9 @@ class MemoryWriter {
   virtual absl::Status Finish() = 0;
 };
 
+// Waits until `done` says true, or is an error: its own, or one that the waiting itself notices.
+using DeviceWait = std::function<absl::Status(const std::function<absl::StatusOr<bool>()>& done)>;
+
 // Where the operands of Ops lie: the host's memory, or a device's. What copies and zeroes does so
 // in the order of the Ops' work, before what is asked later and after what was asked earlier; one
 // thread uses a Memory and its Ops at a time, but for MakeWriter's writers. Errors:
@@ -78,6 +82,10 @@ class Memory {
   virtual absl::Status Copy(void* to, const void* from, size_t bytes) = 0;
   virtual absl::Status Zero(void* to, size_t bytes) = 0;
   virtual absl::StatusOr<std::unique_ptr<MemoryWriter>> MakeWriter() = 0;
+  // How this memory and its Ops wait for a device's work from now on, which may wait for other
+  // ranks and never be done when one is lost; null: as long as it takes. The host's has no such
+  // work.
+  virtual void WaitBy(DeviceWait) {}
 
   // The values as the host can read them: themselves, or a copy in `room`.
   template <class T>

@@ -7,6 +7,8 @@
 #include "absl/status/statusor.h"
 #include "kernels/kv_layer.h"
 #include "kernels/ops.h"
+#include "parallel/wire.h"
+#include "worker/layers/device_link.h"
 
 namespace trireme {
 
@@ -17,12 +19,16 @@ struct DeviceOptions {
   int local_size = 1;
   // Of a CPU: as MakeCpuOps.
   int threads = 1;
-  std::string cpu_variant;
-  std::vector<int> cpus;
+  std::string cpu_variant = {};
+  std::vector<int> cpus = {};
+  // Of GPUs: what connects them.
+  Wire wire = Wire::kAuto;     // --wire
+  bool deterministic = false;  // --deterministic
 };
 
 struct Device {
   std::unique_ptr<Ops> ops;
+  DeviceLink link = {};                   // of RunnerOptions; must not outlive ops
   int ranks = 1;                          // that share its memory, this one included
   KvDType kv_dtype_auto = KvDType::kF32;  // of --kv-cache-dtype auto
 };

@@ -1,5 +1,6 @@
 #include "base/status_macros.h"
 #include "kernels/cuda/cuda_ops.h"
+#include "worker/cuda_link.h"
 #include "worker/device.h"
 
 namespace trireme {
@@ -15,6 +16,8 @@ absl::StatusOr<Device> MakeCudaDevice(const DeviceOptions& options) {
   device.ranks = (options.local_size - gpu + gpus - 1) / gpus;  // gpu, gpu + gpus, ...
   device.kv_dtype_auto = KvDType::kBF16;
   ASSIGN_OR_RETURN(device.ops, cuda::MakeCudaOps(gpu));
+  device.link =
+      LinkGpus(*device.ops, {.wire = options.wire, .deterministic = options.deterministic});
   return device;
 }
 

@@ -42,6 +42,8 @@ struct Flags {
   bool offline_bench = false;
   int threads = 0;
   std::string device = "cpu";
+  std::string wire = "auto";
+  bool deterministic = false;
   std::string cpu_variant;
   std::string cpu_bind = "auto";
   std::string log_level = "info";
@@ -121,6 +123,13 @@ void DefineFlags(CLI::App& app, Flags& flags) {
       ->check(MemoryText);
   option("--device", flags.device, "TRIREME_DEVICE",
          "cpu, or cuda: GPU number local rank modulo GPUs of the host");
+  option("--wire", flags.wire, "TRIREME_WIRE",
+         "what connects GPUs: auto, nccl, ipc (GPUs of one host that address each other's memory) "
+         "or staged (through the host)")
+      ->check(CLI::IsMember({"auto", "nccl", "ipc", "staged"}));
+  app.add_flag("--deterministic", flags.deterministic,
+               "sums over GPUs only in the fixed order that every layout and CPU has: not by NCCL")
+      ->envname("TRIREME_DETERMINISTIC");
   option("--cpu-variant", flags.cpu_variant, "TRIREME_CPU_VARIANT",
          "instruction set: avx512bf16, avx512vnni, avx512, avx2 or scalar; default: the best this "
          "machine has");
@@ -265,12 +274,16 @@ absl::StatusOr<Rank> LoadRank(Flags& flags, const GangWorld& world) {
   if (flags.cpu_bind == "auto" && flags.device == "cpu") {
     ASSIGN_OR_RETURN(cpus, ChooseCpus(threads, world.local_rank, world.local_size));
   }
+  ASSIGN_OR_RETURN(const Wire wire, ParseWire(flags.wire));
   ASSIGN_OR_RETURN(Device device, MakeDevice({.name = flags.device,
                                               .local_rank = world.local_rank,
                                               .local_size = world.local_size,
                                               .threads = threads,
                                               .cpu_variant = flags.cpu_variant,
-                                              .cpus = cpus}));
+                                              .cpus = cpus,
+                                              .wire = wire,
+                                              .deterministic = flags.deterministic}));
+  flags.runner.link = device.link;
   rank.ops = std::move(device.ops);
   flags.runner.ranks_sharing_memory = device.ranks;
   flags.runner.load_threads = default_threads;

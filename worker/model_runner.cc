@@ -31,9 +31,13 @@ absl::StatusOr<std::unique_ptr<ModelRunner>> ModelRunner::Load(const RunnerOptio
   runner->coord_ = CoordOf(options.layout, world->rank());
   const DeviceLink link = options.link ? options.link : LinkThroughHost(ops->memory());
   ASSIGN_OR_RETURN(runner->tp_group_, world->Split(runner->coord_.pp_rank, runner->coord_.tp_rank));
-  ASSIGN_OR_RETURN(runner->tp_, link(*runner->tp_group_));
+  ASSIGN_OR_RETURN(runner->tp_, link(*runner->tp_group_, LinkUse::kLayers));
   if (options.layout.pp > 1) {
-    ASSIGN_OR_RETURN(runner->stages_, link(*world));
+    ASSIGN_OR_RETURN(runner->stages_, link(*world, LinkUse::kStages));
+  }
+  if (world->size() > 1) {
+    ops->memory().WaitBy(
+        [runner = runner.get()](const auto& done) { return runner->WaitForDevice(done); });
   }
   const absl::Status loaded = runner->LoadModel();
   // Also after an error, so that no other rank waits for this one. What is available then is what
@@ -43,6 +47,8 @@ absl::StatusOr<std::unique_ptr<ModelRunner>> ModelRunner::Load(const RunnerOptio
   RETURN_IF_ERROR(runner->AllocateKvCache());
   return runner;
 }
+
+ModelRunner::~ModelRunner() { ops_->memory().WaitBy(nullptr); }
 
 absl::Status ModelRunner::LoadModel() {
   const auto start = std::chrono::steady_clock::now();
@@ -146,6 +152,7 @@ int64_t ModelRunner::block_bytes() const {
 absl::StatusOr<v1::StepResult> ModelRunner::Step(const v1::StepPlan& plan) {
   const auto start = std::chrono::steady_clock::now();
   bubble_ms_ = 0;
+  RETURN_IF_ERROR(CheckPeers());
   RETURN_IF_ERROR(sequences_.Apply(plan));
   RETURN_IF_ERROR(CopyBlocks(plan));
   while (takes_tokens() && sequences_.NeedsUnknown(plan)) RETURN_IF_ERROR(TakeOldestTokens());
@@ -349,6 +356,20 @@ absl::Status ModelRunner::TakeOldestTokens() {
       Wait([&] { return world_->Take(std::as_writable_bytes(std::span(ids)), responder_); }));
   sequences_.Fill(ids);
   return absl::OkStatus();
+}
+
+absl::Status ModelRunner::CheckPeers() {
+  RETURN_IF_ERROR(tp_->Check());
+  return stages_ == nullptr ? absl::OkStatus() : stages_->Check();
+}
+
+// One communicator's Wait has the deadline; the other's errors are asked for meanwhile.
+absl::Status ModelRunner::WaitForDevice(const std::function<absl::StatusOr<bool>()>& done) {
+  DeviceCommunicator& waiting = stages_ == nullptr || tp_->size() > 1 ? *tp_ : *stages_;
+  return waiting.Wait([&]() -> absl::StatusOr<bool> {
+    RETURN_IF_ERROR(CheckPeers());
+    return done();
+  });
 }
 
 absl::Status ModelRunner::Wait(const std::function<absl::Status()>& transfer) {

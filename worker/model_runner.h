@@ -60,6 +60,7 @@ class ModelRunner {
   // Does not own `ops` and `world`.
   static absl::StatusOr<std::unique_ptr<ModelRunner>> Load(const RunnerOptions& options, Ops* ops,
                                                            Communicator* world);
+  ~ModelRunner();
 
   // Computes this rank's part of one plan. The responder's result holds the sampled tokens and the
   // prompt's log probabilities, the others' only times. bubble_ms is the time in Step that this
@@ -118,6 +119,8 @@ class ModelRunner {
   absl::Status FinishStep(const v1::StepPlan& plan, const v1::StepResult& result);
   absl::Status TakeOldestTokens();
   absl::Status Wait(const std::function<absl::Status()>& transfer);
+  absl::Status CheckPeers();
+  absl::Status WaitForDevice(const std::function<absl::StatusOr<bool>()>& done);
   // Ranks of the first stage embed tokens; those of the responder are its own.
   bool takes_tokens() const { return shard_.first_stage && !is_responder(); }
 

@@ -64,7 +64,18 @@ absl::StatusOr<std::unique_ptr<CudaMemory>> CudaMemory::Create(int device) {
   RETURN_IF_ERROR(ToStatus(cudaSetDevice(device), "cudaSetDevice"));
   std::unique_ptr<CudaMemory> memory(new CudaMemory(device));
   ASSIGN_OR_RETURN(memory->stream_, Stream::Create());
+  ASSIGN_OR_RETURN(memory->drained_, Event::Create());
   return memory;
+}
+
+absl::Status CudaMemory::Await(const Event& event) const {
+  if (!wait_) return event.Synchronize();
+  return wait_([&event] { return event.Done(); });
+}
+
+absl::Status CudaMemory::Drain() {
+  RETURN_IF_ERROR(drained_.Record(stream_.get()));
+  return Await(drained_);
 }
 
 absl::StatusOr<int64_t> CudaMemory::Available() const {
@@ -80,28 +91,31 @@ absl::StatusOr<Buffer> CudaMemory::Allocate(size_t bytes) {
   std::byte* const data = made.data();
   RETURN_IF_ERROR(Zero(data, bytes));
   // Writers have streams of their own.
-  RETURN_IF_ERROR(stream_.Synchronize());
+  RETURN_IF_ERROR(Drain());
   allocations_[data] = std::move(made);
   return Buffer(this, data, bytes);
 }
 
 void CudaMemory::Free(std::byte* data, size_t) {
   on_free_();
-  Note(stream_.Synchronize());  // work that is under way may use it
+  Note(Drain());  // work that is under way may use it
   allocations_.erase(data);
 }
 
 absl::Status CudaMemory::CopyIn(void* to, std::span<const std::byte> from) {
   if (from.empty()) return absl::OkStatus();
+  // A copy of memory that is not pinned may itself wait for earlier work.
+  if (wait_) RETURN_IF_ERROR(Drain());
   RETURN_IF_ERROR(stream_.Copy(to, from.data(), static_cast<int64_t>(from.size())));
-  return stream_.Synchronize();
+  return Drain();
 }
 
 absl::Status CudaMemory::CopyOut(std::span<std::byte> to, const void* from) {
+  if (wait_) RETURN_IF_ERROR(Drain());
   if (!to.empty()) {
     RETURN_IF_ERROR(stream_.Copy(to.data(), from, static_cast<int64_t>(to.size())));
   }
-  RETURN_IF_ERROR(stream_.Synchronize());
+  RETURN_IF_ERROR(Drain());
   RETURN_IF_ERROR(LaunchStatus("a step's kernels"));
   return error_;
 }

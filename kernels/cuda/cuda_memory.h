@@ -4,6 +4,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <utility>
 
 #include "kernels/cuda/runtime.h"
 #include "kernels/memory.h"
@@ -24,6 +25,11 @@ class CudaMemory final : public Memory {
   absl::Status Copy(void* to, const void* from, size_t bytes) override;
   absl::Status Zero(void* to, size_t bytes) override;
   absl::StatusOr<std::unique_ptr<MemoryWriter>> MakeWriter() override;
+  void WaitBy(DeviceWait wait) override { wait_ = std::move(wait); }
+
+  // Waits for the work before the event, and for all there is.
+  absl::Status Await(const Event& event) const;
+  absl::Status Drain();
 
   const Stream& stream() const { return stream_; }
   // Keeps the first error of work that could not return it; CopyOut does.
@@ -38,6 +44,8 @@ class CudaMemory final : public Memory {
 
   const int device_;
   Stream stream_;
+  Event drained_;
+  DeviceWait wait_;
   std::map<std::byte*, DeviceMemory> allocations_;
   std::function<void()> on_free_ = [] {};
   absl::Status error_;

@@ -71,7 +71,7 @@ class CudaOps final : public Ops {
     ASSIGN_OR_RETURN(plan_, Grow(plan_memory_, static_cast<int64_t>(layout_.bytes)));
     turn_ = 1 - turn_;
     Upload& upload = uploads_[turn_];
-    RETURN_IF_ERROR(upload.sent.Synchronize());
+    RETURN_IF_ERROR(memory_->Await(upload.sent));
     const auto bytes = static_cast<int64_t>(layout_.bytes);
     if (upload.memory.bytes() < bytes) {
       ASSIGN_OR_RETURN(upload.memory, PinnedMemory::Allocate(2 * bytes, {"step plans"}));
@@ -363,6 +363,8 @@ class CudaOps final : public Ops {
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<Ops>> MakeCudaOps(int device) { return CudaOps::Create(device); }
+
+void* StreamOf(Ops& ops) { return static_cast<CudaMemory&>(ops.memory()).stream().get(); }
 
 absl::StatusOr<int> CudaDeviceCount() {
   int count = 0;

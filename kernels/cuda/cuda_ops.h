@@ -13,6 +13,9 @@ namespace trireme::cuda {
 // have the order of the kernels (linear.h), the same for equal steps.
 absl::StatusOr<std::unique_ptr<Ops>> MakeCudaOps(int device);
 
+// The stream of Ops that MakeCudaOps made, a cudaStream_t, for work of others in its order.
+void* StreamOf(Ops& ops);
+
 // GPUs that this process sees.
 absl::StatusOr<int> CudaDeviceCount();
 

@@ -6,10 +6,11 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
+#include <mutex>
 #include <ostream>
+#include <set>
 #include <string>
 
-#include "kernels/cuda/cuda_ops.h"
 #include "tests/worker/gang_driver.h"
 
 namespace trireme {
@@ -74,7 +75,7 @@ class CudaEngineTest : public testing::TestWithParam<Case> {
     options.kv_blocks_max = 8;
     const auto want = DriveGang(options, Requests());
     ASSERT_TRUE(want.ok()) << want.status();
-    options.make_ops = [] { return cuda::MakeCudaOps(0); };
+    options.make_device = [](int rank) { return MakeDevice({.name = "cuda", .local_rank = rank}); };
     const auto got = DriveGang(options, Requests(), layout.tp > 1 ? 0 : -1);
     ASSERT_TRUE(got.ok()) << got.status();
     for (size_t i = 0; i < want->size(); ++i) {
@@ -100,6 +101,65 @@ INSTANTIATE_TEST_SUITE_P(
                     Case{"tests/golden/models/gemma3", true, KvDType::kF32, 1e-5},
                     Case{"tests/golden/models/mixtral", true, KvDType::kF32, 1e-5}),
     [](const auto& info) { return std::to_string(info.index); });
+
+// What a gang computes over one wire, and the names of the communicators it got.
+struct OverWire {
+  std::vector<TestOutput> outputs;
+  std::set<std::string> names;
+};
+
+OverWire Drive(const ParallelLayout& layout, Wire wire, int gpus) {
+  OverWire result;
+  std::mutex mutex;
+  DriverOptions options;
+  options.model_dir = kRoot / "tests/golden/models/llama3";
+  options.layout = layout;
+  options.chunk = 8;
+  options.max_batched_tokens = 32;
+  options.kv_bytes = int64_t{1} << 20;
+  options.kv_blocks_max = 8;
+  options.make_device = [&](int rank) -> absl::StatusOr<Device> {
+    absl::StatusOr<Device> device =
+        MakeDevice({.name = "cuda", .local_rank = rank % gpus, .wire = wire});
+    if (!device.ok()) return device;
+    device->link = [&, link = device->link](Communicator& group, LinkUse use) {
+      auto made = link(group, use);
+      if (made.ok() && group.size() > 1) {
+        const std::lock_guard lock(mutex);
+        result.names.emplace((*made)->name());
+      }
+      return made;
+    };
+    return device;
+  };
+  auto outputs = DriveGang(options, Requests());
+  EXPECT_TRUE(outputs.ok()) << outputs.status();
+  if (outputs.ok()) result.outputs = *std::move(outputs);
+  return result;
+}
+
+// By ipc decode steps are replayed from graphs; staged ones never are. Both sum in the same order.
+TEST(CudaWires, IpcHasTheBitsOfStaged) {
+  const OverWire staged = Drive({.tp = 2, .pp = 1}, Wire::kStaged, 2);
+  const OverWire ipc = Drive({.tp = 2, .pp = 1}, Wire::kAuto, 2);
+  EXPECT_EQ(staged.names, std::set<std::string>({"staged loopback"}));
+  EXPECT_EQ(ipc.names, std::set<std::string>({"ipc"}));
+  ASSERT_EQ(ipc.outputs.size(), Requests().size());
+  EXPECT_TRUE(ipc.outputs == staged.outputs);
+}
+
+TEST(CudaWires, StagesHandOverThroughTheHostWithoutNccl) {
+  const OverWire staged = Drive({.tp = 2, .pp = 2}, Wire::kStaged, 4);
+  const OverWire ipc = Drive({.tp = 2, .pp = 2}, Wire::kIpc, 4);
+  EXPECT_EQ(ipc.names, std::set<std::string>({"ipc", "staged loopback"}));
+  ASSERT_EQ(ipc.outputs.size(), Requests().size());
+  EXPECT_TRUE(ipc.outputs == staged.outputs);
+}
+
+TEST(CudaWires, RanksThatShareAGpuAreStaged) {
+  EXPECT_EQ(Drive({.tp = 2, .pp = 1}, Wire::kAuto, 1).names,
+            std::set<std::string>({"staged loopback"}));
+}
 
 }  // namespace
 }  // namespace trireme

@@ -112,9 +112,14 @@ absl::StatusOr<GangOutput> RunPlansOnRank(const DriverOptions& options,
                                           const std::vector<v1::StepPlan>& plans,
                                           Communicator& world) {
   GangOutput output;
-  ASSIGN_OR_RETURN(const std::unique_ptr<Ops> ops,
-                   options.make_ops ? options.make_ops() : MakeCpuOps(options.threads));
+  Device device;
+  if (options.make_device) {
+    ASSIGN_OR_RETURN(device, options.make_device(world.rank()));
+  } else {
+    ASSIGN_OR_RETURN(device.ops, MakeCpuOps(options.threads));
+  }
   RunnerOptions runner_options;
+  runner_options.link = device.link;
   runner_options.model_dir = options.model_dir;
   runner_options.layout = options.layout;
   runner_options.max_num_batched_tokens = options.max_batched_tokens;
@@ -128,7 +133,7 @@ absl::StatusOr<GangOutput> RunPlansOnRank(const DriverOptions& options,
     options.on_logits(world.rank());
   };
   ASSIGN_OR_RETURN(const std::unique_ptr<ModelRunner> runner,
-                   ModelRunner::Load(runner_options, ops.get(), &world));
+                   ModelRunner::Load(runner_options, device.ops.get(), &world));
   for (const v1::StepPlan& plan : plans) {
     ASSIGN_OR_RETURN(v1::StepResult result, runner->Step(plan));
     for (const v1::SampledToken& token : result.tokens()) {

@@ -11,6 +11,7 @@
 #include "parallel/communicator.h"
 #include "parallel/layout.h"
 #include "trireme/v1/worker.pb.h"
+#include "worker/device.h"
 #include "worker/model_runner.h"
 
 namespace trireme {
@@ -41,8 +42,8 @@ struct DriverOptions {
   std::filesystem::path model_dir;
   ParallelLayout layout;
   int threads = 1;
-  // Makes each rank's Ops; null: the CPU's.
-  std::function<absl::StatusOr<std::unique_ptr<Ops>>()> make_ops = {};
+  // Makes what a rank computes on; null: a CPU with `threads`.
+  std::function<absl::StatusOr<Device>(int rank)> make_device = {};
   int64_t chunk = 1 << 20;  // prompt tokens in one step
   int64_t max_batched_tokens = 4096;
   int64_t micro_batches = 1;  // groups of requests that take turns, one group a step

@@ -50,7 +50,8 @@ class StagedLink final : public DeviceCommunicator {
 }  // namespace
 
 DeviceLink LinkThroughHost(Memory& memory) {
-  return [&memory](Communicator& group) -> absl::StatusOr<std::unique_ptr<DeviceCommunicator>> {
+  return [&memory](Communicator& group,
+                   LinkUse) -> absl::StatusOr<std::unique_ptr<DeviceCommunicator>> {
     if (memory.on_host()) return MakeHostDeviceCommunicator(&group);
     return std::make_unique<StagedLink>(group, memory);
   };

@@ -141,6 +141,31 @@ TEST_F(CudaOpsTest, WritersFillDifferentPiecesAtOnce) {
 }
 
 // A model may ask for it: an error that loading sees, not an abort.
+// A lost peer's kernels are never done: only the caller's way of waiting can notice.
+TEST_F(CudaOpsTest, WaitsForTheDeviceAsItIsTold) {
+  Memory& memory = ops_->memory();
+  DeviceVector<float> values;
+  ASSERT_TRUE(values.Assign(memory, std::vector<float>{1, 2}).ok());
+  const StepBatch batch = Decode({0}, {{0}});
+  int waits = 0;
+  memory.WaitBy([&](const auto& done) -> absl::Status {
+    ++waits;
+    while (true) {
+      const absl::StatusOr<bool> is_done = done();
+      if (!is_done.ok() || *is_done) return is_done.status();
+    }
+  });
+  EXPECT_EQ(Host<float>(values.span()), std::vector<float>({1, 2}));
+  EXPECT_TRUE(ops_->BeginStep(batch).ok());
+  EXPECT_GE(waits, 2);
+  memory.WaitBy([](const auto&) { return absl::UnavailableError("a peer is lost"); });
+  std::vector<std::byte> host(8);
+  EXPECT_EQ(memory.CopyOut(host, values.span().data()).code(), absl::StatusCode::kUnavailable);
+  EXPECT_EQ(ops_->BeginStep(batch).code(), absl::StatusCode::kUnavailable);
+  memory.WaitBy(nullptr);
+  EXPECT_EQ(Host<float>(values.span()), std::vector<float>({1, 2}));
+}
+
 TEST_F(CudaOpsTest, AShapeThatNoKernelTakesIsAnError) {
   const StepBatch batch = Decode({0}, {{0}});
   ASSERT_TRUE(ops_->BeginStep(batch).ok());

@@ -1,3 +1,5 @@
+#include <unistd.h>
+
 #include <array>
 #include <chrono>
 #include <cstdio>
@@ -252,13 +254,21 @@ cudaError_t cudaMemsetAsync(void* data, int value, size_t bytes, cudaStream_t st
     if (bytes > 0) std::memset(data, value, bytes);
   });
 }
-// Ranks are threads of this process: a handle is the address.
+// Ranks are threads of this process: a handle is the address, and of use to no other process.
+struct EmulatedIpcHandle {
+  void* data;
+  pid_t process;
+};
 cudaError_t cudaIpcGetMemHandle(cudaIpcMemHandle_t* handle, void* data) {
-  std::memcpy(handle->reserved, &data, sizeof(data));
+  const EmulatedIpcHandle mine{.data = data, .process = getpid()};
+  std::memcpy(handle->reserved, &mine, sizeof(mine));
   return cudaSuccess;
 }
 cudaError_t cudaIpcOpenMemHandle(void** data, cudaIpcMemHandle_t handle, unsigned) {
-  std::memcpy(data, handle.reserved, sizeof(*data));
+  EmulatedIpcHandle theirs;
+  std::memcpy(&theirs, handle.reserved, sizeof(theirs));
+  if (theirs.process != getpid()) return Failed(cudaErrorInvalidDevice);
+  *data = theirs.data;
   return cudaSuccess;
 }
 cudaError_t cudaIpcCloseMemHandle(void*) { return cudaSuccess; }
