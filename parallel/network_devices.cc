@@ -28,6 +28,24 @@ std::string FirstLine(const fs::path& path) {
   return line;
 }
 
+using AddressList = std::unique_ptr<ifaddrs, void (*)(ifaddrs*)>;
+
+// Empty if the kernel does not say.
+AddressList ListAddresses() {
+  ifaddrs* list = nullptr;
+  if (getifaddrs(&list) != 0) list = nullptr;
+  return {list, freeifaddrs};
+}
+
+// IFF_UP and the like; 0 if there is no such interface.
+unsigned InterfaceFlags(const std::string& interface) {
+  const AddressList interfaces = ListAddresses();
+  for (const ifaddrs* it = interfaces.get(); it != nullptr; it = it->ifa_next) {
+    if (interface == it->ifa_name) return it->ifa_flags;
+  }
+  return 0;
+}
+
 // Where the kernel would send from. A datagram socket connects without a packet.
 absl::StatusOr<sockaddr_storage> SourceTowards(const addrinfo& target) {
   const int fd = socket(target.ai_family, SOCK_DGRAM | SOCK_CLOEXEC, 0);
@@ -88,9 +106,7 @@ absl::StatusOr<std::string> InterfaceTowards(const std::string& host_port) {
     return absl::InvalidArgumentError(absl::StrCat(host_port, ": ", gai_strerror(code)));
   }
   const std::unique_ptr<addrinfo, void (*)(addrinfo*)> targets(found, freeaddrinfo);
-  ifaddrs* list = nullptr;
-  if (getifaddrs(&list) != 0) return absl::InternalError("cannot list the network interfaces");
-  const std::unique_ptr<ifaddrs, void (*)(ifaddrs*)> interfaces(list, freeifaddrs);
+  const AddressList interfaces = ListAddresses();
   for (const addrinfo* target = targets.get(); target != nullptr; target = target->ai_next) {
     const absl::StatusOr<sockaddr_storage> source = SourceTowards(*target);
     if (!source.ok()) continue;
@@ -101,14 +117,12 @@ absl::StatusOr<std::string> InterfaceTowards(const std::string& host_port) {
   return absl::UnavailableError(absl::StrCat("no network interface leads to ", host_port));
 }
 
-bool InterfaceExists(const std::string& interface) {
-  return if_nametoindex(interface.c_str()) != 0;
+bool InterfaceIsUp(const std::string& interface) {
+  return (InterfaceFlags(interface) & IFF_RUNNING) != 0;
 }
 
 bool IsLoopbackInterface(const std::string& interface) {
-  int flags = 0;
-  return absl::SimpleHexAtoi(FirstLine(fs::path("/sys/class/net") / interface / "flags"), &flags) &&
-         (flags & IFF_LOOPBACK) != 0;
+  return (InterfaceFlags(interface) & IFF_LOOPBACK) != 0;
 }
 
 std::string LinkSpeed(const std::string& interface) {

@@ -15,7 +15,8 @@ std::string HostName();
 // INVALID_ARGUMENT: the address means nothing here. UNAVAILABLE: there is no route.
 absl::StatusOr<std::string> InterfaceTowards(const std::string& host_port);
 
-bool InterfaceExists(const std::string& interface);
+// It is there, switched on and connected.
+bool InterfaceIsUp(const std::string& interface);
 bool IsLoopbackInterface(const std::string& interface);
 
 // "10000 Mbit/s", or "speed unknown" (virtual interfaces have none).

@@ -583,10 +583,10 @@ struct NetworkChoice {
 absl::StatusOr<NetworkChoice> ChooseNetwork(const UcxOptions& options) {
   const std::string& interface = options.net_interface;
   const std::vector<std::string> rdma = RdmaPorts(interface);
-  if (!interface.empty() && !InterfaceExists(interface) && rdma.empty()) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("--net-interface ", interface,
-                     ": this host has no such interface or active RDMA port; see ip link, ibstat"));
+  if (!interface.empty() && !InterfaceIsUp(interface) && rdma.empty()) {
+    return absl::InvalidArgumentError(absl::StrCat("--net-interface ", interface,
+                                                   ": this host has no such interface that is up, "
+                                                   "nor such an RDMA port; see ip link, ibstat"));
   }
   if (options.require_rdma && rdma.empty()) {
     return absl::FailedPreconditionError(
@@ -598,7 +598,7 @@ absl::StatusOr<NetworkChoice> ChooseNetwork(const UcxOptions& options) {
   const std::string ports = absl::StrJoin(rdma, ",");
   if (options.require_rdma) {
     choice.devices = ports;
-    choice.transports = "ib,sm,self";
+    choice.transports = "ib,self";
     choice.description = absl::StrCat("RDMA ", ports);
   } else if (interface.empty()) {
     choice.description = rdma.empty() ? "TCP" : absl::StrCat("RDMA ", ports, " or TCP");
@@ -622,7 +622,7 @@ absl::StatusOr<ContextPtr> MakeContext(const NetworkChoice& network) {
   };
   RETURN_IF_ERROR(set("NET_DEVICES", network.devices));
   RETURN_IF_ERROR(set("TLS", network.transports));
-  // Finds peers of shared memory that have ended; sockets say so themselves.
+  // Finds peers that have ended without a word; sockets close with their process.
   RETURN_IF_ERROR(set("KEEPALIVE_INTERVAL", "1s"));
   ucp_params_t params{};
   params.field_mask = UCP_PARAM_FIELD_FEATURES;

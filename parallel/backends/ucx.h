@@ -12,8 +12,9 @@
 namespace trireme {
 
 struct UcxOptions {
-  // The network interface ("eth0", "ib0") or RDMA port ("mlx5_0:1") that carries the data between
-  // hosts; empty: UCX's choice. Ranks of one host also use shared memory.
+  // The network interface ("eth0", "ib0") or RDMA port ("mlx5_0:1") that carries the data; empty:
+  // UCX's choice. Also between ranks of one host: UCX's shared memory cannot tell that a peer has
+  // ended.
   std::string net_interface = {};
   bool require_rdma = false;  // an error instead of TCP where there is no RDMA device
   // Connecting to all peers.

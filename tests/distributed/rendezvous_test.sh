@@ -172,6 +172,14 @@ make_hosts() {
     echo "network namespaces are not permitted here: $(tail -1 "$work/hosts.txt")"
     return $skipped
   fi
+  # The kernel may take a second to notice that the cable is plugged in.
+  local host
+  for host in "$a" "$b"; do
+    for _ in {1..50}; do
+      ip -n "$host" link show wire0 | grep -q 'state UP' && break
+      sleep 0.1
+    done
+  done
 }
 
 case_tensor_parallel_over_two_hosts() {
