@@ -155,6 +155,7 @@ case_interrupted_client_frees_its_sequence() {
   wait "$client"
   expect "exit code of Ctrl-C" $? 130 || return 1
   local before after
+  sleep 0.5  # the step under way at the interrupt may end
   before=$("$bin/trireme" nodes --server "$server" --json)
   sleep 0.5
   after=$("$bin/trireme" nodes --server "$server" --json)
