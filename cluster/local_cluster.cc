@@ -17,6 +17,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "absl/time/time.h"
 #include "base/status_macros.h"
 #include "cluster/client.h"
 
@@ -28,6 +29,11 @@ using Clock = std::chrono::steady_clock;
 constexpr int kReadyPollMs = 5;
 constexpr std::chrono::milliseconds kPartTimeout{2'000};
 constexpr std::chrono::milliseconds kStopTimeout{3'000};
+// A gang that has served so long did not end of what it began with.
+constexpr std::chrono::seconds kSteadyTime{1};
+constexpr std::chrono::milliseconds kRestartPause{250};  // before the second restart in a row
+constexpr std::chrono::milliseconds kRestartPauseMax{30'000};
+constexpr int kRestartDoublings = 10;
 
 // A port that nobody has now; the kernel gives the same one again only after many others.
 std::string FreeLoopbackAddress() {
@@ -145,28 +151,47 @@ absl::Status LocalCluster::StartGang() {
 // Returns when asked to stop, or with what has failed.
 absl::Status LocalCluster::Watch() {
   while (true) {
-    std::array<pollfd, 3> events = {{{.fd = stop_fd_, .events = POLLIN, .revents = 0},
-                                     {.fd = coordinator_->end_fd(), .events = POLLIN, .revents = 0},
-                                     {.fd = gang_->end_fd(), .events = POLLIN, .revents = 0}}};
+    std::array<pollfd, 3> events = {
+        {{.fd = stop_fd_, .events = POLLIN, .revents = 0},
+         {.fd = coordinator_->end_fd(), .events = POLLIN, .revents = 0},
+         {.fd = gang_.has_value() ? gang_->end_fd() : -1, .events = POLLIN, .revents = 0}}};
     poll(events.data(), events.size(), serving_ ? -1 : kReadyPollMs);
     if (events[0].revents != 0) return absl::OkStatus();
     if (events[1].revents != 0) {
       return absl::UnavailableError(
           absl::StrCat("the coordinator has ended: ", coordinator_->Wait()));
     }
-    if (events[2].revents != 0) {
-      const std::string end = gang_->Wait();
-      if (!serving_) {
-        return absl::UnavailableError(absl::StrCat("the workers could not start: ", end));
-      }
-      std::cerr << "trireme: the workers have ended (" << end << "); starting them anew"
-                << std::endl;
-      serving_ = false;
-      RETURN_IF_ERROR(StartGang());
-      continue;
+    if (events[2].revents != 0) RETURN_IF_ERROR(AfterGang());
+    if (!gang_.has_value()) {
+      if (Clock::now() >= restart_at_) RETURN_IF_ERROR(StartGang());
+    } else if (!serving_ && PollReady()) {
+      serving_ = true;
+      served_at_ = Clock::now();
     }
-    if (!serving_ && PollReady()) serving_ = true;
   }
+}
+
+// Workers that end sooner and sooner are started later and later.
+absl::Status LocalCluster::AfterGang() {
+  const std::string end = gang_->Wait();
+  gang_.reset();
+  {
+    const std::lock_guard lock(mutex_);
+    if (!ready_.has_value()) {
+      return absl::UnavailableError(absl::StrCat("the workers could not start: ", end));
+    }
+  }
+  if (serving_ && Clock::now() - served_at_ > kSteadyTime) short_lives_ = 0;
+  serving_ = false;
+  const std::chrono::milliseconds pause =
+      short_lives_ == 0 ? std::chrono::milliseconds(0)
+                        : std::min(kRestartPause * (1 << (short_lives_ - 1)), kRestartPauseMax);
+  if (short_lives_ < kRestartDoublings) ++short_lives_;
+  restart_at_ = Clock::now() + pause;
+  std::cerr << "trireme: the workers have ended (" << end << "); starting them anew";
+  if (pause.count() > 0) std::cerr << " in " << absl::FormatDuration(absl::FromChrono(pause));
+  std::cerr << std::endl;
+  return absl::OkStatus();
 }
 
 // Asks the coordinator, and publishes the first answer of a gang that serves.

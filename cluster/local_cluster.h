@@ -1,5 +1,6 @@
 #pragma once
 
+#include <chrono>
 #include <condition_variable>
 #include <functional>
 #include <memory>
@@ -25,8 +26,8 @@ struct LocalClusterOptions {
 };
 
 // A coordinator and a gang of tp x pp workers on this machine, as child processes that end with
-// this one, whatever ends it. Workers that end after they have served are started anew; what else
-// ends is a failure. Thread safe.
+// this one, whatever ends it. Workers that end after they have served are started anew, with
+// growing pauses if they end again soon; what else ends is a failure. Thread safe.
 class LocalCluster {
  public:
   using FailureHandler = std::function<void(const absl::Status&)>;
@@ -50,6 +51,7 @@ class LocalCluster {
   absl::Status StartCoordinator();
   absl::Status StartGang();
   absl::Status Watch();
+  absl::Status AfterGang();
   bool PollReady();
   void Stop();
 
@@ -63,6 +65,9 @@ class LocalCluster {
   std::optional<ChildProcess> gang_;
   std::unique_ptr<v1::Inference::Stub> stub_;
   bool serving_ = false;
+  std::chrono::steady_clock::time_point served_at_;   // since when, if it does
+  std::chrono::steady_clock::time_point restart_at_;  // of a gang that has ended
+  int short_lives_ = 0;  // gangs in a row that ended soon, the last of them started anew
 
   std::mutex mutex_;
   std::condition_variable changed_;
