@@ -91,13 +91,13 @@ uint64_t Engine::OnWorkerConnect(std::shared_ptr<WorkerStream> stream, std::stri
 
 void Engine::OnWorkerMessage(uint64_t stream_id, v1::WorkerMessage message) {
   Post([this, stream_id, message = std::move(message)] {
-    HandleGangEvent(supervisor_.OnMessage(stream_id, message));
+    HandleGangEvent(supervisor_.OnMessage(stream_id, message, Clock::now()));
   });
 }
 
 void Engine::OnWorkerDisconnect(uint64_t stream_id, std::string why) {
   Post([this, stream_id, why = std::move(why)] {
-    HandleGangEvent(supervisor_.OnDisconnect(stream_id, why));
+    HandleGangEvent(supervisor_.OnDisconnect(stream_id, why, Clock::now()));
   });
 }
 
@@ -147,6 +147,9 @@ std::optional<Engine::Clock::time_point> Engine::NextDeadline() const {
   // At most one of the two is set: steps need a gang.
   std::optional<Clock::time_point> next =
       step_deadline_.has_value() ? step_deadline_ : gang_deadline_;
+  if (const auto silence = supervisor_.NextSilence()) {
+    next = std::min(next.value_or(*silence), *silence);
+  }
   if (!unflushed_.empty()) next = std::min(next.value_or(next_flush_), next_flush_);
   if (num_stalled_ == 0) return next;
   for (const auto& [id, request] : requests_) {
@@ -160,10 +163,13 @@ void Engine::CheckDeadlines() {
   const Clock::time_point now = Clock::now();
   if (step_deadline_.has_value() && now >= *step_deadline_) {
     step_deadline_.reset();
-    HandleGangEvent(supervisor_.LoseGang(absl::StrCat(
-        "it is stuck: no answer to a step within ",
-        std::chrono::duration<double>(options_.step_timeout).count(), " s (--step-timeout-s)")));
+    const uint64_t step = scheduler_.oldest_step();
+    HandleGangEvent(supervisor_.LoseGang(
+        absl::StrCat("it is stuck: no answer to step ", step, " within ",
+                     std::chrono::duration<double>(options_.step_timeout).count(),
+                     " s (--step-timeout-s): ", supervisor_.Laggards(step))));
   }
+  HandleGangEvent(supervisor_.CheckSilence(now));
   std::vector<uint64_t> stalled;
   for (const auto& [id, request] : requests_) {
     if (num_stalled_ == 0) break;
@@ -184,6 +190,7 @@ void Engine::CheckDeadlines() {
 }
 
 void Engine::SendPlans() {
+  if (draining_.has_value()) return EndDrain();
   if (options_.step_target.count() > 0) {
     const auto tokens = load_.TokensWithin(static_cast<double>(options_.step_target.count()));
     scheduler_.SetMixedStepTokens(tokens.value_or(kTokensAtUnknownSpeed));
@@ -197,6 +204,11 @@ void Engine::SendPlans() {
     if (!step_deadline_.has_value()) step_deadline_ = Clock::now() + options_.step_timeout;
   }
   if (sent_plans_.empty()) dry_ = true;
+}
+
+// Ends a gang that drains as soon as it owes no result.
+void Engine::EndDrain() {
+  if (scheduler_.plans_in_flight() == 0) HandleGangEvent(supervisor_.LoseGang(*draining_));
 }
 
 void Engine::HandleSubmit(uint64_t request_id, const GenerationRequest& request,
@@ -319,6 +331,8 @@ void Engine::HandleGangEvent(GangEvent event) {
     HandleGangReady(ready->capacity);
   } else if (const auto* lost = std::get_if<GangIsLost>(&event)) {
     HandleGangLost(lost->reason);
+  } else if (const auto* drains = std::get_if<GangDrains>(&event)) {
+    draining_ = drains->reason;
   } else if (auto* result = std::get_if<v1::StepResult>(&event)) {
     HandleResult(std::move(*result));
   }
@@ -341,15 +355,16 @@ void Engine::HandleGangReady(const GangCapacity& capacity) {
 
 void Engine::HandleGangLost(const std::string& reason) {
   step_deadline_.reset();
+  draining_.reset();
   sent_plans_.clear();
   dry_ = true;
   gang_deadline_ = Clock::now() + options_.gang_timeout;
   gang_lost_reason_ = reason;
   max_model_len_ = options_.gang.max_model_len;
   FailRequestsOf(scheduler_.GangLost(),
-                 absl::InternalError(absl::StrCat(
-                     "the workers failed ", options_.scheduler.gangs_lost_max,
-                     " times while they computed this request; the last time: ", reason)));
+                 absl::InternalError(
+                     absl::StrCat("the workers failed ", options_.scheduler.gangs_lost_max,
+                                  " times in a row over this request; the last time: ", reason)));
   PublishGang();
   if (!requests_.empty()) {
     LogWarning(absl::StrCat(requests_.size(), " requests wait for new workers"));

@@ -151,6 +151,7 @@ class Engine {
   void HandleGangEvent(GangEvent event);
   void HandleGangReady(const GangCapacity& capacity);
   void HandleGangLost(const std::string& reason);
+  void EndDrain();
   void HandleResult(v1::StepResult result);
   void CountStep(const v1::StepResult& result);
   void Deliver(const SequenceOutput& output);
@@ -197,6 +198,7 @@ class Engine {
   std::optional<Clock::time_point> step_deadline_;
   std::optional<Clock::time_point> gang_deadline_;
   std::string gang_lost_reason_;
+  std::optional<std::string> draining_;  // why the gang gets no more plans
   bool stopped_ = false;
   std::string stop_reason_;
 };

@@ -6,6 +6,7 @@
 
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
 #include "base/check.h"
 #include "base/log.h"
 #include "base/status_macros.h"
@@ -19,6 +20,8 @@ constexpr uint32_t kWorldSizeMax = 1024;
 constexpr size_t kNameBytesMax = 256;
 constexpr uint32_t kBlocksMax = 1 << 24;
 constexpr size_t kFailureBytesMax = 2000;
+// Of the worker timeout. Both count from the same messages, a lease from when the rank sent them.
+constexpr double kLeaseShare = 0.9;
 
 v1::CoordinatorMessage ShutdownMessage(const std::string& reason) {
   v1::CoordinatorMessage message;
@@ -54,6 +57,17 @@ absl::Status CheckPlace(const v1::Register& registration) {
   return absl::OkStatus();
 }
 
+// Where a rank is and what it was last known to do.
+std::string Whereabouts(const v1::Register& registration, const v1::Progress& progress) {
+  const std::string who =
+      absl::StrCat(RankName(registration), " of pid ", registration.info().pid());
+  if (progress.step_begun() == 0) return who;
+  return absl::StrCat(who, ", ",
+                      progress.step_begun() > progress.step_done()
+                          ? absl::StrCat("last seen computing step ", progress.step_begun())
+                          : absl::StrCat("last seen idle after step ", progress.step_done()));
+}
+
 }  // namespace
 
 std::string RankName(const v1::Register& registration) {
@@ -67,32 +81,60 @@ void GangSupervisor::OnConnect(uint64_t stream_id, std::shared_ptr<WorkerStream>
     stream->Close(absl::ResourceExhaustedError("too many control streams"));
     return;
   }
-  streams_[stream_id] =
-      Stream{.stream = std::move(stream), .peer = std::move(peer), .registration = {}};
+  streams_[stream_id] = Stream{
+      .stream = std::move(stream), .peer = std::move(peer), .registration = {}, .progress = {}};
 }
 
-GangEvent GangSupervisor::OnMessage(uint64_t stream_id, const v1::WorkerMessage& message) {
+GangEvent GangSupervisor::OnMessage(uint64_t stream_id, const v1::WorkerMessage& message,
+                                    Time now) {
   const auto found = streams_.find(stream_id);
   if (found == streams_.end()) return {};  // closed already
+  found->second.heard = now;
   const v1::Register& registration = found->second.registration;
   const bool registered = !registration.gang_id().empty();
-  if (message.has_register_() && !registered) return OnRegister(stream_id, message.register_());
-  if (message.has_result() && registered) return OnResult(stream_id, message.result());
+  if (message.has_register_() && !registered) {
+    return OnRegister(stream_id, message.register_(), now);
+  }
+  if (message.has_result() && registered) {
+    return OnResult(stream_id, message.result(), now);
+  }
+  if (message.has_progress() && registered) {
+    found->second.progress = message.progress();
+    v1::CoordinatorMessage answer;
+    answer.mutable_heartbeat()->set_sent_ns(message.progress().sent_ns());
+    found->second.stream->Send(answer);
+    return {};
+  }
+  if (message.has_drain() && registered) return OnDrain(stream_id, now);
   if (message.has_failure() && registered) {
     const std::string why = message.failure().message().substr(0, kFailureBytesMax);
-    return OnDisconnect(stream_id, absl::StrCat("failed: ", absl::CHexEscape(why)));
+    return OnDisconnect(stream_id, absl::StrCat("failed: ", absl::CHexEscape(why)), now);
   }
-  return Reject(stream_id, absl::InvalidArgumentError(
-                               registered ? "a registered rank sends results or a failure"
-                                          : "the first message of a stream is a Register"));
+  return Reject(stream_id,
+                absl::InvalidArgumentError(
+                    registered ? "a registered rank sends results, progress, a drain or a failure"
+                               : "the first message of a stream is a Register"),
+                now);
 }
 
-GangEvent GangSupervisor::OnRegister(uint64_t stream_id, const v1::Register& registration) {
+GangEvent GangSupervisor::OnDrain(uint64_t stream_id, Time now) {
+  const v1::Register& registration = streams_.at(stream_id).registration;
+  if (registration.gang_id() != serving_) return OnDisconnect(stream_id, "was told to end", now);
+  return GangDrains{absl::StrCat(RankName(registration), " was told to end")};
+}
+
+GangEvent GangSupervisor::OnRegister(uint64_t stream_id, const v1::Register& registration,
+                                     Time now) {
   absl::Status status = CheckAlone(registration);
   if (status.ok()) status = CheckModel(registration);
   if (status.ok()) status = CheckAgainstPeers(registration);
-  if (!status.ok()) return Reject(stream_id, status);
-  streams_.at(stream_id).registration = registration;
+  if (!status.ok()) return Reject(stream_id, status, now);
+  Stream& stream = streams_.at(stream_id);
+  stream.registration = registration;
+  v1::CoordinatorMessage registered;
+  registered.mutable_registered()->set_lease_ms(
+      static_cast<uint32_t>(requirements_.worker_timeout.count() * kLeaseShare));
+  stream.stream->Send(registered);
   const size_t present = RanksOf(registration.gang_id()).size();
   LogDebug(absl::StrCat(RankName(registration), " registered, ", present, " of ",
                         registration.world_size()));
@@ -223,25 +265,26 @@ GangEvent GangSupervisor::StartServing(const std::string& gang_id) {
   return GangIsReady{capacity};
 }
 
-GangEvent GangSupervisor::OnResult(uint64_t stream_id, const v1::StepResult& result) {
+GangEvent GangSupervisor::OnResult(uint64_t stream_id, const v1::StepResult& result, Time now) {
   const v1::Register& registration = streams_.at(stream_id).registration;
   // The plan's answer comes from the first rank of the last pipeline stage alone.
   const uint32_t responder =
       (registration.pipeline_parallel_size() - 1) * registration.tensor_parallel_size();
   if (registration.gang_id() != serving_ || registration.info().rank() != responder) {
-    return Reject(stream_id, absl::InvalidArgumentError("a result was not this rank's to send"));
+    return Reject(stream_id, absl::InvalidArgumentError("a result was not this rank's to send"),
+                  now);
   }
   return result;
 }
 
-GangEvent GangSupervisor::Reject(uint64_t stream_id, const absl::Status& status) {
+GangEvent GangSupervisor::Reject(uint64_t stream_id, const absl::Status& status, Time now) {
   const auto found = streams_.find(stream_id);
   LogWarning(absl::StrCat("refused worker at ", found->second.peer, ": ", status.message()));
   found->second.stream->Close(status);
-  return OnDisconnect(stream_id, std::string(status.message()));
+  return OnDisconnect(stream_id, std::string(status.message()), now);
 }
 
-GangEvent GangSupervisor::OnDisconnect(uint64_t stream_id, const std::string& why) {
+GangEvent GangSupervisor::OnDisconnect(uint64_t stream_id, const std::string& why, Time now) {
   const auto found = streams_.find(stream_id);
   if (found == streams_.end()) return {};
   const Stream stream = found->second;
@@ -249,7 +292,64 @@ GangEvent GangSupervisor::OnDisconnect(uint64_t stream_id, const std::string& wh
   stream.stream->Close(absl::OkStatus());
   const v1::Register& registration = stream.registration;
   if (registration.gang_id().empty()) return {};
-  return EndGang(registration.gang_id(), absl::StrCat(RankName(registration), " ", why));
+  const std::chrono::duration<double> silent = now - stream.heard;
+  return EndGang(registration.gang_id(),
+                 absl::StrCat(Whereabouts(registration, stream.progress), ", ", why,
+                              silent > requirements_.worker_timeout / 2
+                                  ? absl::StrFormat("; it had been silent for %.1f s, as one that "
+                                                    "is stopped or starved of CPU",
+                                                    silent.count())
+                                  : ""));
+}
+
+GangEvent GangSupervisor::CheckSilence(Time now) {
+  std::map<std::string, std::string> ended;  // gangs, and why
+  for (const auto& [id, stream] : streams_) {
+    if (stream.registration.gang_id().empty()) continue;
+    if (now < stream.heard + requirements_.worker_timeout) continue;
+    ended.emplace(
+        stream.registration.gang_id(),
+        absl::StrCat(Whereabouts(stream.registration, stream.progress), ", has been silent for ",
+                     std::chrono::duration<double>(requirements_.worker_timeout).count(),
+                     " s (--worker-timeout-s): stopped, starved of CPU, or its host or "
+                     "network is gone"));
+  }
+  GangEvent event;
+  for (const auto& [gang, reason] : ended) {
+    GangEvent end = EndGang(gang, reason);
+    if (!std::holds_alternative<std::monostate>(end)) event = std::move(end);
+  }
+  return event;
+}
+
+std::optional<GangSupervisor::Time> GangSupervisor::NextSilence() const {
+  std::optional<Time> next;
+  for (const auto& [id, stream] : streams_) {
+    if (stream.registration.gang_id().empty()) continue;
+    const Time silent = stream.heard + requirements_.worker_timeout;
+    next = std::min(next.value_or(silent), silent);
+  }
+  return next;
+}
+
+std::string GangSupervisor::Laggards(uint64_t step) const {
+  std::string not_begun;
+  std::string not_done;
+  const auto append = [](std::string& list, const Stream& stream) {
+    absl::StrAppend(&list, list.empty() ? "" : "; ",
+                    Whereabouts(stream.registration, stream.progress));
+  };
+  for (const auto& [rank, id] : RanksOf(serving_)) {
+    const Stream& stream = streams_.at(id);
+    if (stream.progress.step_begun() < step) {
+      append(not_begun, stream);
+    } else if (stream.progress.step_done() < step) {
+      append(not_done, stream);
+    }
+  }
+  if (!not_begun.empty()) return absl::StrCat("not begun by ", not_begun);
+  if (!not_done.empty()) return absl::StrCat("not done by ", not_done);
+  return "done by all ranks, but not answered";
 }
 
 GangEvent GangSupervisor::LoseGang(const std::string& reason) {

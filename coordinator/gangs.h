@@ -1,8 +1,10 @@
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <variant>
 #include <vector>
@@ -30,6 +32,7 @@ struct GangRequirements {
   ModelConfig config;
   uint32_t max_model_len = 0;           // the context to serve
   bool max_model_len_required = false;  // refuse a gang with less, instead of serving less
+  std::chrono::milliseconds worker_timeout{5'000};  // a rank that is silent so long is given up
 };
 
 // What a message or the end of a stream means to the engine.
@@ -39,22 +42,37 @@ struct GangIsReady {
 struct GangIsLost {
   std::string reason;
 };
-using GangEvent = std::variant<std::monostate, GangIsReady, GangIsLost, v1::StepResult>;
+// Send it no more plans and, when those under way are answered, LoseGang.
+struct GangDrains {
+  std::string reason;
+};
+using GangEvent = std::variant<std::monostate, GangIsReady, GangIsLost, GangDrains, v1::StepResult>;
 
 // Forms gangs of ranks and watches the one that serves. Streams register with a gang id; when all
 // ranks of that id are there and agree, the gang gets an epoch and serves until any of its streams
-// ends or misbehaves. Then the rest of it is told to shut down: a gang lives and dies as one.
-// A stream that breaks the protocol is closed; ranks of other gangs do not notice.
-// No threads, no clock; not thread safe.
+// ends, misbehaves or falls silent. Then the rest of it is told to shut down: a gang lives and dies
+// as one. A stream that breaks the protocol is closed; ranks of other gangs do not notice.
+// No threads, no clock: it is told the time. Not thread safe.
 class GangSupervisor {
  public:
+  using Time = std::chrono::steady_clock::time_point;
+
   explicit GangSupervisor(GangRequirements requirements) : requirements_(std::move(requirements)) {}
 
   // `peer` names the other end in messages.
   void OnConnect(uint64_t stream_id, std::shared_ptr<WorkerStream> stream, std::string peer);
-  GangEvent OnMessage(uint64_t stream_id, const v1::WorkerMessage& message);
+  GangEvent OnMessage(uint64_t stream_id, const v1::WorkerMessage& message, Time now);
   // The stream is over, whoever ended it. No effect if it is not known (any more).
-  GangEvent OnDisconnect(uint64_t stream_id, const std::string& why);
+  GangEvent OnDisconnect(uint64_t stream_id, const std::string& why, Time now);
+
+  // Ends the gangs of which a rank has been silent for the worker timeout.
+  GangEvent CheckSilence(Time now);
+  // When CheckSilence can next find one; nothing without a rank.
+  std::optional<Time> NextSilence() const;
+
+  // Who keeps the serving gang from finishing a step: the ranks that have not begun it or, if all
+  // have, those that have not done it, with where they are.
+  std::string Laggards(uint64_t step) const;
 
   // To every rank of the serving gang; there must be one.
   void SendPlan(v1::StepPlan plan);
@@ -74,17 +92,20 @@ class GangSupervisor {
     std::shared_ptr<WorkerStream> stream;
     std::string peer;
     v1::Register registration;  // gang_id is empty until the rank registers
+    v1::Progress progress;
+    Time heard{};  // of a registered rank: when it last gave a sign of life
   };
 
-  GangEvent OnRegister(uint64_t stream_id, const v1::Register& registration);
-  GangEvent OnResult(uint64_t stream_id, const v1::StepResult& result);
+  GangEvent OnRegister(uint64_t stream_id, const v1::Register& registration, Time now);
+  GangEvent OnDrain(uint64_t stream_id, Time now);
+  GangEvent OnResult(uint64_t stream_id, const v1::StepResult& result, Time now);
   absl::Status CheckAlone(const v1::Register& registration) const;
   absl::Status CheckModel(const v1::Register& registration) const;
   absl::Status CheckAgainstPeers(const v1::Register& registration) const;
   std::map<uint32_t, uint64_t> RanksOf(const std::string& gang_id) const;
   GangEvent StartServing(const std::string& gang_id);
   // Closes a stream that broke the rules, and what that means for its gang.
-  GangEvent Reject(uint64_t stream_id, const absl::Status& status);
+  GangEvent Reject(uint64_t stream_id, const absl::Status& status, Time now);
   // Ends every rank of a gang; `who` and `why` say what happened to which.
   GangEvent EndGang(const std::string& gang_id, const std::string& reason);
 

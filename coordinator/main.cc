@@ -27,6 +27,7 @@ struct Flags {
   ServerOptions server;
   std::string model;
   uint32_t max_model_len = 0;
+  double worker_timeout_s = 5;
   double step_timeout_s = 120;
   double gang_timeout_s = 60;
   double client_timeout_s = 30;
@@ -87,6 +88,10 @@ void AddFlags(CLI::App& app, Flags& flags) {
   add("--client-timeout-s", flags.client_timeout_s, "TRIREME_CLIENT_TIMEOUT_S",
       "How long a client may leave its stream unread before the request is given up")
       ->check(CLI::Range(0.001, 1e6));
+  add("--worker-timeout-s", flags.worker_timeout_s, "TRIREME_WORKER_TIMEOUT_S",
+      "A worker that is silent so long is given up, and its gang with it; it ends itself before. "
+      "Long steps are not silence: workers report while they compute")
+      ->check(CLI::Range(0.2, 60.0));
   add("--step-timeout-s", flags.step_timeout_s, "TRIREME_STEP_TIMEOUT_S",
       "Workers that need longer for a step are given up")
       ->check(CLI::Range(0.001, 1e6));
@@ -117,6 +122,7 @@ absl::StatusOr<ServerOptions> ToOptions(const Flags& flags) {
   ServerOptions options = flags.server;
   options.model_dir = flags.model;
   if (flags.max_model_len > 0) options.max_model_len = flags.max_model_len;
+  options.worker_timeout = milliseconds(flags.worker_timeout_s);
   options.step_timeout = milliseconds(flags.step_timeout_s);
   options.gang_timeout = milliseconds(flags.gang_timeout_s);
   options.client_timeout = milliseconds(flags.client_timeout_s);

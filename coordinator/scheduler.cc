@@ -80,16 +80,22 @@ std::optional<v1::StepPlan> Scheduler::Plan() {
   if (!capacity_.has_value() || in_flight_.size() > capacity_->pipeline_stages) {
     return std::nullopt;
   }
+  Sequence* suspect = NextSuspect();
+  if (suspect != nullptr && !in_flight_.empty()) return std::nullopt;
   v1::StepPlan plan;
   plan.mutable_scheduled()->Reserve(static_cast<int>(running_.size()));
   in_flight_.push_back({.step = step(), .sampled_ids = {}});
   in_flight_.back().sampled_ids.reserve(running_.size());
   preempted_ = false;
   fresh_blocks_.clear();
-  MakeRoom();
-  uint32_t budget = token_budget();
-  ScheduleRunning(plan, budget);
-  while (budget > 0 && !preempted_ && AdmitNext(budget, plan)) {
+  if (suspect != nullptr) {
+    PlanAlone(*suspect, plan);
+  } else {
+    MakeRoom();
+    uint32_t budget = token_budget();
+    ScheduleRunning(plan, budget);
+    while (budget > 0 && !preempted_ && AdmitNext(budget, plan)) {
+    }
   }
   if (plan.scheduled().empty()) {
     in_flight_.pop_back();
@@ -284,10 +290,30 @@ void Scheduler::SwapOut(Sequence& sequence) {
   ++stats_.swaps;
 }
 
+Sequence* Scheduler::NextSuspect() const {
+  for (const uint64_t id : suspects_) {
+    Sequence* suspect = sequences_.at(id).get();
+    if (!suspect->paused && suspect->state != SequenceState::kHeld) return suspect;
+  }
+  return nullptr;
+}
+
+// One that runs has its blocks: it leaves the suspects with the token behind its prefill.
+void Scheduler::PlanAlone(Sequence& suspect, v1::StepPlan& plan) {
+  uint32_t budget = token_budget();
+  if (suspect.state == SequenceState::kRunning) {
+    return Schedule(suspect, suspect.block_table.size(), budget, plan);
+  }
+  while (!Admit(suspect, budget, plan)) Preempt(*running_.back());
+}
+
 bool Scheduler::AdmitNext(uint32_t& budget, v1::StepPlan& plan) {
   Sequence* next = queue_.Next(stats_.steps);
-  if (next == nullptr || running_.size() >= running_max()) return false;
-  Sequence& sequence = *next;
+  return next != nullptr && Admit(*next, budget, plan);
+}
+
+bool Scheduler::Admit(Sequence& sequence, uint32_t& budget, v1::StepPlan& plan) {
+  if (running_.size() >= running_max()) return false;
   const Prefix prefix = FindPrefix(sequence);
   // In turn: a smaller one behind it does not overtake.
   if (!TakeBlocks(sequence, prefix)) return false;
@@ -518,6 +544,8 @@ SequenceOutput Scheduler::Accept(Sequence& sequence, v1::SampledToken&& token) {
   --sequence.num_pending;
   const int32_t id = token.token_id();
   sequence.tokens.push_back(id);
+  sequence.gangs_lost = 0;
+  suspects_.erase(sequence.id);
   SequenceOutput output{.token = std::move(token),
                         .finish_reason = v1::FINISH_REASON_UNSPECIFIED,
                         .num_sampled = sequence.num_sampled(),
@@ -552,6 +580,7 @@ void Scheduler::Finish(Sequence& sequence) {
   if (sequence.paused) --num_paused_;
   queue_.Leave(sequence.tenant);
   const bool leads = sequence.id == sequence.leader_id;
+  suspects_.erase(id);
   sequences_.erase(id);
   if (leads) ReleaseFollowers(id);
 }
@@ -579,6 +608,8 @@ std::vector<uint64_t> Scheduler::GangReady(const GangCapacity& capacity) {
 std::vector<uint64_t> Scheduler::GangLost() {
   std::vector<uint64_t> given_up;
   capacity_.reset();
+  // What the gang was not computing has not killed it.
+  const uint64_t computing = in_flight_.empty() ? UINT64_MAX : in_flight_.front().step;
   in_flight_.clear();
   leaders_done_.clear();
   for (Sequence* sequence : std::exchange(running_, {})) {
@@ -586,7 +617,10 @@ std::vector<uint64_t> Scheduler::GangLost() {
     sequence->block_table.clear();
     sequence->num_published = 0;
     sequence->num_computed = 0;
-    if (++sequence->gangs_lost >= options_.gangs_lost_max) given_up.push_back(sequence->id);
+    if (sequence->last_step < computing) continue;
+    ++sequence->gangs_lost;
+    if (sequence->gangs_lost >= options_.gangs_lost_max) given_up.push_back(sequence->id);
+    if (sequence->gangs_lost >= options_.gangs_lost_suspect) suspects_.insert(sequence->id);
   }
   std::vector<Sequence*> all;
   for (const auto& [id, sequence] : sequences_) all.push_back(sequence.get());

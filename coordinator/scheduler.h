@@ -4,6 +4,7 @@
 #include <deque>
 #include <memory>
 #include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -22,7 +23,11 @@ struct SchedulerOptions {
   uint32_t max_num_seqs = 64;             // sequences running at once
   uint32_t max_num_batched_tokens = 512;  // tokens computed in one step
   uint32_t vocab_size = 0;                // a sampled token is below it
-  uint32_t gangs_lost_max = 3;  // a sequence that saw so many gangs die may be what kills them
+  // A sequence under which so many gangs die in a row, without a new token of it in between, may be
+  // what kills them: until its next token it is computed alone. After gangs_lost_max it is given
+  // up.
+  uint32_t gangs_lost_suspect = 2;
+  uint32_t gangs_lost_max = 4;
   bool prefix_caching = true;
   HashKey hash_key{};  // secret, drawn once per process
   WaitQueue::Options queue = {};
@@ -83,7 +88,7 @@ class Scheduler {
   void Resume(uint64_t id);
 
   // The next step, or nothing if there is no work, no gang, or enough plans are in flight: one more
-  // than there are pipeline stages.
+  // than there are pipeline stages, or any before that of a suspect.
   std::optional<v1::StepPlan> Plan();
 
   // Takes the result of the oldest plan in flight. A result of another epoch is dropped (no
@@ -105,6 +110,8 @@ class Scheduler {
 
   bool has_gang() const { return capacity_.has_value(); }
   size_t plans_in_flight() const { return in_flight_.size(); }
+  // Of the plans in flight; 0 if there are none.
+  uint64_t oldest_step() const { return in_flight_.empty() ? 0 : in_flight_.front().step; }
   size_t num_sequences() const { return sequences_.size(); }
   size_t num_running() const { return running_.size(); }
   size_t num_paused() const { return num_paused_; }
@@ -156,7 +163,11 @@ class Scheduler {
   void Preempt(Sequence& sequence);
   void SwapOut(Sequence& sequence);
 
+  // The suspect whose turn it is to be computed alone; null if there is none.
+  Sequence* NextSuspect() const;
+  void PlanAlone(Sequence& suspect, v1::StepPlan& plan);
   bool AdmitNext(uint32_t& budget, v1::StepPlan& plan);
+  bool Admit(Sequence& sequence, uint32_t& budget, v1::StepPlan& plan);
   Prefix FindPrefix(Sequence& sequence);
   bool IsFresh(uint32_t block) const;
   uint32_t ComputedBefore(const Sequence& sequence) const;
@@ -185,6 +196,7 @@ class Scheduler {
   std::vector<uint64_t> leaders_done_;  // their prompt is computed by the step being planned
   std::vector<uint64_t> unsent_finished_;  // ended or preempted, but the workers do not know yet
   std::vector<v1::BlockCopy> unsent_copies_;
+  std::set<uint64_t> suspects_;
   std::deque<InFlight> in_flight_;
   uint64_t last_step_ = 0;  // of this epoch
   uint64_t last_id_ = 0;

@@ -73,6 +73,7 @@ EngineOptions ToEngineOptions(const ServerOptions& options, const ServedModel& m
   engine.gang.max_model_len =
       options.max_model_len.value_or(static_cast<uint32_t>(model.config.max_position_embeddings));
   engine.gang.max_model_len_required = options.max_model_len.has_value();
+  engine.gang.worker_timeout = options.worker_timeout;
   engine.scheduler.max_num_seqs = options.max_num_seqs;
   engine.scheduler.max_num_batched_tokens = options.max_num_batched_tokens;
   engine.scheduler.vocab_size = model.vocab_size();
@@ -131,9 +132,10 @@ absl::Status Server::Listen(const std::string& address) {
   builder.RegisterService(&rendezvous_);
   builder.SetMaxReceiveMessageSize(kReceiveBytesMax);
   builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);  // a port in use is an error
-  // Finds peers whose host has vanished, also while nothing is sent.
+  // Finds peers whose host has vanished, also while nothing is sent. The ranks that serve are
+  // watched more closely, with --worker-timeout-s.
   builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS, 10'000);
-  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 10'000);
+  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 60'000);
   builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
   builder.AddChannelArgument(GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0);
   // Peers may ping as often as we do.

@@ -24,6 +24,7 @@
 #include "worker/memory_amount.h"
 #include "worker/model_runner.h"
 #include "worker/offline_bench.h"
+#include "worker/stop_signal.h"
 #include "worker/worker_service.h"
 
 namespace trireme {
@@ -326,7 +327,10 @@ int Complain(const absl::Status& status) {
 }
 
 int Run(int argc, char** argv) {
+  StopSignal stop_signal;
+  if (UnderMpiLauncher()) EndWithLauncher();
   Flags flags;
+  flags.control.stop_signal = &stop_signal;
   CLI::App app("One rank of a Trireme gang: holds a shard of the model and computes its steps.");
   DefineFlags(app, flags);
   // MPI takes its own arguments first.

@@ -5,18 +5,18 @@
 
 #include <chrono>
 #include <memory>
+#include <optional>
 
 #include "absl/strings/str_cat.h"
 #include "base/log.h"
 #include "base/status_macros.h"
 #include "parallel/network_devices.h"
 #include "trireme/v1/worker.grpc.pb.h"
+#include "worker/control_stream.h"
 #include "worker/coordinator_channel.h"
 
 namespace trireme {
 namespace {
-
-using Stream = grpc::ClientReaderWriter<v1::WorkerMessage, v1::CoordinatorMessage>;
 
 // The end of a stream as the worker sees it.
 absl::Status StreamEnded(const std::string& coordinator, const grpc::Status& status) {
@@ -24,43 +24,47 @@ absl::Status StreamEnded(const std::string& coordinator, const grpc::Status& sta
   return absl::UnavailableError(absl::StrCat("coordinator ", coordinator, ": ", why));
 }
 
-absl::Status SendFailure(Stream& stream, const absl::Status& error) {
+absl::Status SendFailure(ControlStream& stream, const absl::Status& error) {
   v1::WorkerMessage message;
   message.mutable_failure()->set_message(std::string(error.message()));
-  stream.Write(message);
-  stream.WritesDone();
+  stream.Send(message);
+  stream.SendsDone();
   // Leaving now would cancel the call, and the message with it: the coordinator ends it when it has
   // read why.
-  v1::CoordinatorMessage rest;
-  while (stream.Read(&rest)) {
+  while (stream.Next().has_value()) {
   }
   return error;
 }
 
-// Serves one connected stream. Plans wait in the stream while a step computes; between two steps
-// stand only the result's Write and the next plan's Read.
-absl::Status RunStream(Stream& stream, const std::string& coordinator, ModelRunner& runner) {
+// Serves one connected stream. Plans wait in the stream while a step computes.
+absl::Status RunStream(ControlStream& stream, const std::string& coordinator, ModelRunner& runner) {
   using Clock = std::chrono::steady_clock;
-  v1::CoordinatorMessage message;
   v1::WorkerMessage answer;
   auto step_end = Clock::now();
-  while (stream.Read(&message)) {
-    if (message.has_welcome()) {
-      LogInfo(absl::StrCat("serving, epoch ", message.welcome().epoch()));
-    } else if (message.has_shutdown()) {
-      LogInfo(absl::StrCat("stopping: ", message.shutdown().reason()));
-      stream.WritesDone();
+  while (const std::optional<v1::CoordinatorMessage> message = stream.Next()) {
+    if (message->has_registered()) {
+      RETURN_IF_ERROR(
+          stream.KeepLease(std::chrono::milliseconds(message->registered().lease_ms())));
+    } else if (message->has_welcome()) {
+      LogInfo(absl::StrCat("serving, epoch ", message->welcome().epoch()));
+    } else if (message->has_shutdown()) {
+      LogInfo(absl::StrCat("stopping: ", message->shutdown().reason()));
+      stream.SendsDone();
       return runner.Finish();
-    } else if (message.has_plan()) {
+    } else if (message->has_plan()) {
       const std::chrono::duration<double, std::milli> idle = Clock::now() - step_end;
-      absl::StatusOr<v1::StepResult> result = runner.Step(message.plan());
+      stream.BeginStep(message->plan().step());
+      absl::StatusOr<v1::StepResult> result = runner.Step(message->plan());
       step_end = Clock::now();
       if (!result.ok()) return SendFailure(stream, result.status());
+      stream.EndStep(message->plan().step());
       if (!runner.is_responder()) continue;
       result->set_idle_ms(idle.count());
       *answer.mutable_result() = *std::move(result);
-      if (!stream.Write(answer)) break;
+      if (!stream.Send(answer)) break;
     }
+  }
+  while (stream.Next().has_value()) {
   }
   return StreamEnded(coordinator, stream.Finish());
 }
@@ -114,12 +118,11 @@ absl::Status ServeCoordinator(const ControlOptions& options, const v1::Register&
                    ConnectCoordinator(options.coordinator,
                                       std::chrono::milliseconds(options.connect_timeout_ms)));
   const auto stub = v1::WorkerControl::NewStub(channel);
-  grpc::ClientContext context;
-  const auto stream = stub->Connect(&context);
-  v1::WorkerMessage message;
-  *message.mutable_register_() = registration;
-  if (!stream->Write(message)) return StreamEnded(options.coordinator, stream->Finish());
-  return RunStream(*stream, options.coordinator, runner);
+  ControlStream stream(*stub, registration);
+  if (options.stop_signal != nullptr) options.stop_signal->OnStop([&stream] { stream.Drain(); });
+  const absl::Status status = RunStream(stream, options.coordinator, runner);
+  if (options.stop_signal != nullptr) options.stop_signal->OnStop(nullptr);
+  return status;
 }
 
 }  // namespace trireme

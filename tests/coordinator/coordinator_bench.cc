@@ -82,6 +82,7 @@ int Run(int streams, uint32_t tokens) {
   ServerOptions options;
   options.model_dir = model.path();
   options.address = "127.0.0.1:0";
+  options.worker_timeout = std::chrono::hours(1);  // fake gangs show no life between steps
   options.max_num_seqs = static_cast<uint32_t>(streams);
   options.max_num_batched_tokens = static_cast<uint32_t>(streams) + 256;
   int port = 0;

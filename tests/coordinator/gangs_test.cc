@@ -49,6 +49,7 @@ class GangsTest : public testing::Test {
     registration.mutable_info()->set_rank(rank);
     registration.mutable_info()->set_tp_rank(rank);
     registration.mutable_info()->set_host("node" + std::to_string(rank));
+    registration.mutable_info()->set_pid(10 + rank);
     return message;
   }
 
@@ -62,11 +63,12 @@ class GangsTest : public testing::Test {
   GangEvent StartGang(const std::string& gang, uint64_t first_id) {
     streams_ = {Connect(first_id), Connect(first_id + 1)};
     EXPECT_TRUE(std::holds_alternative<std::monostate>(
-        supervisor_->OnMessage(first_id, Register(gang, 0))));
-    return supervisor_->OnMessage(first_id + 1, Register(gang, 1));
+        supervisor_->OnMessage(first_id, Register(gang, 0), now_)));
+    return supervisor_->OnMessage(first_id + 1, Register(gang, 1), now_);
   }
 
   ModelConfig config_;
+  GangSupervisor::Time now_{};
   std::unique_ptr<GangSupervisor> supervisor_;
   std::vector<std::shared_ptr<RecordingStream>> streams_;
 };
@@ -78,19 +80,19 @@ TEST_F(GangsTest, ServesWhenEveryRankHasRegistered) {
   EXPECT_EQ(capacity.epoch, 1u);
   EXPECT_EQ(capacity.kv_blocks, 100u);  // the smallest pool
   for (const auto& stream : streams_) {
-    ASSERT_EQ(stream->sent.size(), 1u);
-    EXPECT_EQ(stream->sent[0].welcome().epoch(), 1u);
+    ASSERT_EQ(stream->sent.size(), 2u);
+    EXPECT_EQ(stream->sent[1].welcome().epoch(), 1u);
   }
   v1::StepPlan plan;
   plan.set_step(1);
   supervisor_->SendPlan(plan);
-  for (const auto& stream : streams_) EXPECT_TRUE(stream->sent[1].has_plan());
+  for (const auto& stream : streams_) EXPECT_TRUE(stream->sent[2].has_plan());
 }
 
 TEST_F(GangsTest, OneLostRankEndsTheGangAndTheNextHasAnotherEpoch) {
   StartGang("a", 1);
   const auto old = streams_;
-  const GangEvent lost = supervisor_->OnDisconnect(2, "connection reset");
+  const GangEvent lost = supervisor_->OnDisconnect(2, "connection reset", now_);
   ASSERT_TRUE(std::holds_alternative<GangIsLost>(lost));
   EXPECT_NE(std::get<GangIsLost>(lost).reason.find("rank 1 (node1)"), std::string::npos);
   EXPECT_TRUE(old[0]->sent.back().has_shutdown());
@@ -104,7 +106,7 @@ TEST_F(GangsTest, AFailureMessageIsPassedOn) {
   StartGang("a", 1);
   v1::WorkerMessage message;
   message.mutable_failure()->set_message("out of memory");
-  const GangEvent lost = supervisor_->OnMessage(1, message);
+  const GangEvent lost = supervisor_->OnMessage(1, message, now_);
   ASSERT_TRUE(std::holds_alternative<GangIsLost>(lost));
   EXPECT_NE(std::get<GangIsLost>(lost).reason.find("out of memory"), std::string::npos);
 }
@@ -127,7 +129,7 @@ TEST_F(GangsTest, RefusesRanksThatDoNotFit) {
     const auto stream = Connect(++id);
     v1::WorkerMessage message = Register("x" + std::to_string(id), 0);
     change(*message.mutable_register_());
-    supervisor_->OnMessage(id, message);
+    supervisor_->OnMessage(id, message, now_);
     ASSERT_FALSE(stream->closed.empty()) << word;
     EXPECT_NE(std::string(stream->closed[0].message()).find(word), std::string::npos)
         << stream->closed[0];
@@ -146,18 +148,105 @@ TEST_F(GangsTest, RefusesRanksThatDoNotFit) {
 
 TEST_F(GangsTest, RefusesTheSameRankTwiceAndMessagesOutOfTurn) {
   Connect(1);
-  supervisor_->OnMessage(1, Register("a", 0));
+  supervisor_->OnMessage(1, Register("a", 0), now_);
   const auto twin = Connect(2);
-  supervisor_->OnMessage(2, Register("a", 0));
+  supervisor_->OnMessage(2, Register("a", 0), now_);
   EXPECT_FALSE(twin->closed.empty());
   const auto early = Connect(3);
   v1::WorkerMessage result;
   result.mutable_result()->set_step(1);
-  supervisor_->OnMessage(3, result);
+  supervisor_->OnMessage(3, result, now_);
   EXPECT_FALSE(early->closed.empty());
   const auto empty = Connect(4);
-  supervisor_->OnMessage(4, v1::WorkerMessage());
+  supervisor_->OnMessage(4, v1::WorkerMessage(), now_);
   EXPECT_FALSE(empty->closed.empty());
+}
+
+v1::WorkerMessage ProgressMessage(uint64_t begun, uint64_t done) {
+  v1::WorkerMessage message;
+  message.mutable_progress()->set_sent_ns(77);
+  message.mutable_progress()->set_step_begun(begun);
+  message.mutable_progress()->set_step_done(done);
+  return message;
+}
+
+std::string ReasonOf(const GangEvent& event) {
+  const auto* lost = std::get_if<GangIsLost>(&event);
+  return lost == nullptr ? "" : lost->reason;
+}
+
+TEST_F(GangsTest, ASilentRankEndsTheGangByNameAndABusyOneDoesNot) {
+  EXPECT_EQ(supervisor_->NextSilence(), std::nullopt);
+  StartGang("a", 1);
+  // Half a minute within one step, as both ranks tell.
+  for (int i = 0; i < 10; ++i) {
+    now_ += std::chrono::seconds(3);
+    for (const uint64_t id : {1, 2}) supervisor_->OnMessage(id, ProgressMessage(4, 3), now_);
+    EXPECT_TRUE(std::holds_alternative<std::monostate>(supervisor_->CheckSilence(now_)));
+  }
+  EXPECT_EQ(streams_[0]->sent.back().heartbeat().sent_ns(), 77);
+  EXPECT_EQ(supervisor_->NextSilence(), now_ + std::chrono::seconds(5));
+  now_ += std::chrono::seconds(4);
+  supervisor_->OnMessage(1, ProgressMessage(4, 4), now_);
+  now_ += std::chrono::seconds(1);
+  const std::string reason = ReasonOf(supervisor_->CheckSilence(now_));
+  EXPECT_NE(reason.find("rank 1 (node1) of pid 11, last seen computing step 4, has been silent"),
+            std::string::npos)
+      << reason;
+  EXPECT_TRUE(streams_[0]->sent.back().has_shutdown());
+  EXPECT_FALSE(supervisor_->has_gang());
+}
+
+TEST_F(GangsTest, ARankThatFallsSilentBeforeItsGangIsCompleteEndsThatGangAlone) {
+  StartGang("a", 1);
+  const auto waiting = Connect(3);
+  supervisor_->OnMessage(3, Register("b", 0), now_);
+  now_ += std::chrono::seconds(5);
+  for (const uint64_t id : {1, 2}) supervisor_->OnMessage(id, ProgressMessage(1, 0), now_);
+  EXPECT_TRUE(std::holds_alternative<std::monostate>(supervisor_->CheckSilence(now_)));
+  EXPECT_TRUE(waiting->sent.back().has_shutdown());
+  EXPECT_TRUE(supervisor_->has_gang());
+}
+
+TEST_F(GangsTest, ALeaseEndsBeforeTheRankIsGivenUp) {
+  StartGang("a", 1);
+  const uint32_t lease_ms = streams_[0]->sent[0].registered().lease_ms();
+  EXPECT_GT(lease_ms, 0u);
+  EXPECT_LT(lease_ms, 5000u);
+}
+
+TEST_F(GangsTest, AResultIsASignOfLife) {
+  StartGang("a", 1);
+  now_ += std::chrono::seconds(4);
+  v1::WorkerMessage result;
+  result.mutable_result()->set_epoch(1);
+  supervisor_->OnMessage(1, result, now_);
+  now_ += std::chrono::seconds(1);
+  EXPECT_NE(ReasonOf(supervisor_->CheckSilence(now_)).find("rank 1"), std::string::npos);
+}
+
+TEST_F(GangsTest, NamesTheRanksThatKeepAStepFromItsEnd) {
+  StartGang("a", 1);
+  supervisor_->OnMessage(1, ProgressMessage(7, 6), now_);
+  supervisor_->OnMessage(2, ProgressMessage(6, 6), now_);
+  EXPECT_EQ(supervisor_->Laggards(7),
+            "not begun by rank 1 (node1) of pid 11, last seen idle after step 6");
+  supervisor_->OnMessage(2, ProgressMessage(7, 7), now_);
+  EXPECT_EQ(supervisor_->Laggards(7),
+            "not done by rank 0 (node0) of pid 10, last seen computing step 7");
+}
+
+TEST_F(GangsTest, ARankThatIsToldToEndDrainsItsGang) {
+  Connect(9);
+  supervisor_->OnMessage(9, Register("early", 0), now_);
+  v1::WorkerMessage drain;
+  drain.mutable_drain();
+  EXPECT_TRUE(std::holds_alternative<std::monostate>(supervisor_->OnMessage(9, drain, now_)));
+  StartGang("a", 1);
+  const GangEvent event = supervisor_->OnMessage(2, drain, now_);
+  ASSERT_TRUE(std::holds_alternative<GangDrains>(event));
+  EXPECT_NE(std::get<GangDrains>(event).reason.find("rank 1 (node1)"), std::string::npos);
+  EXPECT_TRUE(supervisor_->has_gang());
 }
 
 }  // namespace

@@ -46,9 +46,12 @@ class World {
     misfits = scheduler.GangReady(capacity);
   }
 
-  void Lose() {
-    scheduler.GangLost();
+  // Returns who was given up.
+  std::vector<uint64_t> Lose() {
     results_.clear();
+    std::vector<uint64_t> given_up = scheduler.GangLost();
+    for (const uint64_t id : given_up) oracle_.End(id);
+    return given_up;
   }
 
   // Returns the id of the first of n.
@@ -441,6 +444,42 @@ TEST(SchedulerTest, WhatCannotFitTheNextGangEnds) {
   EXPECT_EQ(world.misfits, std::vector<uint64_t>{large});
   world.Drain();
   EXPECT_EQ(world.heard[small], 8u);
+}
+
+// Both were computed when two gangs died in a row; one of them is why.
+TEST(SchedulerTest, WhatGangsDieOfIsFoundAloneAndNobodyElseIsGivenUp) {
+  World world(Pool(64));
+  const uint64_t poison = world.Add(Request(Text(20), 8));
+  const uint64_t innocent = world.Add(Request(Text(20, 500), 8));
+  for (int i = 0; i < 2; ++i) {
+    EXPECT_EQ(world.Plan()->scheduled_size(), 2);
+    EXPECT_TRUE(world.Lose().empty());
+    world.Start(Pool(64));
+  }
+  for (int i = 0; i < 2; ++i) {
+    const std::optional<v1::StepPlan> plan = world.Plan();
+    ASSERT_EQ(plan->scheduled_size(), 1);
+    EXPECT_EQ(plan->scheduled(0).id(), poison);
+    EXPECT_FALSE(world.Plan().has_value());
+    EXPECT_EQ(world.Lose(), i == 0 ? std::vector<uint64_t>{} : std::vector<uint64_t>{poison});
+    world.Start(Pool(64));
+  }
+  EXPECT_EQ(world.scheduler.Find(poison), nullptr);
+  world.Drain();
+  EXPECT_EQ(world.heard[innocent], 8u);
+}
+
+TEST(SchedulerTest, ATokenClearsASuspect) {
+  World world(Pool(64));
+  world.Add(Request(Text(20), 40), 2);
+  world.Add(Request(Text(20, 500), 40));
+  for (int i = 0; i < 10; ++i) {
+    world.Step();
+    world.Plan();
+    EXPECT_TRUE(world.Lose().empty());
+    world.Start(Pool(64));
+    if (HasFailure()) return;
+  }
 }
 
 TEST(SchedulerTest, ResultsOfAnotherEpochAreDropped) {

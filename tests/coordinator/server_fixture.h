@@ -101,6 +101,7 @@ class ServerTest : public testing::Test {
     google::protobuf::SetLogHandler(nullptr);  // a test sends text that is not UTF-8
     options_.model_dir = model_.path();
     options_.address = "127.0.0.1:0";
+    options_.worker_timeout = std::chrono::minutes(1);  // fake gangs show no life between steps
     options_.max_num_seqs = 8;
     options_.max_num_batched_tokens = 64;
   }

@@ -23,6 +23,7 @@ SchedulerOptions DrawOptions(Random& random) {
   options.max_num_batched_tokens =
       random.Percent(20) ? random.Between(1, 6) : random.Between(4, 60);
   options.vocab_size = kVocab;
+  options.gangs_lost_suspect = random.Between(1, 4);
   options.gangs_lost_max = random.Percent(30) ? random.Between(1, 3) : 1'000'000;
   options.prefix_caching = random.Percent(85);
   options.hash_key = {random.Next(), random.Next()};
@@ -225,7 +226,8 @@ absl::Status Simulation::Lose() {
   std::vector<uint64_t> given_up;
   for (const auto& [id, client] : oracle_.open()) {
     const Sequence* sequence = scheduler_.Find(id);
-    if (sequence->state == SequenceState::kRunning &&
+    if (sequence->state == SequenceState::kRunning && scheduler_.oldest_step() > 0 &&
+        sequence->last_step >= scheduler_.oldest_step() &&
         sequence->gangs_lost + 1 >= options_.gangs_lost_max) {
       given_up.push_back(id);
     }

@@ -58,6 +58,9 @@ class Simulation {
   absl::Status Drain();
 
   absl::Status CheckAll();
+  bool IsSuspect(const Sequence& sequence) const;
+  bool HasSuspects() const;
+  absl::Status CheckAlone(const v1::StepPlan& plan) const;
   absl::Status CheckOrder(const v1::StepPlan& plan, const std::vector<uint64_t>& waited,
                           const std::vector<uint64_t>& ran) const;
   absl::Status CheckStarvation();

@@ -32,6 +32,26 @@ absl::Status Simulation::CheckAll() {
   return CheckStarvation();
 }
 
+bool Simulation::IsSuspect(const Sequence& sequence) const {
+  return sequence.gangs_lost >= options_.gangs_lost_suspect;
+}
+
+bool Simulation::HasSuspects() const {
+  return std::any_of(oracle_.open().begin(), oracle_.open().end(), [this](const auto& client) {
+    const Sequence& sequence = *scheduler_.Find(client.first);
+    return IsSuspect(sequence) && !sequence.paused && sequence.state != SequenceState::kHeld;
+  });
+}
+
+// What may have killed gangs is computed with nothing else, before all else.
+absl::Status Simulation::CheckAlone(const v1::StepPlan& plan) const {
+  if (plan.scheduled_size() != 1 || scheduler_.plans_in_flight() != 1) {
+    return Wrong("a suspect is computed with others");
+  }
+  if (IsSuspect(*scheduler_.Find(plan.scheduled(0).id()))) return absl::OkStatus();
+  return Wrong("sequence ", plan.scheduled(0).id(), " is computed before suspects");
+}
+
 // Classes are strict: nobody is admitted while one of a higher class waits on, unless it is
 // starved; nobody is preempted while one that should give way before it runs on; and nobody runs
 // who is paused.
@@ -44,6 +64,7 @@ absl::Status Simulation::CheckOrder(const v1::StepPlan& plan, const std::vector<
   for (const v1::ScheduledSequence& scheduled : plan.scheduled()) {
     if (scheduler_.Find(scheduled.id())->paused) return Wrong(scheduled.id(), " is paused");
   }
+  if (HasSuspects()) return CheckAlone(plan);
   for (const uint64_t id : waited) {
     const Sequence& waits = *scheduler_.Find(id);
     if (waits.state != SequenceState::kWaiting) continue;
@@ -75,7 +96,7 @@ absl::Status Simulation::CheckOrder(const v1::StepPlan& plan, const std::vector<
 // Who has waited for more than starvation_steps goes first, the longest waiting of them before the
 // others. From then on nobody else is admitted, and every step computes at least one token of
 // those that run: they have ended after as many steps as they have tokens to come, and those of the
-// plans in flight.
+// plans in flight. Suspects hold all others up.
 absl::Status Simulation::CheckStarvation() {
   const Sequence* longest = nullptr;
   for (const auto& [id, client] : oracle_.open()) {
@@ -84,7 +105,7 @@ absl::Status Simulation::CheckStarvation() {
     if (longest == nullptr || sequence->queued_step < longest->queued_step) longest = sequence;
   }
   const uint64_t steps = scheduler_.stats().steps;
-  if (gang_ == nullptr || longest == nullptr ||
+  if (gang_ == nullptr || longest == nullptr || HasSuspects() ||
       steps <= longest->queued_step + options_.queue.starvation_steps) {
     starved_ = {};
     return absl::OkStatus();

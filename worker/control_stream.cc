@@ -1,0 +1,158 @@
+#include "worker/control_stream.h"
+
+#include <signal.h>
+
+#include <cstdlib>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "base/log.h"
+
+namespace trireme {
+namespace {
+
+// A coordinator sends no more than a few plans ahead.
+constexpr size_t kUnreadMax = 64;
+constexpr int kBeatsPerLease = 8;
+// What is left of a lease when its end is said in words; the kernel, which ends what cannot speak,
+// has none.
+constexpr int kLastWordsShare = 16;
+// For an orderly end, which waits for all ranks, of which one may be stuck.
+constexpr std::chrono::seconds kEndTimeout{10};
+
+}  // namespace
+
+ControlStream::ControlStream(v1::WorkerControl::Stub& stub, const v1::Register& registration)
+    : stream_(stub.Connect(&context_)) {
+  v1::WorkerMessage message;
+  *message.mutable_register_() = registration;
+  Send(message);
+  reader_ = std::thread([this] { Read(); });
+}
+
+ControlStream::~ControlStream() {
+  {
+    const std::lock_guard lock(mutex_);
+    closing_ = true;
+  }
+  changed_.notify_all();
+  context_.TryCancel();
+  reader_.join();
+  if (beats_.joinable()) beats_.join();
+}
+
+std::optional<v1::CoordinatorMessage> ControlStream::Next() {
+  std::unique_lock lock(mutex_);
+  changed_.wait(lock, [this] { return ended_ || !unread_.empty(); });
+  if (unread_.empty()) return std::nullopt;
+  v1::CoordinatorMessage message = std::move(unread_.front());
+  unread_.pop_front();
+  changed_.notify_all();
+  return message;
+}
+
+bool ControlStream::Send(const v1::WorkerMessage& message) {
+  const std::lock_guard lock(write_mutex_);
+  return stream_->Write(message);
+}
+
+void ControlStream::SendsDone() {
+  const std::lock_guard lock(write_mutex_);
+  stream_->WritesDone();
+}
+
+grpc::Status ControlStream::Finish() { return stream_->Finish(); }
+
+absl::Status ControlStream::KeepLease(std::chrono::milliseconds lease) {
+  if (lease.count() < 1 || lease > std::chrono::hours(1) || beats_.joinable()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("the coordinator offers a lease of ", lease.count(),
+                     " ms; coordinator and workers must be of the same version"));
+  }
+  absl::StatusOr<std::unique_ptr<Lease>> taken = Lease::Take(lease);
+  if (!taken.ok()) return taken.status();
+  {
+    const std::lock_guard lock(mutex_);
+    lease_ = *std::move(taken);
+    lease_length_ = lease;
+    answered_ = Clock::now();
+  }
+  beats_ = std::thread([this] { Beat(); });
+  return absl::OkStatus();
+}
+
+void ControlStream::BeginStep(uint64_t step) {
+  const std::lock_guard lock(mutex_);
+  progress_.set_step_begun(step);
+}
+
+void ControlStream::EndStep(uint64_t step) {
+  const std::lock_guard lock(mutex_);
+  progress_.set_step_done(step);
+}
+
+void ControlStream::Drain() {
+  const std::lock_guard lock(mutex_);
+  if (shut_down_ || ended_ || lease_ == nullptr) std::_Exit(128 + SIGTERM);
+  draining_ = true;
+  changed_.notify_all();
+}
+
+void ControlStream::Read() {
+  v1::CoordinatorMessage message;
+  while (stream_->Read(&message)) {
+    if (message.has_heartbeat()) {
+      Renew(message.heartbeat());
+      continue;
+    }
+    if (message.has_shutdown()) OnShutdown();
+    std::unique_lock lock(mutex_);
+    changed_.wait(lock, [this] { return closing_ || unread_.size() < kUnreadMax; });
+    unread_.push_back(std::move(message));
+    changed_.notify_all();
+  }
+  const std::lock_guard lock(mutex_);
+  ended_ = true;
+  changed_.notify_all();
+}
+
+void ControlStream::Renew(const v1::Heartbeat& heartbeat) {
+  const Clock::time_point sent{std::chrono::nanoseconds(heartbeat.sent_ns())};
+  const std::lock_guard lock(mutex_);
+  if (lease_ == nullptr || shut_down_ || sent <= answered_ || sent > Clock::now()) return;
+  answered_ = sent;
+  lease_->EndAt(sent + lease_length_);
+}
+
+void ControlStream::OnShutdown() {
+  const std::lock_guard lock(mutex_);
+  shut_down_ = true;
+  // A gang that is lost in the middle of a step has no orderly end to wait for.
+  if (draining_ && progress_.step_begun() > progress_.step_done()) std::_Exit(128 + SIGTERM);
+  if (lease_ != nullptr) lease_->EndAt(Clock::now() + kEndTimeout);
+}
+
+void ControlStream::Beat() {
+  bool drain_sent = false;
+  std::unique_lock lock(mutex_);
+  while (!closing_ && !shut_down_) {
+    v1::WorkerMessage message;
+    if (draining_ && !std::exchange(drain_sent, true)) {
+      message.mutable_drain();
+    } else {
+      *message.mutable_progress() = progress_;
+      message.mutable_progress()->set_sent_ns(Clock::now().time_since_epoch().count());
+    }
+    lock.unlock();
+    Send(message);  // if it fails, nothing will be answered
+    lock.lock();
+    changed_.wait_for(lock, lease_length_ / kBeatsPerLease,
+                      [&] { return closing_ || shut_down_ || (draining_ && !drain_sent); });
+    if (closing_ || shut_down_) return;
+    if (Clock::now() - answered_ < lease_length_ - lease_length_ / kLastWordsShare) continue;
+    LogError("the coordinator is silent: this rank ends, as its place may be taken");
+    std::_Exit(1);
+  }
+}
+
+}  // namespace trireme

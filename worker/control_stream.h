@@ -1,0 +1,80 @@
+#pragma once
+
+#include <grpcpp/grpcpp.h>
+
+#include <chrono>
+#include <condition_variable>
+#include <cstdint>
+#include <deque>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <thread>
+
+#include "absl/status/status.h"
+#include "trireme/v1/worker.grpc.pb.h"
+#include "worker/lease.h"
+
+namespace trireme {
+
+// A rank's end of its control stream, with the signs of life that go over it beside plans and
+// results. What is public is for one thread, which computes, except Drain.
+class ControlStream {
+ public:
+  // Opens the stream and registers; whether that worked, Next tells.
+  ControlStream(v1::WorkerControl::Stub& stub, const v1::Register& registration);
+  ~ControlStream();  // cuts it, if it is not at its end
+
+  // The next message that is not a Heartbeat; waits for it. Nothing at the end of the stream.
+  std::optional<v1::CoordinatorMessage> Next();
+
+  // False if the stream has ended.
+  bool Send(const v1::WorkerMessage& message);
+  // After the last Send.
+  void SendsDone();
+  // How the stream has ended; after Next has returned nothing.
+  grpc::Status Finish();
+
+  // From now on a thread tells the coordinator several times per lease how far the rank is. The
+  // lease runs from when the last Progress that has been answered was sent. When it runs out the
+  // process ends.
+  absl::Status KeepLease(std::chrono::milliseconds lease);
+  void BeginStep(uint64_t step);
+  void EndStep(uint64_t step);
+
+  // Asks the coordinator to let the rank go when the steps under way are done; the answer is a
+  // Shutdown. Ends the process if it has nothing to finish. Returns at once; any thread.
+  void Drain();
+
+ private:
+  using Clock = std::chrono::steady_clock;
+  using Stream = grpc::ClientReaderWriterInterface<v1::WorkerMessage, v1::CoordinatorMessage>;
+
+  void Read();
+  void Beat();
+  void Renew(const v1::Heartbeat& heartbeat);
+  void OnShutdown();
+
+  grpc::ClientContext context_;
+  const std::unique_ptr<Stream> stream_;
+
+  std::mutex write_mutex_;  // a stream takes one write at a time
+
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  // All guarded by mutex_.
+  std::deque<v1::CoordinatorMessage> unread_;
+  bool ended_ = false;      // nothing more will come
+  bool shut_down_ = false;  // a Shutdown has come
+  bool closing_ = false;    // our threads shall end
+  bool draining_ = false;
+  std::unique_ptr<Lease> lease_;
+  Clock::duration lease_length_{};
+  Clock::time_point answered_;  // when the last Progress that was answered had been sent
+  v1::Progress progress_;
+
+  std::thread reader_;
+  std::thread beats_;
+};
+
+}  // namespace trireme
