@@ -29,7 +29,9 @@ absl::StatusOr<GangWorld> MakeWorld(std::unique_ptr<Communicator> ranks) {
       ranks->AllGather(std::as_bytes(std::span(&mine, 1)), std::as_writable_bytes(std::span(all))));
   GangWorld world;
   for (int rank = 0; rank < ranks->size(); ++rank) {
-    if (std::memcmp(&all[static_cast<size_t>(rank)], &mine, sizeof(mine)) != 0) continue;
+    const Host& host = all[static_cast<size_t>(rank)];
+    world.hosts.emplace_back(host.name, strnlen(host.name, sizeof(host.name)));
+    if (world.hosts.back() != mine.name) continue;
     if (rank < ranks->rank()) ++world.local_rank;
     ++world.local_size;
   }

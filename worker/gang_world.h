@@ -16,7 +16,8 @@ namespace trireme {
 // The ranks of a gang as one of them sees them, whoever brought them together.
 struct GangWorld {
   std::unique_ptr<Communicator> ranks;
-  int local_rank = 0;  // among the ranks of this host
+  std::vector<std::string> hosts;  // by rank
+  int local_rank = 0;              // among the ranks of this host
   int local_size = 0;
 };
 

@@ -18,6 +18,7 @@
 #include "base/status_macros.h"
 #include "kernels/ops.h"
 #include "parallel/communicator.h"
+#include "parallel/link_test.h"
 #include "worker/cpu_binding.h"
 #include "worker/device.h"
 #include "worker/gang_world.h"
@@ -39,6 +40,7 @@ struct Flags {
   ControlOptions control;
   JoinOptions join;
   int peer_timeout_s = 600;
+  std::string link_test = "auto";
   OfflineBenchOptions bench;
   bool offline_bench = false;
   int threads = 0;
@@ -78,6 +80,12 @@ void DefineGangFlags(CLI::App& app, Flags& flags) {
                  "loads; one that has ended is noticed at once")
       ->envname("TRIREME_PEER_TIMEOUT_S")
       ->check(CLI::Range(1, 86'400))
+      ->capture_default_str();
+  app.add_option("--link-test", flags.link_test,
+                 "measure the links between all ranks at start and warn of slow ones: on, off, or "
+                 "auto (where there are several hosts)")
+      ->envname("TRIREME_LINK_TEST")
+      ->check(CLI::IsMember({"auto", "on", "off"}))
       ->capture_default_str();
 }
 
@@ -214,6 +222,7 @@ absl::StatusOr<std::vector<v1::Setting>> GangSettings(const Flags& flags) {
   add("--kv-cache-dtype", flags.kv_cache_dtype);
   add("--block-size", absl::StrCat(runner.kv_block_size));
   add("--max-model-len", absl::StrCat(runner.max_model_len));
+  add("--link-test", flags.link_test);
   add("--max-num-batched-tokens", absl::StrCat(runner.max_num_batched_tokens));
   return settings;
 }
@@ -231,6 +240,18 @@ absl::StatusOr<GangWorld> JoinWorld(Flags& flags) {
   join.network.wait_timeout = std::chrono::seconds(flags.peer_timeout_s);
   ASSIGN_OR_RETURN(join.settings, GangSettings(flags));
   return JoinGang(join);
+}
+
+absl::Status TestLinks(const Flags& flags, const GangWorld& world) {
+  const bool several_hosts = world.local_size < world.ranks->size();
+  if (flags.link_test == "off" || (flags.link_test == "auto" && !several_hosts)) {
+    return absl::OkStatus();
+  }
+  ASSIGN_OR_RETURN(const LinkTable table, MeasureLinks(*world.ranks, world.hosts));
+  if (world.ranks->rank() != 0) return absl::OkStatus();
+  LogInfo(DescribeLinks(table));
+  for (const std::string& line : SlowLinks(table)) LogWarning(line);
+  return absl::OkStatus();
 }
 
 // Tells every rank whether all succeeded; if not, rank 0 names the first that failed and why.
@@ -326,6 +347,13 @@ int Complain(const absl::Status& status) {
   return 1;
 }
 
+// Peers may wait for this rank inside a collective, where an orderly end would wait for them: it
+// leaves at once, and the launcher ends them.
+[[noreturn]] void LeaveAtOnce(const Communicator& ranks, const absl::Status& status) {
+  std::cerr << "trireme-worker: rank " << ranks.rank() << ": " << status.message() << std::endl;
+  std::_Exit(1);
+}
+
 int Run(int argc, char** argv) {
   StopSignal stop_signal;
   if (UnderMpiLauncher()) EndWithLauncher();
@@ -357,15 +385,14 @@ int Run(int argc, char** argv) {
   }
   Communicator& ranks = *world->ranks;
   InitLog(absl::StrCat("rank ", ranks.rank()), log_level);
+  if (const absl::Status linked = TestLinks(flags, *world); !linked.ok())
+    LeaveAtOnce(ranks, linked);
   absl::StatusOr<Rank> rank = LoadRank(flags, *world);
   const absl::Status loaded = AgreeOnStatus(rank.status(), ranks);
   if (!loaded.ok()) return ranks.rank() == 0 ? Complain(loaded) : 1;
   const absl::Status status = RunRank(flags, *rank, ranks);
-  if (status.ok()) return 0;
-  std::cerr << "trireme-worker: rank " << ranks.rank() << ": " << status.message() << std::endl;
-  // Peers may wait for this rank inside a collective, where an orderly end would wait for them:
-  // leave at once, and the launcher ends them.
-  std::_Exit(1);
+  if (!status.ok()) LeaveAtOnce(ranks, status);
+  return 0;
 }
 
 }  // namespace

@@ -1,0 +1,244 @@
+#include "parallel/link_test.h"
+
+#include <algorithm>
+#include <chrono>
+#include <functional>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
+#include "base/status_macros.h"
+
+namespace trireme {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+constexpr int kSmallTimes = 20;
+constexpr int kLargeTimes = 3;  // of the largest
+constexpr size_t kSmallBytes = 8;
+constexpr size_t kLargeBytesMin = size_t{64} << 10;
+constexpr size_t kLargeBytes = size_t{1} << 20;
+constexpr size_t kLinksMin = 3;  // that tell what is usual
+constexpr double kSlowFactor = 4;
+// A small exchange is not slow for less than this: the system's scheduler may be the reason.
+constexpr double kSlowMarginUs = 500;
+
+double SecondsSince(Clock::time_point start) {
+  return std::chrono::duration<double>(Clock::now() - start).count();
+}
+
+// One rank's side of the link to `peer`. The lower rank sends and is answered. Both must repeat as
+// often, so the first byte says whether there is time for more: the lower rank's, then both's.
+class LinkMeter {
+ public:
+  LinkMeter(Communicator& world, int peer, Clock::time_point deadline)
+      : world_(world), peer_(peer), deadline_(deadline), data_(kLargeBytes) {}
+
+  // Of use on the lower rank.
+  absl::StatusOr<LinkTimes> Measure() {
+    RETURN_IF_ERROR(RoundTrip(kSmallBytes).status());  // now both are here
+    double small = 0;
+    for (int i = 0; i < kSmallTimes && (i == 0 || more_); ++i) {
+      ASSIGN_OR_RETURN(const double seconds, RoundTrip(kSmallBytes));
+      small = i == 0 ? seconds : std::min(small, seconds);
+    }
+    double bytes_s = 0;
+    size_t bytes = kLargeBytesMin;
+    for (int i = 0; i < kLargeTimes && (bytes_s == 0 || more_);) {
+      ASSIGN_OR_RETURN(const double seconds, RoundTrip(bytes));
+      bytes_s = std::max(bytes_s, 2 * static_cast<double>(bytes) / seconds);
+      if (bytes == kLargeBytes) ++i;
+      bytes = std::min(2 * bytes, kLargeBytes);
+    }
+    return LinkTimes{small / 2 * 1e6, bytes_s / 1e9};
+  }
+
+ private:
+  // Seconds.
+  absl::StatusOr<double> RoundTrip(size_t bytes) {
+    const std::span<std::byte> data = std::span(data_).first(bytes);
+    const auto start = Clock::now();
+    const std::byte have_time = start < deadline_ ? std::byte{1} : std::byte{0};
+    if (world_.rank() < peer_) {
+      data[0] = have_time;
+      RETURN_IF_ERROR(world_.Send(data, peer_));
+      RETURN_IF_ERROR(world_.Recv(data, peer_));
+    } else {
+      RETURN_IF_ERROR(world_.Recv(data, peer_));
+      data[0] &= have_time;
+      RETURN_IF_ERROR(world_.Send(data, peer_));
+    }
+    more_ = data[0] != std::byte{0};
+    return SecondsSince(start);
+  }
+
+  Communicator& world_;
+  const int peer_;
+  const Clock::time_point deadline_;
+  std::vector<std::byte> data_;
+  bool more_ = false;  // both had time at the last
+};
+
+// Seconds of the fastest of up to `times`. The first element counts the ranks that are out of time.
+absl::StatusOr<double> FastestAllReduce(Communicator& world, std::span<float> data, int times,
+                                        Clock::time_point deadline) {
+  double best = 0;
+  for (int i = 0; i < times; ++i) {
+    data[0] = Clock::now() < deadline ? 0 : 1;
+    const auto start = Clock::now();
+    RETURN_IF_ERROR(world.AllReduceSum(data));
+    const double seconds = SecondsSince(start);
+    best = i == 0 ? seconds : std::min(best, seconds);
+    if (data[0] != 0) break;
+  }
+  return best;
+}
+
+absl::Status MeasureAllReduce(Communicator& world, Clock::time_point deadline, LinkTable& table) {
+  if (world.size() == 1 || (world.size() & (world.size() - 1)) != 0) return absl::OkStatus();
+  std::vector<float> data(kLargeBytes / sizeof(float));
+  RETURN_IF_ERROR(world.Barrier());
+  ASSIGN_OR_RETURN(const double small,
+                   FastestAllReduce(world, std::span(data).first(1), kSmallTimes, deadline));
+  ASSIGN_OR_RETURN(const double large, FastestAllReduce(world, data, kLargeTimes, deadline));
+  table.all_reduce_us = small * 1e6;
+  table.all_reduce_large_ms = large * 1e3;
+  return absl::OkStatus();
+}
+
+// Links inside a host, or between hosts, and what is usual for them.
+struct Kind {
+  const char* where;
+  std::vector<std::pair<int, int>> links;
+  LinkTimes usual;
+};
+
+// The value after the first `part` of them; 0 of none.
+template <typename Less>
+double Quantile(std::vector<double> values, double part, Less less) {
+  if (values.empty()) return 0;
+  const auto at =
+      values.begin() + static_cast<ptrdiff_t>(part * static_cast<double>(values.size()));
+  std::nth_element(values.begin(), at, values.end(), less);
+  return *at;
+}
+
+LinkTimes TimesOf(const LinkTable& table, std::span<const std::pair<int, int>> links, double part) {
+  std::vector<double> small;
+  std::vector<double> large;
+  for (const auto& [a, b] : links) {
+    small.push_back(table.link(a, b).small_us);
+    large.push_back(table.link(a, b).large_gb_s);
+  }
+  return {Quantile(std::move(small), part, std::less()),
+          Quantile(std::move(large), part, std::greater())};
+}
+
+Kind MakeKind(const LinkTable& table, bool same_host) {
+  Kind kind{.where = same_host ? "inside a host" : "between hosts", .links = {}, .usual = {}};
+  for (int a = 0; a < table.ranks(); ++a) {
+    for (int b = a + 1; b < table.ranks(); ++b) {
+      const auto host = [&](int rank) { return table.hosts[static_cast<size_t>(rank)]; };
+      if ((host(a) == host(b)) == same_host) kind.links.emplace_back(a, b);
+    }
+  }
+  kind.usual = TimesOf(table, kind.links, 0.25);
+  return kind;
+}
+
+std::string DescribeTimes(const LinkTimes& times) {
+  return absl::StrFormat("%.0f us and %.3g GB/s", times.small_us, times.large_gb_s);
+}
+
+bool IsSlow(const LinkTimes& times, const LinkTimes& usual) {
+  return times.small_us > kSlowFactor * usual.small_us + kSlowMarginUs ||
+         times.large_gb_s * kSlowFactor < usual.large_gb_s;
+}
+
+std::string RankName(const LinkTable& table, int rank) {
+  return absl::StrCat("rank ", rank, " (", table.hosts[static_cast<size_t>(rank)], ")");
+}
+
+}  // namespace
+
+absl::StatusOr<LinkTable> MeasureLinks(Communicator& world, std::span<const std::string> hosts,
+                                       std::chrono::milliseconds time) {
+  const int ranks = world.size();
+  LinkTable table;
+  table.hosts.assign(hosts.begin(), hosts.end());
+  std::vector<LinkTimes> mine(static_cast<size_t>(ranks));
+  RETURN_IF_ERROR(world.Barrier());
+  const auto start = Clock::now();
+  // In round r, ranks whose sum is r modulo their number are partners: every two meet once. The
+  // all-reduce is one round more.
+  const auto deadline = [&](int round) { return start + time * (round + 1) / (ranks + 1); };
+  for (int round = 0; round < ranks; ++round) {
+    const int peer = (round - world.rank() + ranks) % ranks;
+    if (peer == world.rank()) continue;
+    ASSIGN_OR_RETURN(mine[static_cast<size_t>(peer)],
+                     LinkMeter(world, peer, deadline(round)).Measure());
+  }
+  table.links.resize(static_cast<size_t>(ranks) * static_cast<size_t>(ranks));
+  RETURN_IF_ERROR(world.AllGather(std::as_bytes(std::span(mine)),
+                                  std::as_writable_bytes(std::span(table.links))));
+  RETURN_IF_ERROR(MeasureAllReduce(world, deadline(ranks), table));
+  table.seconds = SecondsSince(start);
+  return table;
+}
+
+std::string DescribeLinks(const LinkTable& table) {
+  std::vector<std::string> parts;
+  for (const bool same_host : {true, false}) {
+    const Kind kind = MakeKind(table, same_host);
+    if (!kind.links.empty()) {
+      parts.push_back(absl::StrCat(kind.where, " ", DescribeTimes(kind.usual)));
+    }
+  }
+  if (table.all_reduce_us > 0) {
+    parts.push_back(absl::StrFormat("all-reduce over %d ranks %.0f us, of 1 MiB %.2f ms",
+                                    table.ranks(), table.all_reduce_us, table.all_reduce_large_ms));
+  }
+  return absl::StrFormat("links, measured for %.1f s: %s", table.seconds,
+                         absl::StrJoin(parts, "; "));
+}
+
+std::vector<std::string> SlowLinks(const LinkTable& table) {
+  const Kind kind = MakeKind(table, false);
+  std::vector<std::string> lines;
+  if (kind.links.size() < kLinksMin) return lines;
+  using Links = std::vector<std::pair<int, int>>;
+  std::vector<Links> all(table.hosts.size());  // by rank
+  std::vector<Links> slow(table.hosts.size());
+  Links slow_links;
+  for (const auto& link : kind.links) {
+    const bool is_slow = IsSlow(table.link(link.first, link.second), kind.usual);
+    for (const int rank : {link.first, link.second}) {
+      all[static_cast<size_t>(rank)].push_back(link);
+      if (is_slow) slow[static_cast<size_t>(rank)].push_back(link);
+    }
+    if (is_slow) slow_links.push_back(link);
+  }
+  const auto is_slow_rank = [&](int rank) {
+    const auto i = static_cast<size_t>(rank);
+    return slow[i].size() > 1 && 2 * slow[i].size() > all[i].size();
+  };
+  const std::string than_usual = absl::StrCat(", where ", DescribeTimes(kind.usual), " are usual");
+  for (int rank = 0; rank < table.ranks(); ++rank) {
+    const auto i = static_cast<size_t>(rank);
+    if (!is_slow_rank(rank)) continue;
+    lines.push_back(absl::StrCat(RankName(table, rank), " is slow: ", slow[i].size(), " of its ",
+                                 all[i].size(), " links take about ",
+                                 DescribeTimes(TimesOf(table, slow[i], 0.5)), than_usual));
+  }
+  for (const auto& [a, b] : slow_links) {
+    if (is_slow_rank(a) || is_slow_rank(b)) continue;
+    lines.push_back(absl::StrCat("the link between ", RankName(table, a), " and ",
+                                 RankName(table, b), " is slow: ", DescribeTimes(table.link(a, b)),
+                                 than_usual));
+  }
+  return lines;
+}
+
+}  // namespace trireme
