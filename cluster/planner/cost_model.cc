@@ -24,8 +24,23 @@ struct Roofline {
   }
 };
 
-double LinearSeconds(const StageWork& work, const StepTokens& step, const DeviceSpec& device) {
-  const double tokens = static_cast<double>(step.sequences * step.tokens);
+// Of a whole step.
+struct Totals {
+  int64_t tokens = 0;
+  int64_t sampled = 0;
+};
+
+Totals Sum(std::span<const StepTokens> parts) {
+  Totals sum;
+  for (const StepTokens& part : parts) {
+    sum.tokens += part.sequences * part.tokens;
+    sum.sampled += part.sampled;
+  }
+  return sum;
+}
+
+double LinearSeconds(const StageWork& work, const Totals& step, const DeviceSpec& device) {
+  const auto tokens = static_cast<double>(step.tokens);
   Roofline layers, head;
   for (const Products& products : work.dense) layers.Add(products, 1, tokens, device);
   if (work.num_experts > 0) {
@@ -59,23 +74,27 @@ Seen SeenTokens(const StepTokens& step, int64_t window) {
   return {.read = std::min(end, limit + tokens - 1), .mean = std::min(mean, limit)};
 }
 
-double AttentionSeconds(const StageWork& work, const StepTokens& step, const DeviceSpec& device) {
-  const double sequences = static_cast<double>(step.sequences);
-  const double queries = sequences * static_cast<double>(step.tokens);
-  Roofline attention;
+void AddAttention(const StageWork& work, const StepTokens& part, const DeviceSpec& device,
+                  Roofline& attention) {
+  const double sequences = static_cast<double>(part.sequences);
+  const double queries = sequences * static_cast<double>(part.tokens);
   const auto add = [&](double layers, const Seen& seen) {
     attention.Add({.bytes = layers * sequences * seen.read * work.kv_bytes_per_token,
                    .elements = layers * work.attention_elements * seen.mean},
                   1, queries, device);
   };
-  for (const int64_t window : work.windows) add(1, SeenTokens(step, window));
+  for (size_t first = 0; first < work.windows.size();) {
+    size_t end = first;
+    while (end < work.windows.size() && work.windows[end] == work.windows[first]) ++end;
+    add(static_cast<double>(end - first), SeenTokens(part, work.windows[first]));
+    first = end;
+  }
   const double image = static_cast<double>(work.image_tokens);
   add(static_cast<double>(work.cross_layers), {.read = image, .mean = image});
-  return attention.Seconds(device);
 }
 
-double CommunicationSeconds(const StageWork& work, const StepTokens& step, const LinkSpec& link) {
-  const double activations = static_cast<double>(step.sequences * step.tokens * work.hidden_size);
+double CommunicationSeconds(const StageWork& work, const Totals& step, const LinkSpec& link) {
+  const double activations = static_cast<double>(step.tokens * work.hidden_size);
   const double logits = static_cast<double>(step.sampled * work.logits);
   return work.all_reduces * AllReduceSeconds(link, work.tp, activations * kActivationBytes) +
          (logits > 0 ? AllGatherSeconds(link, work.tp, logits * kActivationBytes) : 0);
@@ -101,9 +120,12 @@ double SendSeconds(const LinkSpec& link, double bytes) {
   return link.alpha_s + bytes / link.bytes_per_s;
 }
 
-double StageSeconds(const StageWork& work, const StepTokens& step, const DeviceSpec& device,
-                    const LinkSpec& link) {
-  return LinearSeconds(work, step, device) + AttentionSeconds(work, step, device) +
+double StageSeconds(const StageWork& work, std::span<const StepTokens> parts,
+                    const DeviceSpec& device, const LinkSpec& link) {
+  const Totals step = Sum(parts);
+  Roofline attention;
+  for (const StepTokens& part : parts) AddAttention(work, part, device, attention);
+  return LinearSeconds(work, step, device) + attention.Seconds(device) +
          CommunicationSeconds(work, step, link) +
          static_cast<double>(work.layers) * device.layer_overhead_s;
 }

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 #include <vector>
 
 #include "cluster/planner/hardware.h"
@@ -48,7 +49,7 @@ struct StageWork {
   int64_t logits = 0;      // gathered for each sampled token; 0 but in the last stage
 };
 
-// The tokens of a step: `sequences` of `tokens` each, which end at `context` tokens.
+// Tokens of a step: `sequences` of `tokens` each, which end at `context` tokens.
 struct StepTokens {
   int64_t sequences = 1;
   int64_t tokens = 1;
@@ -56,8 +57,19 @@ struct StepTokens {
   int64_t sampled = 1;  // tokens whose logits are computed
 };
 
-// Time of one step on this device, its tensor parallel ranks on `link`.
-double StageSeconds(const StageWork& work, const StepTokens& step, const DeviceSpec& device,
-                    const LinkSpec& link);
+// Time of one step on this device, its tensor parallel ranks on `link`. The parts are computed
+// together, as a step with decodes and prompts: weights are read once for all of them.
+double StageSeconds(const StageWork& work, std::span<const StepTokens> parts,
+                    const DeviceSpec& device, const LinkSpec& link);
+inline double StageSeconds(const StageWork& work, const StepTokens& step, const DeviceSpec& device,
+                           const LinkSpec& link) {
+  return StageSeconds(work, {&step, 1}, device, link);
+}
+
+// A step's way through all stages of a gang.
+struct StepTimes {
+  double latency_s = 0;  // until it is through
+  double busy_s = 0;     // of the slowest stage, after which the next step can follow
+};
 
 }  // namespace trireme

@@ -99,7 +99,18 @@ TEST(StageTest, RanksOfALayerTalk) {
   work.all_reduces = 3;
   work.logits = 1000;
   // 4000 bytes by doubling: 1 us + 4 us, three times; half of 4000 bytes gathered: 1 us + 2 us.
-  EXPECT_NEAR(StageSeconds(work, {}, Device(), kLink), 18e-6, 1e-12);
+  EXPECT_NEAR(StageSeconds(work, StepTokens{}, Device(), kLink), 18e-6, 1e-12);
+}
+
+TEST(StageTest, DecodesAndPromptsOfAStepReadTheWeightsOnce) {
+  StageWork work;
+  work.dense = {{.bytes = 2e9, .elements = 1e6}};
+  work.kv_bytes_per_token = 1e6;
+  work.windows = {0, 0};
+  const std::vector<StepTokens> parts = {{.sequences = 2, .context = 1000, .sampled = 0},
+                                         {.tokens = 500, .context = 500, .sampled = 0}};
+  // 2 GB of weights; keys of 2 x 1000 and of 500 tokens in two layers: 5 GB.
+  EXPECT_NEAR(StageSeconds(work, parts, Device(), kLink), 7e-3, 1e-12);
 }
 
 }  // namespace
