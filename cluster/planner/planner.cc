@@ -8,12 +8,11 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "base/status_macros.h"
+#include "cluster/planner/gang_model.h"
 #include "cluster/planner/stage.h"
 
 namespace trireme {
 namespace {
-
-constexpr double kActivationBytes = 4;
 
 std::string GB(double bytes) {
   return bytes < 1e8 ? absl::StrFormat("%.1f MB", bytes / 1e6)
@@ -41,27 +40,15 @@ absl::StatusOr<LayoutPlan> Place(const ClusterSpec& cluster, const ParallelLayou
   return plan;
 }
 
-// The network as one of `ranks` that send from a host at once sees it.
-LinkSpec SharedNetwork(const ClusterSpec& cluster, int ranks) {
-  LinkSpec link = cluster.network;
-  link.bytes_per_s *= std::min(1.0, static_cast<double>(cluster.nics_per_node) / ranks);
-  return link;
-}
-
-// Predicts with the stages of one gang.
+// Predicts with a gang of the layout.
 class Predictor {
  public:
-  Predictor(const ClusterSpec& cluster, const PlanOptions& options, const LayoutPlan& plan,
-            const std::vector<SizedStage>& stages)
-      : cluster_(cluster), options_(options), plan_(plan), stages_(stages) {
-    tp_link_ =
-        plan.tp_across_nodes ? SharedNetwork(cluster, cluster.devices_per_node) : cluster.link;
-  }
+  Predictor(const PlanOptions& options, const GangModel& gang) : options_(options), gang_(gang) {}
 
   void Fill(LayoutPlan& plan) const {
     const int active = static_cast<int>(std::min<int64_t>(plan.replicas, options_.concurrency));
     const int64_t batch = (options_.concurrency + active - 1) / active;
-    const Times prefill = Prefill();
+    const StepTimes prefill = Prefill();
     plan.ttft_s = prefill.latency_s;
     plan.tpot_s = DecodeSeconds(batch);
     // Each gang in turns: prompts of a batch, as fast as its slowest stage, then their answers.
@@ -73,56 +60,15 @@ class Predictor {
   }
 
  private:
-  struct Times {
-    double latency_s = 0;  // until it is through
-    double busy_s = 0;     // of the slowest stage
-  };
-
-  // Of the activations from a stage to the next; from the last one tokens go back to the first.
-  double HopSeconds(size_t stage, int64_t tokens) const {
-    const int per_node = cluster_.devices_per_node;
-    const int tp = plan_.layout.tp;
-    bool crosses = false;
-    const auto from = static_cast<int>(stage);
-    const int to = stage + 1 < stages_.size() ? from + 1 : 0;
-    for (int tp_rank = 0; tp_rank < tp; ++tp_rank) {
-      crosses |= (from * tp + tp_rank) / per_node != (to * tp + tp_rank) / per_node;
-    }
-    if (!InOneNode() && crosses) {
-      return SendSeconds(SharedNetwork(cluster_, std::min(tp, per_node)), HopBytes(to, tokens));
-    }
-    return SendSeconds(cluster_.link, HopBytes(to, tokens));
-  }
-  double HopBytes(int to, int64_t tokens) const {
-    if (to == 0) return kActivationBytes * static_cast<double>(tokens);  // ids
-    return kActivationBytes * static_cast<double>(tokens * stages_.front().work.hidden_size);
-  }
-  bool InOneNode() const { return plan_.layout.world_size() <= cluster_.devices_per_node; }
-
-  // One pass of a step through the stages.
-  Times Pass(const StepTokens& step, bool back) const {
-    Times times;
-    for (size_t s = 0; s < stages_.size(); ++s) {
-      double seconds = StageSeconds(stages_[s].work, step, cluster_.device, tp_link_);
-      const bool last = s + 1 == stages_.size();
-      if (stages_.size() > 1 && (!last || back)) {
-        seconds += HopSeconds(s, step.sequences * step.tokens);
-      }
-      times.latency_s += seconds;
-      times.busy_s = std::max(times.busy_s, seconds);
-    }
-    return times;
-  }
-
   // The prompt in chunks, each through all stages, one behind the other.
-  Times Prefill() const {
-    Times all;
+  StepTimes Prefill() const {
+    StepTimes all;
     const int64_t prompt = options_.context - options_.output_tokens;
     for (int64_t begin = 0; begin < prompt;) {
       const int64_t tokens = std::min(options_.max_num_batched_tokens, prompt - begin);
       begin += tokens;
       const bool last = begin == prompt;
-      const Times chunk = Pass(
+      const StepTimes chunk = gang_.Pass(
           {.sequences = 1, .tokens = tokens, .context = begin, .sampled = last ? 1 : 0}, false);
       all.busy_s += chunk.busy_s;
       all.latency_s += last ? chunk.latency_s : chunk.busy_s;
@@ -132,19 +78,16 @@ class Predictor {
 
   // The batch in as many parts as there are stages, so that each stage has one to compute.
   double DecodeSeconds(int64_t batch) const {
-    const int64_t parts = std::min<int64_t>(batch, static_cast<int64_t>(stages_.size()));
+    const int64_t parts = std::min<int64_t>(batch, static_cast<int64_t>(gang_.num_stages()));
     const int64_t size = (batch + parts - 1) / parts;
     const int64_t context = options_.context - options_.output_tokens / 2;
-    const Times step =
-        Pass({.sequences = size, .tokens = 1, .context = context, .sampled = size}, true);
+    const StepTimes step =
+        gang_.Pass({.sequences = size, .tokens = 1, .context = context, .sampled = size}, true);
     return std::max(step.latency_s, static_cast<double>(parts) * step.busy_s);
   }
 
-  const ClusterSpec& cluster_;
   const PlanOptions& options_;
-  const LayoutPlan& plan_;
-  const std::vector<SizedStage>& stages_;
-  LinkSpec tp_link_;
+  const GangModel& gang_;
 };
 
 // Why a stage's ranks have no room, or nothing.
@@ -193,7 +136,7 @@ absl::Status Complete(const ModelShape& shape, const WeightTypes& types, const C
                      plan.requests(), " requests of ", options.context, " tokens at once, not ",
                      options.concurrency));
   }
-  Predictor(cluster, options, plan, stages).Fill(plan);
+  Predictor(options, GangModel(cluster, plan, std::move(stages))).Fill(plan);
   return absl::OkStatus();
 }
 
@@ -232,6 +175,14 @@ bool Better(const LayoutPlan& a, const LayoutPlan& b) {
 
 int64_t StagePlan::max_weight_bytes() const {
   return *std::max_element(weight_bytes.begin(), weight_bytes.end());
+}
+
+int64_t LayoutPlan::kv_blocks() const {
+  int64_t blocks = std::numeric_limits<int64_t>::max();
+  for (const StagePlan& stage : stages) {
+    if (stage.block_bytes > 0) blocks = std::min(blocks, stage.kv_bytes_max / stage.block_bytes);
+  }
+  return blocks;
 }
 
 int64_t LayoutPlan::kv_memory_bytes() const {

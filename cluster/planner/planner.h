@@ -41,6 +41,7 @@ struct PlanOptions {
 struct StagePlan {
   IndexRange layers;
   std::vector<int64_t> weight_bytes;  // of each tensor parallel rank
+  int64_t block_bytes = 0;            // a block of KV cache, in all layers of self-attention
   int64_t request_bytes = 0;          // KV cache of one request of the whole context
   int64_t workspace_bytes = 0;        // activations of a step, an upper bound
   int64_t kv_bytes_max = 0;           // left for the KV cache; negative: the weights do not fit
@@ -61,6 +62,7 @@ struct LayoutPlan {
   double tokens_per_s = 0;        // of answers, in the cluster, with `concurrency` requests
 
   int64_t requests() const { return requests_per_gang * replicas; }
+  int64_t kv_blocks() const;        // that a gang has room for, of tokens alone
   int64_t kv_memory_bytes() const;  // of each rank, what --kv-memory may be
 };
 

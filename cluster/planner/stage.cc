@@ -103,14 +103,17 @@ int64_t Blocks(int64_t tokens, int64_t block_size) {
   return (tokens + block_size - 1) / block_size;
 }
 
-// KvCache::BlockBytes of the worker for each block; an image's keys and values are in
-// cross-attention's layers alone.
+// KvCache::BlockBytes of the worker, in each layer.
+int64_t LayerBlockBytes(const ModelShape& shape, const ModelShard& shard,
+                        const PlanOptions& options) {
+  return 2 * shard.kv_heads.size() *
+         KvHeadBytes(options.kv_dtype, options.block_size, shape.config.head_dim);
+}
+
+// An image's keys and values are in cross-attention's layers alone.
 int64_t RequestBytes(const ModelShape& shape, const ModelShard& shard, const PlanOptions& options,
                      const StageWork& work) {
-  const int64_t block_bytes =
-      2 * shard.kv_heads.size() *
-      KvHeadBytes(options.kv_dtype, options.block_size, shape.config.head_dim);
-  return block_bytes *
+  return LayerBlockBytes(shape, shard, options) *
          (static_cast<int64_t>(work.windows.size()) * Blocks(options.context, options.block_size) +
           work.cross_layers * Blocks(work.image_tokens, options.block_size));
 }
@@ -155,6 +158,8 @@ absl::StatusOr<SizedStage> SizeStage(const ModelShape& shape, const WeightTypes&
     DescribeAttention(shape, shard, options, work);
     DescribeCollectives(shape, shard, layout, work);
     stage.plan.layers = shard.layers;
+    stage.plan.block_bytes =
+        LayerBlockBytes(shape, shard, options) * static_cast<int64_t>(work.windows.size());
     stage.plan.request_bytes = RequestBytes(shape, shard, options, work);
     stage.plan.workspace_bytes = WorkspaceBytes(shape, shard, options);
   }
