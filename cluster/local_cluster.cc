@@ -29,7 +29,7 @@ using Clock = std::chrono::steady_clock;
 constexpr int kReadyPollMs = 5;
 constexpr std::chrono::milliseconds kPartTimeout{2'000};
 constexpr std::chrono::milliseconds kStopTimeout{3'000};
-// A gang that has served so long did not end of what it began with.
+// A gang that has served so long, if only idly, did not end of what it began with.
 constexpr std::chrono::seconds kSteadyTime{1};
 constexpr std::chrono::milliseconds kRestartPause{250};  // before the second restart in a row
 constexpr std::chrono::milliseconds kRestartPauseMax{30'000};
@@ -126,8 +126,17 @@ absl::Status LocalCluster::StartGang() {
   const int ranks = options_.tp * options_.pp;
   std::vector<std::string> arguments;
   if (ranks > 1) {
-    arguments = {"mpirun", "--quiet", "--oversubscribe",  "--bind-to",
-                 "none",   "-np",     absl::StrCat(ranks)};
+    // A gang of which a rank is lost has nothing to finish: the others need no second's notice.
+    arguments = {"mpirun",
+                 "--quiet",
+                 "--oversubscribe",
+                 "--bind-to",
+                 "none",
+                 "--mca",
+                 "odls_base_sigkill_timeout",
+                 "0",
+                 "-np",
+                 absl::StrCat(ranks)};
   }
   for (const std::string& argument :
        {BesideUs("trireme-worker"), std::string("--model"), options_.model,
@@ -171,7 +180,7 @@ absl::Status LocalCluster::Watch() {
   }
 }
 
-// Workers that end sooner and sooner are started later and later.
+// Workers that end again without a token in between are started later and later.
 absl::Status LocalCluster::AfterGang() {
   const std::string end = gang_->Wait();
   gang_.reset();
@@ -181,7 +190,11 @@ absl::Status LocalCluster::AfterGang() {
       return absl::UnavailableError(absl::StrCat("the workers could not start: ", end));
     }
   }
-  if (serving_ && Clock::now() - served_at_ > kSteadyTime) short_lives_ = 0;
+  const uint64_t tokens = TokensGenerated();
+  if (tokens != tokens_before_ || (serving_ && Clock::now() - served_at_ > kSteadyTime)) {
+    short_lives_ = 0;
+  }
+  tokens_before_ = tokens;
   serving_ = false;
   const std::chrono::milliseconds pause =
       short_lives_ == 0 ? std::chrono::milliseconds(0)
@@ -213,6 +226,15 @@ bool LocalCluster::PollReady() {
   }
   changed_.notify_all();
   return true;
+}
+
+uint64_t LocalCluster::TokensGenerated() const {
+  grpc::ClientContext context;
+  context.set_deadline(std::chrono::system_clock::now() + std::chrono::seconds(1));
+  v1::ListRanksResponse ranks;
+  const grpc::Status status =
+      v1::Cluster::NewStub(ConnectTo(address_))->ListRanks(&context, {}, &ranks);
+  return status.ok() ? ranks.tokens_generated() : tokens_before_;
 }
 
 void LocalCluster::Stop() {

@@ -12,6 +12,7 @@
 
 #include "absl/status/statusor.h"
 #include "cluster/child_process.h"
+#include "trireme/v1/cluster.grpc.pb.h"
 #include "trireme/v1/inference.grpc.pb.h"
 
 namespace trireme {
@@ -53,6 +54,7 @@ class LocalCluster {
   absl::Status Watch();
   absl::Status AfterGang();
   bool PollReady();
+  uint64_t TokensGenerated() const;  // by all gangs so far
   void Stop();
 
   const LocalClusterOptions options_;
@@ -67,6 +69,7 @@ class LocalCluster {
   bool serving_ = false;
   std::chrono::steady_clock::time_point served_at_;   // since when, if it does
   std::chrono::steady_clock::time_point restart_at_;  // of a gang that has ended
+  uint64_t tokens_before_ = 0;                        // when the last gang ended
   int short_lives_ = 0;  // gangs in a row that ended soon, the last of them started anew
 
   std::mutex mutex_;

@@ -59,8 +59,7 @@ absl::Status CheckPlace(const v1::Register& registration) {
 
 // Where a rank is and what it was last known to do.
 std::string Whereabouts(const v1::Register& registration, const v1::Progress& progress) {
-  const std::string who =
-      absl::StrCat(RankName(registration), " of pid ", registration.info().pid());
+  const std::string who = absl::StrCat(RankName(registration), ", pid ", registration.info().pid());
   if (progress.step_begun() == 0) return who;
   return absl::StrCat(who, ", ",
                       progress.step_begun() > progress.step_done()
@@ -294,7 +293,7 @@ GangEvent GangSupervisor::OnDisconnect(uint64_t stream_id, const std::string& wh
   if (registration.gang_id().empty()) return {};
   const std::chrono::duration<double> silent = now - stream.heard;
   return EndGang(registration.gang_id(),
-                 absl::StrCat(Whereabouts(registration, stream.progress), ", ", why,
+                 absl::StrCat(Whereabouts(registration, stream.progress), ": ", why,
                               silent > requirements_.worker_timeout / 2
                                   ? absl::StrFormat("; it had been silent for %.1f s, as one that "
                                                     "is stopped or starved of CPU",
@@ -309,7 +308,7 @@ GangEvent GangSupervisor::CheckSilence(Time now) {
     if (now < stream.heard + requirements_.worker_timeout) continue;
     ended.emplace(
         stream.registration.gang_id(),
-        absl::StrCat(Whereabouts(stream.registration, stream.progress), ", has been silent for ",
+        absl::StrCat(Whereabouts(stream.registration, stream.progress), ": has been silent for ",
                      std::chrono::duration<double>(requirements_.worker_timeout).count(),
                      " s (--worker-timeout-s): stopped, starved of CPU, or its host or "
                      "network is gone"));

@@ -190,7 +190,7 @@ TEST_F(GangsTest, ASilentRankEndsTheGangByNameAndABusyOneDoesNot) {
   supervisor_->OnMessage(1, ProgressMessage(4, 4), now_);
   now_ += std::chrono::seconds(1);
   const std::string reason = ReasonOf(supervisor_->CheckSilence(now_));
-  EXPECT_NE(reason.find("rank 1 (node1) of pid 11, last seen computing step 4, has been silent"),
+  EXPECT_NE(reason.find("rank 1 (node1), pid 11, last seen computing step 4: has been silent"),
             std::string::npos)
       << reason;
   EXPECT_TRUE(streams_[0]->sent.back().has_shutdown());
@@ -230,10 +230,10 @@ TEST_F(GangsTest, NamesTheRanksThatKeepAStepFromItsEnd) {
   supervisor_->OnMessage(1, ProgressMessage(7, 6), now_);
   supervisor_->OnMessage(2, ProgressMessage(6, 6), now_);
   EXPECT_EQ(supervisor_->Laggards(7),
-            "not begun by rank 1 (node1) of pid 11, last seen idle after step 6");
+            "not begun by rank 1 (node1), pid 11, last seen idle after step 6");
   supervisor_->OnMessage(2, ProgressMessage(7, 7), now_);
   EXPECT_EQ(supervisor_->Laggards(7),
-            "not done by rank 0 (node0) of pid 10, last seen computing step 7");
+            "not done by rank 0 (node0), pid 10, last seen computing step 7");
 }
 
 TEST_F(GangsTest, ARankThatIsToldToEndDrainsItsGang) {
