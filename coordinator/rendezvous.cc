@@ -82,6 +82,7 @@ absl::Status CheckAgree(const v1::JoinRequest& mine, const v1::JoinRequest& othe
   for (int i = 0; i < common; ++i) {
     const v1::Setting& a = mine.settings(i);
     const v1::Setting& b = other.settings(i);
+    if (a.may_differ() && b.may_differ()) continue;
     if (a.name() != b.name()) return Differs(mine, other, "a setting's name", a.name(), b.name());
     if (a.value() != b.value()) return Differs(mine, other, a.name(), a.value(), b.value());
   }

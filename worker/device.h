@@ -37,6 +37,16 @@ struct Device {
 // can is CMake's choice: worker/device_cuda.cc or worker/device_no_cuda.cc.
 absl::StatusOr<Device> MakeDevice(const DeviceOptions& options);
 
+// The GPUs of this host and their driver, to compare hosts: "NVIDIA H100 80GB HBM3", "580.65.06".
+// Several models are in alphabetical order.
+struct GpuFacts {
+  std::string model;
+  std::string driver;  // empty: the host does not say
+};
+
+// Of --device cuda. Errors as MakeCudaDevice.
+absl::StatusOr<GpuFacts> DescribeGpus();
+
 // --device cuda: the GPU whose number is the local rank modulo the number of GPUs.
 absl::StatusOr<Device> MakeCudaDevice(const DeviceOptions& options);
 

@@ -1,9 +1,42 @@
+#include <fstream>
+#include <set>
+#include <string>
+#include <utility>
+
+#include "absl/strings/str_join.h"
 #include "base/status_macros.h"
 #include "kernels/cuda/cuda_ops.h"
 #include "worker/cuda_link.h"
 #include "worker/device.h"
 
 namespace trireme {
+namespace {
+
+// From "NVRM version: NVIDIA UNIX ... Kernel Module  580.65.06  Release Build ...": the first word
+// that is numbers and dots.
+std::string DriverVersion() {
+  std::ifstream file("/proc/driver/nvidia/version");
+  std::string word;
+  while (file >> word) {
+    if (word.find('.') != std::string::npos &&
+        word.find_first_not_of("0123456789.") == std::string::npos) {
+      return word;
+    }
+  }
+  return "";
+}
+
+}  // namespace
+
+absl::StatusOr<GpuFacts> DescribeGpus() {
+  ASSIGN_OR_RETURN(const int gpus, cuda::CudaDeviceCount());
+  std::set<std::string> models;
+  for (int gpu = 0; gpu < gpus; ++gpu) {
+    ASSIGN_OR_RETURN(std::string model, cuda::CudaDeviceName(gpu));
+    models.insert(std::move(model));
+  }
+  return GpuFacts{absl::StrJoin(models, " and "), DriverVersion()};
+}
 
 absl::StatusOr<Device> MakeCudaDevice(const DeviceOptions& options) {
   ASSIGN_OR_RETURN(const int gpus, cuda::CudaDeviceCount());

@@ -2,11 +2,19 @@
 
 namespace trireme {
 
-absl::StatusOr<Device> MakeCudaDevice(const DeviceOptions&) {
+namespace {
+
+absl::Status NoCuda() {
   return absl::InvalidArgumentError(
       "unsupported: --device cuda: this build has no CUDA; configure with the CUDA toolkit "
       "installed "
       "(cmake --preset cuda, or -DTRIREME_CUDA=ON)");
 }
+
+}  // namespace
+
+absl::StatusOr<Device> MakeCudaDevice(const DeviceOptions&) { return NoCuda(); }
+
+absl::StatusOr<GpuFacts> DescribeGpus() { return NoCuda(); }
 
 }  // namespace trireme

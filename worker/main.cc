@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <array>
 #include <iostream>
+#include <iterator>
 #include <memory>
 #include <random>
 #include <string>
@@ -14,6 +15,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "base/file_fingerprint.h"
 #include "base/log.h"
 #include "base/status_macros.h"
 #include "kernels/ops.h"
@@ -21,6 +23,7 @@
 #include "parallel/link_test.h"
 #include "worker/cpu_binding.h"
 #include "worker/device.h"
+#include "worker/gang_settings.h"
 #include "worker/gang_world.h"
 #include "worker/memory_amount.h"
 #include "worker/model_runner.h"
@@ -206,28 +209,39 @@ absl::Status CheckFlags(const Flags& flags, const Communicator& world) {
 // What the ranks of a gang compare before they load anything.
 absl::StatusOr<std::vector<v1::Setting>> GangSettings(const Flags& flags) {
   ASSIGN_OR_RETURN(const ModelConfig config, ModelConfig::Load(flags.runner.model_dir));
-  std::vector<v1::Setting> settings;
-  const auto add = [&settings](const char* name, const std::string& value) {
-    settings.emplace_back().set_name(name);
-    settings.back().set_value(value);
-  };
   const RunnerOptions& runner = flags.runner;
-  add("the version", TRIREME_VERSION);
-  add("--tp", absl::StrCat(runner.layout.tp));
-  add("--pp", absl::StrCat(runner.layout.pp));
-  add("the model",
-      absl::StrCat(config.architecture, " of ", config.NumParameters(), " parameters"));
-  add("--device", flags.device);
-  add("--dtype", flags.dtype);
-  add("--kv-cache-dtype", flags.kv_cache_dtype);
-  add("--block-size", absl::StrCat(runner.kv_block_size));
-  add("--max-model-len", absl::StrCat(runner.max_model_len));
-  add("--link-test", flags.link_test);
-  add("--max-num-batched-tokens", absl::StrCat(runner.max_num_batched_tokens));
+  std::vector<v1::Setting> settings = {
+      MakeSetting("the version", TRIREME_VERSION),
+      MakeSetting("--tp", absl::StrCat(runner.layout.tp)),
+      MakeSetting("--pp", absl::StrCat(runner.layout.pp)),
+      MakeSetting("the model",
+                  absl::StrCat(config.architecture, " of ", config.NumParameters(), " parameters")),
+      MakeSetting("--device", flags.device),
+      MakeSetting("--dtype", flags.dtype),
+      MakeSetting("--kv-cache-dtype", flags.kv_cache_dtype),
+      MakeSetting("--block-size", absl::StrCat(runner.kv_block_size)),
+      MakeSetting("--max-model-len", absl::StrCat(runner.max_model_len)),
+      MakeSetting("--max-num-batched-tokens", absl::StrCat(runner.max_num_batched_tokens)),
+      MakeSetting("--link-test", flags.link_test),
+  };
+  ASSIGN_OR_RETURN(std::vector<v1::Setting> model, ModelSettings(runner.model_dir));
+  std::move(model.begin(), model.end(), std::back_inserter(settings));
+  ASSIGN_OR_RETURN(std::string program, FileFingerprint("/proc/self/exe"));
+  settings.push_back(MakeSoftSetting("the program's build", std::move(program)));
+  if (flags.device == "cuda") {
+    ASSIGN_OR_RETURN(GpuFacts gpus, DescribeGpus());
+    settings.push_back(MakeSoftSetting("the GPU", std::move(gpus.model)));
+    settings.push_back(MakeSoftSetting("the GPU's driver", std::move(gpus.driver)));
+  } else {
+    settings.push_back(MakeSoftSetting("the CPU's instruction set", flags.cpu_variant.empty()
+                                                                        ? CpuVariants().front()
+                                                                        : flags.cpu_variant));
+  }
   return settings;
 }
 
-absl::StatusOr<GangWorld> JoinWorld(Flags& flags) {
+absl::StatusOr<GangWorld> JoinWorld(Flags& flags,
+                                    const absl::StatusOr<std::vector<v1::Setting>>& settings) {
   JoinOptions& join = flags.join;
   if (join.gang.empty()) return SingleRankWorld();
   if (flags.control.coordinator.empty()) {
@@ -238,7 +252,7 @@ absl::StatusOr<GangWorld> JoinWorld(Flags& flags) {
   join.connect_timeout = std::chrono::milliseconds(flags.control.connect_timeout_ms);
   join.world_size = flags.runner.layout.world_size();
   join.network.wait_timeout = std::chrono::seconds(flags.peer_timeout_s);
-  ASSIGN_OR_RETURN(join.settings, GangSettings(flags));
+  ASSIGN_OR_RETURN(join.settings, settings);
   return JoinGang(join);
 }
 
@@ -378,13 +392,16 @@ int Run(int argc, char** argv) {
         absl::InvalidArgumentError("--gang is for workers that are not started by mpirun or srun, "
                                    "which form a gang themselves"));
   }
+  const absl::StatusOr<std::vector<v1::Setting>> settings = GangSettings(flags);
   if (!mpi) {
     InitLog("worker", log_level);
-    world = JoinWorld(flags);
+    world = JoinWorld(flags, settings);
     if (!world.ok()) return Complain(world.status());
   }
   Communicator& ranks = *world->ranks;
   InitLog(absl::StrCat("rank ", ranks.rank()), log_level);
+  const absl::Status same = AgreeOnStatus(CompareSettings(settings, *world), ranks);
+  if (!same.ok()) return ranks.rank() == 0 ? Complain(same) : 1;
   if (const absl::Status linked = TestLinks(flags, *world); !linked.ok())
     LeaveAtOnce(ranks, linked);
   absl::StatusOr<Rank> rank = LoadRank(flags, *world);

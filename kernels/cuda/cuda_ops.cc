@@ -372,4 +372,11 @@ absl::StatusOr<int> CudaDeviceCount() {
   return count;
 }
 
+absl::StatusOr<std::string> CudaDeviceName(int device) {
+  cudaDeviceProp properties{};
+  RETURN_IF_ERROR(
+      ToStatus(cudaGetDeviceProperties(&properties, device), "cudaGetDeviceProperties"));
+  return std::string(properties.name);
+}
+
 }  // namespace trireme::cuda

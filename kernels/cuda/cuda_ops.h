@@ -1,6 +1,7 @@
 #pragma once
 
 #include <memory>
+#include <string>
 
 #include "absl/status/statusor.h"
 #include "kernels/ops.h"
@@ -18,5 +19,8 @@ void* StreamOf(Ops& ops);
 
 // GPUs that this process sees.
 absl::StatusOr<int> CudaDeviceCount();
+
+// "NVIDIA H100 80GB HBM3".
+absl::StatusOr<std::string> CudaDeviceName(int device);
 
 }  // namespace trireme::cuda

@@ -68,6 +68,19 @@ TEST(Rendezvous, AGangOfOneIsCompleteAtOnce) {
   EXPECT_EQ(Hosts(rendezvous.Join(1, Request(1, "a"))), std::vector<std::string>{"a"});
 }
 
+TEST(Rendezvous, WhatMayDifferRefusesNobody) {
+  Rendezvous rendezvous;
+  for (const uint64_t member : {1, 2}) {
+    v1::JoinRequest request = Request(2, "a");
+    v1::Setting& setting = *request.add_settings();
+    setting.set_name("the GPU");
+    setting.set_value(member == 1 ? "A" : "B");
+    setting.set_may_differ(true);
+    const auto answers = rendezvous.Join(member, request);
+    EXPECT_EQ(Hosts(answers).size(), member == 1 ? 0u : 2u);
+  }
+}
+
 TEST(Rendezvous, OneThatLeavesFreesItsPlace) {
   Rendezvous rendezvous;
   rendezvous.Join(1, Request(2, "a", 0));

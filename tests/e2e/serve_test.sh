@@ -198,7 +198,11 @@ case_bad_starts() {
   # One rank that cannot start ends both, with its words.
   cp -r "$model" "$work/broken"
   truncate -s 5000000 "$work/broken/model.safetensors"
-  expect_failure "rank 1: $work/broken/model.safetensors" mpirun --oversubscribe --bind-to none \
+  expect_failure "rank 1: --kv-memory of 1000 bytes" mpirun --oversubscribe --bind-to none \
+    -np 1 "$worker" --model "$model" --tp 2 --coordinator "$server" : \
+    -np 1 "$worker" --model "$model" --tp 2 --coordinator "$server" --kv-memory 1000 || return 1
+  expect_failure "$work/broken/model.safetensors" "$worker" --model "$work/broken" --coordinator "$server" || return 1
+  expect_failure "rank 1: model.safetensors is" mpirun --oversubscribe --bind-to none \
     -np 1 "$worker" --model "$model" --tp 2 --coordinator "$server" : \
     -np 1 "$worker" --model "$work/broken" --tp 2 --coordinator "$server" || return 1
   expect_failure "architecture" $two "$worker" --model "$source/tests/golden/models/qwen3" --tp 2 \

@@ -1,0 +1,142 @@
+# Sourced by the tests of gangs with the arguments BIN-DIR SOURCE-DIR [CASE]: real processes, and network namespaces
+# as hosts. Each case_* function is one test; it leaves no process and no network namespace behind.
+set -uo pipefail
+bin=$1
+source=$2
+case=${3:-}
+model=$source/models/pilot
+question="Tell me about Trireme"
+work=$(mktemp -d)
+skipped=77
+
+pids=()
+namespaces=()
+
+# Runs a program in the background, in network namespace $1 unless that is "-", and remembers it.
+start() {
+  local namespace=$1 log=$2
+  shift 2
+  : >"$work/$log"  # what an earlier program has said is not this one's
+  if [[ $namespace == - ]]; then
+    "$@" >"$work/$log" 2>&1 &
+  else
+    # As another host: a name and shared memory of its own.
+    ip netns exec "$namespace" unshare --uts --ipc bash -c 'hostname "$0" && exec "$@"' "$namespace" "$@" \
+      >"$work/$log" 2>&1 &
+  fi
+  started=$!
+  pids+=("$started")
+}
+
+# Starts a coordinator; sets $coordinator and $server.
+start_coordinator() {
+  local namespace=$1 address=$2
+  shift 2
+  start "$namespace" coordinator.log "$bin/trireme-coordinator" --model "$model" --grpc "$address:0" "$@"
+  coordinator=$started
+  for _ in {1..100}; do
+    server=$(sed -nE 's/.*listening on ([0-9.]+:[0-9]+).*/\1/p' "$work/coordinator.log")
+    [[ -n $server ]] && return
+    sleep 0.1
+  done
+  echo "the coordinator did not start"
+  return 1
+}
+
+# start_worker NAMESPACE LOG FLAGS...; sets $started.
+start_worker() {
+  local namespace=$1 log=$2
+  shift 2
+  start "$namespace" "$log" "$bin/trireme-worker" --coordinator "$server" --model "$model" --threads 1 \
+    --kv-memory 64MiB "$@"
+}
+
+serving() { ${1:+ip netns exec "$1"} "$bin/trireme" nodes --server "$server" --wait 60 >"$work/nodes.txt"; }
+
+# The tokens of one long answer, with their text.
+ask() {
+  ${1:+ip netns exec "$1"} "$bin/trireme" generate --server "$server" --timeout 120 --ignore-eos --max-tokens 200 \
+    --temperature 0.8 --seed 7 "$question"
+}
+
+# What a gang of one says.
+expected_answer() {
+  start_coordinator - 127.0.0.1 && start_worker - alone.log && serving "" && ask "" >"$work/expected.txt" || return 1
+  stop_all
+}
+
+same_answer() {
+  ask "${1:-}" >"$work/answer.txt" || { echo "the request failed"; return 1; }
+  cmp "$work/expected.txt" "$work/answer.txt"
+}
+
+stop_all() {
+  ((${#pids[@]} == 0)) || kill -TERM "${pids[@]}" 2>/dev/null
+  wait "${pids[@]}" 2>/dev/null
+  pids=()
+  local namespace
+  for namespace in "${namespaces[@]}"; do ip netns del "$namespace"; done
+  namespaces=()
+}
+
+# The process ends within 20 seconds, and not well.
+ends_with_an_error() {
+  timeout 20 tail --pid="$1" -f /dev/null || { echo "process $1 goes on"; return 1; }
+  wait "$1" && { echo "process $1 ended as if all were well"; return 1; }
+  return 0
+}
+
+contains() {
+  grep -qF -- "$2" "$work/$1" && return
+  echo "$1 does not say: $2"
+  return 1
+}
+
+# Network namespaces as hosts, 10.213.0.1 and so on, at one switch: make_hosts NAME... sets $NAME to
+# each one's namespace. The interface is wire0.
+make_hosts() {
+  local switch=trireme-switch-$$ name host number=0
+  if ! { ip netns add "$switch" && namespaces+=("$switch") && ip -n "$switch" link add switch0 type bridge &&
+         ip -n "$switch" link set switch0 up && unshare --uts --ipc true; } >"$work/hosts.txt" 2>&1; then
+    echo "network namespaces are not permitted here: $(tail -1 "$work/hosts.txt")"
+    return $skipped
+  fi
+  for name in "$@"; do
+    host=trireme-$name-$$
+    number=$((number + 1))
+    ip netns add "$host" && namespaces+=("$host") || return 1
+    ip link add wire0 netns "$host" type veth peer name "to-$name" netns "$switch" || return 1
+    ip -n "$switch" link set "to-$name" master switch0 up || return 1
+    ip -n "$host" addr add "10.213.0.$number/24" dev wire0 || return 1
+    ip -n "$host" link set wire0 up && ip -n "$host" link set lo up || return 1
+    printf -v "$name" %s "$host"
+  done
+  # The kernel may take a second to notice that a cable is plugged in.
+  for host in "${namespaces[@]:1}"; do
+    for _ in {1..50}; do
+      ip -n "$host" link show wire0 | grep -q 'state UP' && break
+      sleep 0.1
+    done
+  done
+}
+
+# Runs the cases whose names contain $case, and ends.
+run_cases() {
+  local failed=0 passed=0 name output
+  for name in $(declare -F | awk '/ case_/ {print $3}'); do
+    [[ -n $case && $name != *$case* ]] && continue
+    output=$("$name" 2>&1; code=$?; stop_all >/dev/null 2>&1; exit $code)
+    case $? in
+      0) echo "ok   $name"; passed=$((passed + 1)) ;;
+      "$skipped") echo "skip $name: $output" ;;
+      *)
+        echo "FAIL $name"
+        echo "$output" | sed 's/^/  /'
+        tail -n 20 "$work"/*.log | sed 's/^/  | /'
+        failed=$((failed + 1)) ;;
+    esac
+  done
+  rm -rf "$work"
+  echo "$passed passed, $failed failed"
+  exit $((failed > 0))
+}

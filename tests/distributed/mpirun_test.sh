@@ -1,0 +1,39 @@
+#!/usr/bin/env bash
+# Gangs of workers under mpirun: tests/distributed/mpirun_test.sh BIN-DIR SOURCE-DIR [CASE]
+source "${BASH_SOURCE%/*}/gangs.sh"
+export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
+
+# mpirun with a hostfile over the hosts $a and $b; the launch agent does what ssh would.
+start_mpirun() {
+  cat >"$work/agent.sh" <<END
+#!/bin/bash
+[[ \$1 == 10.213.0.2 ]] || { echo "no such host: \$1"; exit 1; }
+exec ip netns exec $b unshare --uts --ipc bash -c "hostname $b; \${*:2}"
+END
+  chmod +x "$work/agent.sh"
+  printf '10.213.0.1 slots=1\n10.213.0.2 slots=1\n' >"$work/hosts"
+  start "$a" mpirun.log mpirun -np 2 --hostfile "$work/hosts" --bind-to none --mca plm_rsh_agent "$work/agent.sh" \
+    --mca oob_tcp_if_include wire0 --mca btl_tcp_if_include wire0 --mca pml ob1 --mca btl tcp,self \
+    "$bin/trireme-worker" --model "$1" --threads 1 --kv-memory 64MiB "${@:2}"
+}
+
+case_mpirun_with_a_hostfile_over_two_hosts() {
+  expected_answer || return 1
+  make_hosts a b || return
+  start_coordinator "$a" 10.213.0.1 --insecure || return 1
+  start_mpirun "$model" --coordinator "$server" --tp 2
+  serving "$b" && same_answer "$b" && contains mpirun.log "links, measured for" || return 1
+  contains coordinator.log "(tp 2, pp 1, mpi)"
+}
+
+case_ranks_that_differ_end() {
+  cp -r "$model" "$work/other" && echo >>"$work/other/config.json" || return 1
+  local worker=("$bin/trireme-worker" --tp 2 --offline-bench)
+  start - mpirun.log mpirun --oversubscribe -np 1 "${worker[@]}" --model "$model" : \
+    -np 1 "${worker[@]}" --model "$work/other"
+  ends_with_an_error "$started" || return 1
+  grep -qE "rank 1: config.json is .* on $(hostname) but .* on $(hostname) \(rank 0\)" "$work/mpirun.log" ||
+    { echo "the difference is not named"; return 1; }
+}
+
+run_cases
