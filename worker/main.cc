@@ -268,7 +268,15 @@ absl::Status TestLinks(const Flags& flags, const GangWorld& world) {
   return absl::OkStatus();
 }
 
+// Peers may wait for this rank inside a collective, where an orderly end would wait for them: it
+// leaves at once, and the launcher ends them.
+[[noreturn]] void LeaveAtOnce(const Communicator& ranks, const absl::Status& status) {
+  std::cerr << "trireme-worker: rank " << ranks.rank() << ": " << status.message() << std::endl;
+  std::_Exit(1);
+}
+
 // Tells every rank whether all succeeded; if not, rank 0 names the first that failed and why.
+// A rank that cannot tell them leaves.
 absl::Status AgreeOnStatus(const absl::Status& mine, Communicator& world) {
   struct Outcome {
     char message[1024];
@@ -278,8 +286,9 @@ absl::Status AgreeOnStatus(const absl::Status& mine, Communicator& world) {
   text.copy(outcome.message, sizeof(outcome.message) - 1);
   if (!mine.ok() && text.empty()) outcome.message[0] = '?';
   std::vector<Outcome> all(static_cast<size_t>(world.size()));
-  RETURN_IF_ERROR(world.AllGather(std::as_bytes(std::span(&outcome, 1)),
-                                  std::as_writable_bytes(std::span(all))));
+  const absl::Status told = world.AllGather(std::as_bytes(std::span(&outcome, 1)),
+                                            std::as_writable_bytes(std::span(all)));
+  if (!told.ok()) LeaveAtOnce(world, mine.ok() ? told : mine);
   for (size_t rank = 0; rank < all.size(); ++rank) {
     if (all[rank].message[0] == '\0') continue;
     return absl::AbortedError(absl::StrCat("rank ", rank, ": ", all[rank].message));
@@ -359,13 +368,6 @@ absl::Status RunRank(const Flags& flags, Rank& rank, Communicator& world) {
 int Complain(const absl::Status& status) {
   std::cerr << "trireme-worker: " << status.message() << std::endl;
   return 1;
-}
-
-// Peers may wait for this rank inside a collective, where an orderly end would wait for them: it
-// leaves at once, and the launcher ends them.
-[[noreturn]] void LeaveAtOnce(const Communicator& ranks, const absl::Status& status) {
-  std::cerr << "trireme-worker: rank " << ranks.rank() << ": " << status.message() << std::endl;
-  std::_Exit(1);
 }
 
 int Run(int argc, char** argv) {

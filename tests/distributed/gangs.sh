@@ -120,6 +120,21 @@ make_hosts() {
   done
 }
 
+# replace_cable NAME DELAY_MS LOSS_PERCENT MBIT_S: a bad one between that host and the switch.
+replace_cable() {
+  local host=${!1} near=near-$$-$1 far=far-$$-$1 address
+  address=$(ip -n "$host" -o -4 addr show wire0 | awk '{print $4}')
+  start - "cable-$1.log" python3 "${BASH_SOURCE%/*}/bad_cable.py" "$near" "$far" "${@:2}"
+  for _ in {1..50}; do grep -q 'plugged in' "$work/cable-$1.log" && break; sleep 0.1; done
+  if ! grep -q 'plugged in' "$work/cable-$1.log"; then
+    echo "TAP interfaces are not permitted here: $(tail -1 "$work/cable-$1.log")"
+    return $skipped
+  fi
+  ip -n "$host" link del wire0 && ip link set "$near" netns "$host" name wire0 || return 1
+  ip -n "$host" addr add "$address" dev wire0 && ip -n "$host" link set wire0 up || return 1
+  ip link set "$far" netns "${namespaces[0]}" && ip -n "${namespaces[0]}" link set "$far" master switch0 up
+}
+
 # Runs the cases whose names contain $case, and ends.
 run_cases() {
   local failed=0 passed=0 name output

@@ -95,18 +95,49 @@ case_loopback_between_hosts_is_refused() {
   ends_with_an_error "$first" && ends_with_an_error "$started" && contains worker0.log "loopback interface lo"
 }
 
-# One of three hosts has a cable of 100 Mbit/s.
-case_the_start_test_warns_of_a_slow_host() {
+# One of three hosts; the arguments of replace_cable.
+warns_of_a_host_whose_cable_has() {
   make_hosts a b c || return
-  ip netns exec "$b" tc qdisc add dev wire0 root tbf rate 100mbit burst 32kb latency 100ms || return 1
+  replace_cable b "$@" || return
   start_coordinator "$a" 10.213.0.1 --insecure || return 1
   local host rank=0
   for host in "$a" "$b" "$c"; do
     start_worker "$host" "worker$rank.log" --gang g --pp 3 --rank $rank
     rank=$((rank + 1))
   done
-  serving "$a" && contains worker0.log "rank 1 ($b) is slow: 2 of its 2 links" || return 1
-  grep 'links, measured' "$work/worker0.log"
+  serving "$a" && contains worker0.log "rank 1 ($b) is slow: 2 of its 2 links"
+}
+
+case_the_start_test_warns_of_a_low_rate() { warns_of_a_host_whose_cable_has 0 0 100; }
+
+case_the_start_test_warns_of_a_long_delay() { warns_of_a_host_whose_cable_has 5 0 0; }
+
+# A cable on which the test takes seconds.
+case_a_rank_that_dies_in_the_start_test_ends_the_others() {
+  make_hosts a b c || return
+  replace_cable b 0 0 1 || return
+  start_coordinator "$a" 10.213.0.1 --insecure || return 1
+  start_worker "$a" worker0.log --gang g --pp 3 --rank 0
+  local others=("$started")
+  start_worker "$c" worker2.log --gang g --pp 3 --rank 2
+  others+=("$started")
+  start_worker "$b" worker1.log --gang g --pp 3 --rank 1
+  for _ in {1..100}; do grep -q 'incarnation' "$work/worker1.log" && break; sleep 0.1; done
+  sleep 0.5
+  kill -KILL "$started"
+  ends_with_an_error "${others[0]}" && ends_with_an_error "${others[1]}" || return 1
+  contains worker0.log "trireme-worker: rank 0: " && contains worker2.log "trireme-worker: rank 2: "
+}
+
+# 5 ms, 1 % of loss and 100 Mbit/s: slower, not different.
+case_a_bad_network_changes_no_token() {
+  expected_answer || return 1
+  make_hosts a b || return
+  replace_cable b 5 1 100 || return
+  start_coordinator "$a" 10.213.0.1 --insecure || return 1
+  start_worker "$a" worker0.log --gang g --tp 2
+  start_worker "$b" worker1.log --gang g --tp 2
+  serving "$a" && same_answer "$a"
 }
 
 run_cases
