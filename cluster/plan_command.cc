@@ -8,7 +8,9 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
+#include "cluster/bench_serve_random.h"
 #include "cluster/command.h"
+#include "cluster/plan_simulate.h"
 #include "cluster/planner/planner.h"
 #include "cluster/planner/report.h"
 
@@ -36,6 +38,8 @@ struct PlanFlags {
   std::optional<int64_t> images;
   int rows = 10;
   bool json = false;
+  std::string output_len;  // a LengthDistribution; empty: by the context
+  SimulateFlags simulation;
 };
 
 absl::StatusOr<ClusterSpec> DescribeCluster(const PlanFlags& flags) {
@@ -55,12 +59,24 @@ absl::StatusOr<ClusterSpec> DescribeCluster(const PlanFlags& flags) {
   return cluster;
 }
 
+// What the plan, which is of one request, takes for a length that varies: the mean of some draws.
+int64_t TypicalLength(const std::string& text) {
+  constexpr int kDraws = 1000;
+  const LengthDistribution length = *LengthDistribution::Parse(text);
+  Random random(0);
+  int64_t sum = 0;
+  for (int i = 0; i < kDraws; ++i) sum += length.Draw(random);
+  return (sum + kDraws / 2) / kDraws;
+}
+
 PlanOptions ResolveOptions(const PlanFlags& flags, const ModelShape& shape, bool gpu) {
   PlanOptions options = flags.options;
   if (options.context == 0) {
     options.context = std::min(kContextDefault, shape.config.max_position_embeddings);
   }
-  if (options.output_tokens == 0) {
+  if (!flags.output_len.empty()) {
+    options.output_tokens = TypicalLength(flags.output_len);
+  } else {
     options.output_tokens = std::max<int64_t>(1, std::min(kOutputDefault, options.context / 4));
   }
   options.images = flags.images.value_or(shape.image_tokens > 0 ? 1 : 0);
@@ -84,6 +100,11 @@ absl::StatusOr<std::string> Report(const PlanFlags& flags) {
                                .weights = types.description(),
                                .cluster = std::move(cluster),
                                .options = options};
+  if (flags.simulation.simulate) {
+    const std::string output_len =
+        flags.output_len.empty() ? absl::StrCat(options.output_tokens) : flags.output_len;
+    return SimulatePlan(flags.simulation, output_len, subject, types, plan, flags.json);
+  }
   if (!flags.json) return PlanText(subject, plan, static_cast<size_t>(flags.rows));
   return absl::StrCat(
       PlanJson(subject, plan).dump(1, ' ', false, nlohmann::json::error_handler_t::replace), "\n");
@@ -127,7 +148,14 @@ void DefineRequest(CLI::App& command, PlanFlags& flags) {
     return command.add_option(name, value, help)->check(CLI::Range(min, int64_t{1} << 30));
   };
   count("--context", options.context, 2, "tokens of a request with its answer; default: 8192");
-  count("--output-len", options.output_tokens, 1, "of them the answer; default: 256");
+  command
+      .add_option("--output-len", flags.output_len,
+                  "of them the answer, a number or for --simulate a length as of bench serve; "
+                  "default: 256")
+      ->check([](const std::string& text) {
+        const auto parsed = LengthDistribution::Parse(text);
+        return parsed.ok() ? std::string() : std::string(parsed.status().message());
+      });
   count("--concurrency", options.concurrency, 1, "requests at once in the cluster")
       ->capture_default_str();
   command.add_option("--images", flags.images, "of a request; default: 1 if the model takes them")
@@ -171,6 +199,7 @@ void AddPlanCommand(CLI::App& app, Command& chosen) {
       ->required();
   DefineCluster(*command, *flags);
   DefineRequest(*command, *flags);
+  DefineSimulation(*command, flags->simulation);
   command->add_option("--rows", flags->rows, "layouts and reasons shown at most")
       ->check(CLI::Range(1, 100000))
       ->capture_default_str();
