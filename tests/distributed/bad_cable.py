@@ -2,13 +2,15 @@
 """A bad cable between two network interfaces: bad_cable.py A B DELAY_MS LOSS_PERCENT MBIT_S
 
 Makes the TAP interfaces A and B, says so, and carries frames between them until it is killed: like tc's netem, which
-many kernels lack. MBIT_S 0: as fast as it goes.
+many kernels lack. MBIT_S 0: as fast as it goes. SIGUSR1 cuts the way from A to B, SIGUSR2 the way back, and SIGHUP
+mends both.
 """
 import collections
 import fcntl
 import os
 import random
 import select
+import signal
 import struct
 import sys
 import time
@@ -30,13 +32,14 @@ class Direction:
         self.random = random.Random(seed)
         self.queue = collections.deque()  # (when it arrives, frame)
         self.busy_until = 0.0
+        self.cut = False
 
     def take(self, now, delay, loss, bytes_s):
         try:
             frame = os.read(self.source, 65536)
         except OSError:  # nothing there, or the interface is down
             return
-        if self.random.random() < loss or len(self.queue) >= QUEUE_MAX:
+        if self.cut or self.random.random() < loss or len(self.queue) >= QUEUE_MAX:
             return
         self.busy_until = max(now, self.busy_until) + (len(frame) / bytes_s if bytes_s else 0)
         self.queue.append((self.busy_until + delay, frame))
@@ -53,6 +56,13 @@ def main():
     a, b = open_tap(sys.argv[1]), open_tap(sys.argv[2])
     delay, loss, bytes_s = float(sys.argv[3]) / 1e3, float(sys.argv[4]) / 100, float(sys.argv[5]) * 1e6 / 8
     directions = [Direction(a, b, 1), Direction(b, a, 2)]
+
+    def on_signal(number, _frame):
+        for direction, cuts in zip(directions, (signal.SIGUSR1, signal.SIGUSR2)):
+            direction.cut = number != signal.SIGHUP and (direction.cut or number == cuts)
+
+    for number in (signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP):
+        signal.signal(number, on_signal)
     print("plugged in", flush=True)
     while True:
         arrivals = [direction.queue[0][0] for direction in directions if direction.queue]

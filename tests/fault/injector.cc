@@ -45,18 +45,21 @@ absl::StatusOr<Injector::End> Injector::Begin(FaultKind kind) {
     case FaultKind::kCommand:
       return Command();
     case FaultKind::kKill:
-      KillAnyOf(FindWorkers(options_.server));
+      SignalAnyOf(FindWorkers(options_.server), SIGKILL);
+      break;
+    case FaultKind::kTerm:
+      SignalAnyOf(FindWorkers(options_.server), SIGTERM);
       break;
     case FaultKind::kKillAgain:
       RETURN_IF_ERROR(KillAgain());
       break;
   }
-  return End{Clock::now(), [] { return absl::OkStatus(); }};
+  return End{Clock::now(), [] { return absl::OkStatus(); }, /*loses_gang=*/true};
 }
 
 absl::Status Injector::KillAgain() {
   const std::vector<pid_t> first = FindWorkers(options_.server);
-  KillAnyOf(first);
+  SignalAnyOf(first, SIGKILL);
   const auto deadline = Clock::now() + kRecoveryMax;
   const auto is_new = [&](pid_t pid) {
     return std::find(first.begin(), first.end(), pid) == first.end();
@@ -68,12 +71,12 @@ absl::Status Injector::KillAgain() {
     next = FindWorkers(options_.server);
   }
   std::this_thread::sleep_for(milliseconds(Below(kSecondFaultMax.count())));
-  KillAnyOf(FindWorkers(options_.server));
+  SignalAnyOf(FindWorkers(options_.server), SIGKILL);
   return absl::OkStatus();
 }
 
-void Injector::KillAnyOf(const std::vector<pid_t>& workers) {
-  if (!workers.empty()) kill(workers[Below(workers.size())], SIGKILL);
+void Injector::SignalAnyOf(const std::vector<pid_t>& workers, int signal) {
+  if (!workers.empty()) kill(workers[Below(workers.size())], signal);
 }
 
 absl::StatusOr<Injector::End> Injector::Stop() {
@@ -117,7 +120,7 @@ absl::Status Injector::Await(uint64_t old_epoch, Clock::time_point begin, const 
     const bool lost = ranks.epoch() != old_epoch;
     // What does not lose the gang at once may lose it when its sockets have filled, so it is given
     // a moment.
-    const bool settled = lost || Clock::now() > end.when + kSettle;
+    const bool settled = lost || (!end.loses_gang && Clock::now() > end.when + kSettle);
     if (!ranks.ready() || !settled) {
       served.reset();
     } else if (!served.has_value()) {

@@ -16,6 +16,7 @@ namespace trireme::fault {
 enum class FaultKind {
   kKill,       // SIGKILL of one rank
   kKillAgain,  // and of another one while the next gang comes up
+  kTerm,       // SIGTERM of one rank
   kStop,       // SIGSTOP of one rank for a while
   kCommand,    // InjectorOptions::command
 };
@@ -52,17 +53,18 @@ class Injector {
   uint64_t gangs_lost() const { return gangs_lost_; }
 
  private:
-  // Of a fault that lasts: when it ends, and what ends it.
+  // When a fault ends, and what ends it.
   struct End {
     Clock::time_point when;
     std::function<absl::Status()> call;
+    bool loses_gang = false;  // in any case, so there is a new gang to wait for
   };
 
   absl::StatusOr<End> Begin(FaultKind kind);
   absl::Status KillAgain();
   absl::StatusOr<End> Stop();
   absl::StatusOr<End> Command();
-  void KillAnyOf(const std::vector<pid_t>& workers);
+  void SignalAnyOf(const std::vector<pid_t>& workers, int signal);
   absl::Status Await(uint64_t old_epoch, Clock::time_point begin, const End& end);
   v1::ListRanksResponse Ranks();
   uint64_t Below(uint64_t n) { return random_() % n; }

@@ -25,18 +25,24 @@ namespace {
 using Clock = std::chrono::steady_clock;
 using std::chrono::milliseconds;
 
+// Connections come and go; requests under way have memory.
+constexpr int64_t kDescriptorsMargin = 8;
+constexpr double kMemoryMargin = 1.1;
+
 struct Flags {
   InjectorOptions injector;
   int faults = 10;
   double for_s = 0;  // instead of a number of faults
   double every_s = 0;
   int streams = 16;
+  int requests = 32;
   std::vector<pid_t> watch;
 };
 
 void DefineFlags(CLI::App& app, Flags& flags) {
   const std::map<std::string, FaultKind> kinds = {{"kill", FaultKind::kKill},
                                                   {"kill-again", FaultKind::kKillAgain},
+                                                  {"term", FaultKind::kTerm},
                                                   {"stop", FaultKind::kStop},
                                                   {"command", FaultKind::kCommand}};
   app.add_option("--server", flags.injector.server, "HOST:PORT, as in the workers' --coordinator")
@@ -49,6 +55,7 @@ void DefineFlags(CLI::App& app, Flags& flags) {
   app.add_option("--for-s", flags.for_s, "for so long, instead of --faults");
   app.add_option("--every-s", flags.every_s, "a fault every so often, not when one is over");
   app.add_option("--streams", flags.streams, "requests at a time")->capture_default_str();
+  app.add_option("--requests", flags.requests, "that differ")->capture_default_str();
   app.add_option("--seed", flags.injector.seed, "of requests and faults")->capture_default_str();
   app.add_option("--command", flags.injector.command,
                  "of --kind command: called with begin, and later with end");
@@ -71,19 +78,51 @@ double Percentile(std::vector<double> values, double share) {
   return values[static_cast<size_t>(share * last + 0.5)];
 }
 
-void PrintHoldings(const Flags& flags, Clock::time_point start) {
-  for (const pid_t pid : flags.watch) {
+// What the watched processes hold, minute by minute.
+class Ledger {
+ public:
+  explicit Ledger(const Flags& flags) : watched_(flags.watch) {}
+
+  void Add();
+  // From the second half of the time to its end: what grows at first are caches.
+  bool Grows() const;
+
+ private:
+  const std::vector<pid_t> watched_;
+  const Clock::time_point start_ = Clock::now();
+  std::map<pid_t, std::vector<Holdings>> held_;
+};
+
+void Ledger::Add() {
+  for (const pid_t pid : watched_) {
     const std::optional<Holdings> holdings = HoldingsOf(pid);
     if (!holdings.has_value()) continue;
+    held_[pid].push_back(*holdings);
     std::printf("%6.0f s  process %d: %.1f MiB resident, %lld file descriptors\n",
-                std::chrono::duration<double>(Clock::now() - start).count(), pid,
+                std::chrono::duration<double>(Clock::now() - start_).count(), pid,
                 static_cast<double>(holdings->resident_bytes) / 1048576,
                 static_cast<long long>(holdings->file_descriptors));
   }
   std::fflush(stdout);
 }
 
-absl::Status MakeFaults(const Flags& flags, Injector& injector) {
+bool Ledger::Grows() const {
+  bool grows = false;
+  for (const auto& [pid, held] : held_) {
+    const Holdings& middle = held[held.size() / 2];
+    const Holdings& end = held.back();
+    if (end.file_descriptors <= middle.file_descriptors + kDescriptorsMargin &&
+        static_cast<double>(end.resident_bytes) <=
+            kMemoryMargin * static_cast<double>(middle.resident_bytes)) {
+      continue;
+    }
+    std::printf("process %d has grown since half of the time\n", pid);
+    grows = true;
+  }
+  return grows;
+}
+
+absl::Status MakeFaults(const Flags& flags, Injector& injector, Ledger& ledger) {
   const auto start = Clock::now();
   auto next_report = start;
   for (int i = 0; flags.for_s > 0 || i < flags.faults; ++i) {
@@ -91,7 +130,7 @@ absl::Status MakeFaults(const Flags& flags, Injector& injector) {
     if (flags.for_s > 0 && elapsed.count() >= flags.for_s) break;
     RETURN_IF_ERROR(injector.One());
     if (Clock::now() >= next_report) {
-      PrintHoldings(flags, start);
+      ledger.Add();
       next_report = Clock::now() + std::chrono::seconds(60);
     }
     if (flags.every_s > 0) {
@@ -100,7 +139,7 @@ absl::Status MakeFaults(const Flags& flags, Injector& injector) {
                                         std::chrono::duration<double>(flags.every_s * (i + 1))));
     }
   }
-  PrintHoldings(flags, start);
+  ledger.Add();
   return absl::OkStatus();
 }
 
@@ -109,7 +148,8 @@ int Run(int argc, char** argv) {
   Flags flags;
   DefineFlags(app, flags);
   CLI11_PARSE(app, argc, argv);
-  const std::vector<v1::GenerateRequest> requests = MakeRequests(32, flags.injector.seed);
+  const std::vector<v1::GenerateRequest> requests =
+      MakeRequests(flags.requests, flags.injector.seed);
   const absl::StatusOr<std::vector<Answer>> want =
       AskUndisturbed(flags.injector.server, flags.streams, requests);
   if (!want.ok()) {
@@ -119,7 +159,8 @@ int Run(int argc, char** argv) {
   Streams streams(flags.injector.server, flags.streams, requests, *want, flags.injector.seed + 1);
   flags.injector.last_message = [&] { return streams.last_message(); };
   Injector injector(flags.injector);
-  const absl::Status status = MakeFaults(flags, injector);
+  Ledger ledger(flags);
+  const absl::Status status = MakeFaults(flags, injector, ledger);
   const Totals totals = streams.Finish();
   const std::vector<double>& recoveries = injector.recovery_seconds();
   std::printf(
@@ -135,7 +176,7 @@ int Run(int argc, char** argv) {
       totals.damage.differing, Percentile(recoveries, 0.5), Percentile(recoveries, 0.99),
       Percentile(recoveries, 1));
   if (!status.ok()) std::cerr << status.message() << std::endl;
-  return status.ok() && totals.failed == 0 && totals.unequal == 0 ? 0 : 1;
+  return status.ok() && totals.failed == 0 && totals.unequal == 0 && !ledger.Grows() ? 0 : 1;
 }
 
 }  // namespace

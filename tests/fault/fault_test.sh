@@ -1,0 +1,89 @@
+#!/usr/bin/env bash
+# Faults under 16 concurrent streams: tests/fault/fault_test.sh BIN-DIR SOURCE-DIR [CASE]
+# FAULTS multiplies the number of faults of each case (1).
+here=$(dirname "$0")
+source "$here/../distributed/gangs.sh"
+faults=${FAULTS:-1}
+if ((EUID == 0)); then export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1; fi
+
+# A server that starts its workers anew: serve FLAGS...; sets $server.
+serve() {
+  local port
+  for port in $((20000 + RANDOM % 10000)) $((20000 + RANDOM % 10000)) $((20000 + RANDOM % 10000)); do
+    server=127.0.0.1:$port
+    start - serve.log "$bin/trireme" serve "$model" --grpc "$server" --kv-memory 64MiB "$@"
+    serving "" && return
+    wait "$started"
+  done
+  echo "trireme serve did not start"
+  return 1
+}
+
+# A worker of a gang over hosts, started anew whenever it ends, as Kubernetes does.
+keep_worker() {  # NAMESPACE LOG FLAGS...
+  local namespace=$1 log=$2
+  shift 2
+  start "$namespace" "$log" bash -c 'trap "kill -KILL \$child; exit" TERM
+    while :; do "$@" & child=$!; wait "$child"; sleep 0.2; done' keep \
+    "$bin/trireme-worker" --coordinator "$server" --model "$model" --threads 1 --kv-memory 64MiB "$@"
+}
+
+# drive NAMESPACE FAULTS FLAGS...: the driver says what it has found.
+drive() {
+  local namespace=$1 count=$2
+  shift 2
+  ${namespace:+ip netns exec "$namespace"} "$bin/fault_driver" --server "$server" --faults $((count * faults)) "$@" \
+    >"$work/driver.txt" 2>&1
+  local code=$?
+  cat "$work/driver.txt"
+  ((code == 0)) && tail -2 "$work/driver.txt" >&3
+  return $code
+}
+
+case_killed_ranks_tp2() { serve --tp 2 && drive "" 10 --kind kill; }
+case_killed_ranks_pp2() { serve --pp 2 && drive "" 6 --kind kill --seed 1; }
+case_killed_lone_rank() { serve && drive "" 4 --kind kill --seed 2; }
+case_killed_again_during_recovery() { serve --tp 2 && drive "" 4 --kind kill-again; }
+case_told_to_end() { serve --tp 2 && drive "" 4 --kind term; }
+case_stopped_ranks_write_nothing_when_they_wake() {
+  serve --tp 2 && drive "" 3 --kind stop --duration-ms-max $((faults > 1 ? 30000 : 7000))
+}
+
+# A coordinator, and a gang of two ranks on hosts of their own; the cable of the second is the bad
+# one. gang_over_hosts DELAY_MS LOSS_PERCENT MBIT_S
+gang_over_hosts() {
+  make_hosts a b c || return
+  replace_cable c "$@" || return
+  cable=${pids[-1]}
+  start_coordinator "$a" 10.213.0.1 --insecure || return 1
+  keep_worker "$b" worker-b.log --gang g --tp 2
+  keep_worker "$c" worker-c.log --gang g --tp 2
+  serving "$a"
+}
+
+# partition SIGNALS...: the faults are cuts of the bad cable, by these signals to it. One alone is
+# longer than the worker timeout.
+partition() {
+  gang_over_hosts 0 0 0 || return
+  cat >"$work/cut.sh" <<END
+case \$1 in
+  begin) for signal in $*; do kill -\$signal $cable || exit 1; done ;;
+  end) kill -HUP $cable ;;
+esac
+END
+  drive "$a" 1 --requests 8 --kind command --command "bash $work/cut.sh" --duration-ms-max 12000 \
+    --duration-ms-min $((faults > 1 ? 1000 : 6000))
+}
+
+case_cut_off_host() { partition USR1 USR2; }
+case_cut_off_one_way() { partition USR1; }
+case_cut_off_the_other_way() { partition USR2; }
+
+case_a_bad_network_is_no_fault() {
+  gang_over_hosts 5 5 0 || return
+  drive "$a" 1 --requests 8 --kind command --command true --duration-ms-min 15000 --duration-ms-max 15000 || return 1
+  grep -q ' 0 gangs lost' "$work/driver.txt"
+}
+
+exec 3>&1
+run_cases
