@@ -8,6 +8,7 @@
 #include "kernels/kv_layer.h"
 #include "kernels/ops.h"
 #include "parallel/wire.h"
+#include "worker/batch_sampler.h"
 #include "worker/layers/device_link.h"
 
 namespace trireme {
@@ -29,6 +30,7 @@ struct DeviceOptions {
 struct Device {
   std::unique_ptr<Ops> ops;
   DeviceLink link = {};                   // of RunnerOptions; must not outlive ops
+  SamplerFactory sampler = {};            // of RunnerOptions; null: the host's
   int ranks = 1;                          // that share its memory, this one included
   KvDType kv_dtype_auto = KvDType::kF32;  // of --kv-cache-dtype auto
 };

@@ -7,6 +7,7 @@
 #include "base/status_macros.h"
 #include "kernels/cuda/cuda_ops.h"
 #include "worker/cuda_link.h"
+#include "worker/cuda_sampler.h"
 #include "worker/device.h"
 
 namespace trireme {
@@ -51,6 +52,7 @@ absl::StatusOr<Device> MakeCudaDevice(const DeviceOptions& options) {
   ASSIGN_OR_RETURN(device.ops, cuda::MakeCudaOps(gpu));
   device.link =
       LinkGpus(*device.ops, {.wire = options.wire, .deterministic = options.deterministic});
+  device.sampler = MakeCudaSampler;
   return device;
 }
 

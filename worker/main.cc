@@ -329,6 +329,7 @@ absl::StatusOr<Rank> LoadRank(Flags& flags, const GangWorld& world) {
                                               .wire = wire,
                                               .deterministic = flags.deterministic}));
   flags.runner.link = device.link;
+  flags.runner.sampler = device.sampler;
   rank.ops = std::move(device.ops);
   flags.runner.ranks_sharing_memory = device.ranks;
   flags.runner.load_threads = default_threads;

@@ -9,7 +9,6 @@
 #include "base/check.h"
 #include "base/log.h"
 #include "base/status_macros.h"
-#include "worker/sampler.h"
 
 namespace trireme {
 namespace {
@@ -39,7 +38,8 @@ absl::StatusOr<std::unique_ptr<ModelRunner>> ModelRunner::Load(const RunnerOptio
     ops->memory().WaitBy(
         [runner = runner.get()](const auto& done) { return runner->WaitForDevice(done); });
   }
-  const absl::Status loaded = runner->LoadModel();
+  absl::Status loaded = runner->LoadModel();
+  if (loaded.ok()) loaded = runner->MakeSampler();
   // Also after an error, so that no other rank waits for this one. What is available then is what
   // all ranks have left.
   RETURN_IF_ERROR(world->Barrier());
@@ -68,6 +68,11 @@ absl::Status ModelRunner::LoadModel() {
   load_report_ = {.shard_bytes = weights_.bytes(),
                   .bytes_read = checkpoint->bytes_read(),
                   .load_ms = MillisecondsSince(start)};
+  return absl::OkStatus();
+}
+
+absl::Status ModelRunner::MakeSampler() {
+  ASSIGN_OR_RETURN(sampler_, options_.sampler ? options_.sampler(*ops_) : MakeHostSampler(*ops_));
   return absl::OkStatus();
 }
 
@@ -123,6 +128,10 @@ absl::Status ModelRunner::PlanMemory(int64_t context) {
   if (shard_.last_stage) {
     batch.wanted.resize(
         static_cast<size_t>(std::min<int64_t>(batch.tokens(), int64_t{kLogitsSlice})));
+  }
+  if (is_responder()) {
+    RETURN_IF_ERROR(
+        sampler_->Reserve(static_cast<int64_t>(batch.wanted.size()), config_.vocab_size));
   }
   ASSIGN_OR_RETURN(cache_, KvCache::Allocate(config_, shard_, 1, options_.kv_block_size,
                                              options_.kv_dtype, ops_->memory()));
@@ -256,7 +265,7 @@ absl::Status ModelRunner::ComputeLogits(const StepBatch& batch, size_t begin, si
   return model_->Logits(ops_->Wanted(batch).subspan(begin, count), hidden_.span(), logits);
 }
 
-std::vector<ModelRunner::LogitsWanted> ModelRunner::WantedLogits(const v1::StepPlan& plan) const {
+std::vector<LogitsWanted> ModelRunner::WantedLogits(const v1::StepPlan& plan) const {
   std::vector<LogitsWanted> wanted;
   int32_t token = 0;
   for (const v1::ScheduledSequence& scheduled : plan.scheduled()) {
@@ -284,50 +293,26 @@ absl::Status ModelRunner::Sample(const StepBatch& batch, std::span<const LogitsW
   for (size_t begin = 0; begin < wanted.size(); begin += kLogitsSlice) {
     const size_t count = std::min(kLogitsSlice, wanted.size() - begin);
     if (begin > 0) RETURN_IF_ERROR(ComputeLogits(batch, begin, count));
-    const std::span<const float> made = logits_.span().first(count * vocab);
-    ASSIGN_OR_RETURN(const std::span<const float> logits, ops_->memory().Read(made, logits_room_));
-    SampleSlice(wanted.subspan(begin, count), logits, result);
+    const std::span<const float> logits = logits_.span().first(count * vocab);
+    if (options_.on_logits) RETURN_IF_ERROR(ShowLogits(wanted.subspan(begin, count), logits));
+    if (!is_responder()) continue;
+    ASSIGN_OR_RETURN(const double milliseconds,
+                     sampler_->Sample(wanted.subspan(begin, count), logits, result));
+    sampling_ms_ += milliseconds;
   }
   return absl::OkStatus();
 }
 
-// What the logits are wanted for, [wanted, vocab_size].
-void ModelRunner::SampleSlice(std::span<const LogitsWanted> wanted,
-                              std::span<const float> all_logits, v1::StepResult& result) {
-  const size_t vocab = static_cast<size_t>(config_.vocab_size);
-  const auto logits = [&](size_t row) { return all_logits.subspan(row * vocab, vocab); };
-  for (size_t row = 0; row < wanted.size() && options_.on_logits; ++row) {
-    if (wanted[row].sample) options_.on_logits(wanted[row].id, logits(row));
-  }
-  if (!is_responder()) return;
-  const auto start = std::chrono::steady_clock::now();
-  std::vector<v1::SampledToken> tokens(wanted.size());
-  std::vector<v1::PromptLogprob> prompt(wanted.size());
-  ops_->ForEach(static_cast<int64_t>(wanted.size()), [&](int64_t index) {
-    const size_t row = static_cast<size_t>(index);
-    const LogitsWanted& want = wanted[row];
-    const RankSequence& sequence = *want.sequence;
-    if (want.sample) {
-      tokens[row] = SampleToken({.logits = logits(row),
-                                 .token_ids = sequence.token_ids,
-                                 .prompt_tokens = sequence.prompt_tokens,
-                                 .params = &sequence.sampling});
-      return;
-    }
-    prompt[row] = PromptTokenLogprob(logits(row), sequence.token_ids[want.position + 1],
-                                     sequence.sampling.prompt_logprobs());
-  });
+absl::Status ModelRunner::ShowLogits(std::span<const LogitsWanted> wanted,
+                                     std::span<const float> logits) {
+  ASSIGN_OR_RETURN(const std::span<const float> all, ops_->memory().Read(logits, logits_room_));
+  const auto vocab = static_cast<size_t>(config_.vocab_size);
   for (size_t row = 0; row < wanted.size(); ++row) {
     if (wanted[row].sample) {
-      tokens[row].set_sequence_id(wanted[row].id);
-      *result.add_tokens() = std::move(tokens[row]);
-    } else {
-      prompt[row].set_sequence_id(wanted[row].id);
-      prompt[row].set_position(static_cast<uint32_t>(wanted[row].position + 1));
-      *result.add_prompt_logprobs() = std::move(prompt[row]);
+      options_.on_logits(wanted[row].id, all.subspan(row * vocab, vocab));
     }
   }
-  sampling_ms_ += MillisecondsSince(start);
+  return absl::OkStatus();
 }
 
 // The responder posts the tokens to the ranks that embed them, which take them when a plan needs

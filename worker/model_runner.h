@@ -14,6 +14,7 @@
 #include "parallel/layout.h"
 #include "parallel/model_config.h"
 #include "trireme/v1/worker.pb.h"
+#include "worker/batch_sampler.h"
 #include "worker/kv_cache.h"
 #include "worker/layers/device_link.h"
 #include "worker/layers/rotary_embedding.h"
@@ -34,10 +35,11 @@ struct RunnerOptions {
   int64_t kv_blocks_max = int64_t{1} << 20;
   int64_t swap_bytes_max = 0;
   KvDType kv_dtype = KvDType::kF32;
-  int load_threads = 1;       // that read and pack weights; computing has the Ops' own
-  DeviceLink link = {};       // what connects the ranks' memory; null: LinkThroughHost
-  bool float32 = false;       // widens weights of 16 bits, so that activations are not rounded
-  int64_t max_model_len = 0;  // 0: the model's own, as far as the KV cache holds it
+  int load_threads = 1;         // that read and pack weights; computing has the Ops' own
+  DeviceLink link = {};         // what connects the ranks' memory; null: LinkThroughHost
+  SamplerFactory sampler = {};  // what chooses tokens; null: MakeHostSampler
+  bool float32 = false;         // widens weights of 16 bits, so that activations are not rounded
+  int64_t max_model_len = 0;    // 0: the model's own, as far as the KV cache holds it
   int64_t max_num_batched_tokens = 512;
   // Sees the logits of every sampled token, on the ranks of the last stage. For tests.
   std::function<void(uint64_t sequence_id, std::span<const float> logits)> on_logits;
@@ -82,27 +84,18 @@ class ModelRunner {
   int64_t swap_blocks() const { return swap_blocks_; }
   int64_t block_bytes() const;
   int64_t max_model_len() const { return max_model_len_; }
-  // Spent choosing tokens and on log probabilities, in all steps.
+  // Spent choosing tokens and on log probabilities, in all steps, on the host or the device.
   double sampling_ms() const { return sampling_ms_; }
   // The rank whose results the coordinator hears: the first of the last pipeline stage.
   int responder() const { return responder_; }
   bool is_responder() const { return world_->rank() == responder_; }
 
  private:
-  // A token of the batch whose logits are wanted: the next token is sampled from them, or they tell
-  // how probable the prompt's next token was.
-  struct LogitsWanted {
-    int32_t token = 0;  // index in the batch
-    uint64_t id = 0;
-    const RankSequence* sequence = nullptr;
-    size_t position = 0;
-    bool sample = false;
-  };
-
   ModelRunner(const RunnerOptions& options, Ops* ops, Communicator* world)
       : options_(options), ops_(ops), world_(world) {}
 
   absl::Status LoadModel();
+  absl::Status MakeSampler();
   absl::Status AllocateKvCache();
   absl::Status CopyBlocks(const v1::StepPlan& plan);
   absl::Status PlanMemory(int64_t context);
@@ -114,8 +107,7 @@ class ModelRunner {
   std::vector<LogitsWanted> WantedLogits(const v1::StepPlan& plan) const;
   absl::Status Sample(const StepBatch& batch, std::span<const LogitsWanted> wanted,
                       v1::StepResult& result);
-  void SampleSlice(std::span<const LogitsWanted> wanted, std::span<const float> all_logits,
-                   v1::StepResult& result);
+  absl::Status ShowLogits(std::span<const LogitsWanted> wanted, std::span<const float> logits);
   absl::Status FinishStep(const v1::StepPlan& plan, const v1::StepResult& result);
   absl::Status TakeOldestTokens();
   absl::Status Wait(const std::function<absl::Status()>& transfer);
@@ -147,7 +139,8 @@ class ModelRunner {
   double sampling_ms_ = 0;
   DeviceVector<float> hidden_;  // [tokens, hidden_size]
   DeviceVector<float> logits_;  // of wanted tokens, a slice at a time
-  std::vector<float> logits_room_;
+  std::unique_ptr<BatchSampler> sampler_;
+  std::vector<float> logits_room_;  // for on_logits
 };
 
 }  // namespace trireme

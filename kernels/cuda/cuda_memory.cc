@@ -78,6 +78,12 @@ absl::Status CudaMemory::Drain() {
   return Await(drained_);
 }
 
+absl::Status CudaMemory::Finish() {
+  RETURN_IF_ERROR(Drain());
+  RETURN_IF_ERROR(LaunchStatus("a step's kernels"));
+  return error_;
+}
+
 absl::StatusOr<int64_t> CudaMemory::Available() const {
   ASSIGN_OR_RETURN(const MemoryInfo info, DeviceMemoryInfo());
   return info.free_bytes;
@@ -115,9 +121,7 @@ absl::Status CudaMemory::CopyOut(std::span<std::byte> to, const void* from) {
   if (!to.empty()) {
     RETURN_IF_ERROR(stream_.Copy(to.data(), from, static_cast<int64_t>(to.size())));
   }
-  RETURN_IF_ERROR(Drain());
-  RETURN_IF_ERROR(LaunchStatus("a step's kernels"));
-  return error_;
+  return Finish();
 }
 
 absl::Status CudaMemory::Copy(void* to, const void* from, size_t bytes) {

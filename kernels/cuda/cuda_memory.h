@@ -30,6 +30,8 @@ class CudaMemory final : public Memory {
   // Waits for the work before the event, and for all there is.
   absl::Status Await(const Event& event) const;
   absl::Status Drain();
+  // Drain, and the errors of all that was done, which may not have shown before.
+  absl::Status Finish();
 
   const Stream& stream() const { return stream_; }
   // Keeps the first error of work that could not return it; CopyOut does.

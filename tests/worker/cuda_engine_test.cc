@@ -161,5 +161,87 @@ TEST(CudaWires, RanksThatShareAGpuAreStaged) {
             std::set<std::string>({"staged loopback"}));
 }
 
+// Greedy, seeded, cut, penalised, biased, with log probabilities of output and prompt.
+std::vector<TestRequest> SampledRequests() {
+  std::vector<TestRequest> requests = Requests();
+  std::vector<TestRequest> more = Requests();
+  requests.insert(requests.end(), more.begin(), more.end());
+  for (TestRequest& request : requests) request.steps = 5;
+  // More logits are wanted in one step than are computed at once.
+  while (requests[0].prompt.size() < 80) requests[0].prompt.push_back(requests[0].prompt[7] + 1);
+  requests[0].sampling.set_logprobs(3);
+  requests[0].sampling.set_prompt_logprobs(2);
+  for (size_t i = 1; i < requests.size(); ++i) {
+    requests[i].sampling.set_temperature(1.5f);
+    requests[i].sampling.set_seed(i);
+  }
+  requests[2].sampling.set_top_k(20);
+  requests[2].sampling.set_top_p(0.9f);
+  requests[3].sampling.set_min_p(0.01f);
+  requests[3].sampling.set_logprobs(20);
+  requests[4].sampling.set_repetition_penalty(1.3f);
+  requests[4].sampling.set_presence_penalty(0.5f);
+  requests[4].sampling.set_frequency_penalty(0.25f);
+  requests[4].sampling.set_logprobs(0);
+  requests[5].sampling.set_temperature(0);
+  requests[5].sampling.set_repetition_penalty(2);
+  for (const int32_t id : {7, 3, 7}) {
+    requests[5].sampling.add_bias_ids(id);
+    requests[5].sampling.add_bias(6.5f);
+  }
+  return requests;
+}
+
+std::vector<std::string> Results(const ParallelLayout& layout, bool on_device) {
+  DriverOptions options;
+  options.model_dir = kRoot / "tests/golden/models/llama3";
+  options.layout = layout;
+  options.chunk = 80;
+  options.max_batched_tokens = 128;
+  options.kv_bytes = int64_t{1} << 20;
+  options.kv_blocks_max = 16;
+  options.make_device = [&](int rank) -> absl::StatusOr<Device> {
+    absl::StatusOr<Device> device = MakeDevice({.name = "cuda", .local_rank = rank});
+    if (device.ok() && !on_device) device->sampler = MakeHostSampler;
+    return device;
+  };
+  const absl::StatusOr<GangOutput> output =
+      RunPlans(options, MakePlans(options, SampledRequests()));
+  EXPECT_TRUE(output.ok()) << output.status();
+  std::vector<std::string> results;
+  if (!output.ok()) return results;
+  for (v1::StepResult result : output->results) {
+    result.clear_step_ms();
+    result.clear_bubble_ms();
+    results.push_back(result.ShortDebugString());
+  }
+  return results;
+}
+
+TEST(CudaSampling, TheDeviceHasTheResultsOfTheHost) {
+  for (const ParallelLayout& layout :
+       {ParallelLayout{.tp = 1, .pp = 1}, {.tp = 2, .pp = 1}, {.tp = 1, .pp = 2}}) {
+    const std::vector<std::string> host = Results(layout, false);
+    ASSERT_FALSE(host.empty());
+    EXPECT_EQ(Results(layout, true), host);
+  }
+}
+
+TEST(CudaSampling, MoreLogprobsThanThereIsRoomForAreAnError) {
+  for (const bool prompt : {false, true}) {
+    DriverOptions options;
+    options.model_dir = kRoot / "tests/golden/models/llama3";
+    options.kv_bytes = int64_t{1} << 20;
+    options.make_device = [](int) { return MakeDevice({.name = "cuda"}); };
+    std::vector<TestRequest> requests = Requests();
+    if (prompt) {
+      requests[0].sampling.set_prompt_logprobs(21);
+    } else {
+      requests[0].sampling.set_logprobs(uint32_t{1} << 31);
+    }
+    EXPECT_EQ(DriveGang(options, requests).status().code(), absl::StatusCode::kInvalidArgument);
+  }
+}
+
 }  // namespace
 }  // namespace trireme

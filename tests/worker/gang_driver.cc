@@ -120,6 +120,7 @@ absl::StatusOr<GangOutput> RunPlansOnRank(const DriverOptions& options,
   }
   RunnerOptions runner_options;
   runner_options.link = device.link;
+  runner_options.sampler = device.sampler;
   runner_options.model_dir = options.model_dir;
   runner_options.layout = options.layout;
   runner_options.max_num_batched_tokens = options.max_batched_tokens;
