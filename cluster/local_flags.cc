@@ -23,6 +23,9 @@ void LocalFlags::Define(CLI::App& command) {
       ->check(CLI::Range(1, 4096));
   option("--pp,--pipeline-parallel-size", pp_, "TRIREME_PIPELINE_PARALLEL_SIZE", "pipeline stages")
       ->check(CLI::Range(1, 4096));
+  option("--device", device_, "TRIREME_DEVICE",
+         "what the workers compute on: cpu, or cuda: worker i on GPU i, modulo the machine's GPUs")
+      ->check(CLI::IsMember({"cpu", "cuda"}));
   option("--threads", threads_, "TRIREME_THREADS",
          "compute threads of each worker; 0: this machine's, shared among them")
       ->check(CLI::Range(0, 1024));
@@ -32,7 +35,7 @@ void LocalFlags::Define(CLI::App& command) {
   option("--kv-memory", kv_memory_, "TRIREME_KV_MEMORY",
          "each worker's KV cache: bytes (2GiB) or a share of the available memory (40%)");
   option("--kv-cache-dtype", kv_cache_dtype_, "TRIREME_KV_CACHE_DTYPE",
-         "keys and values in the cache: auto (f32, exact), f32, bf16 or int8")
+         "keys and values in the cache: auto (cpu: f32, exact; cuda: bf16), f32, bf16 or int8")
       ->check(CLI::IsMember({"auto", "f32", "bf16", "int8"}));
   option("--log-level", log_level_, "TRIREME_LOG_LEVEL",
          "what coordinator and workers log to standard error")
@@ -50,9 +53,9 @@ LocalClusterOptions LocalFlags::Options() const {
           .tp = tp_,
           .pp = pp_,
           .coordinator_flags = {"--max-model-len", max_model_len, "--log-level", log_level_},
-          .worker_flags = {"--max-model-len", max_model_len, "--threads", absl::StrCat(threads_),
-                           "--kv-memory", kv_memory_, "--kv-cache-dtype", kv_cache_dtype_,
-                           "--log-level", log_level_}};
+          .worker_flags = {"--device", device_, "--max-model-len", max_model_len, "--threads",
+                           absl::StrCat(threads_), "--kv-memory", kv_memory_, "--kv-cache-dtype",
+                           kv_cache_dtype_, "--log-level", log_level_}};
 }
 
 }  // namespace trireme

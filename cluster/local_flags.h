@@ -22,6 +22,7 @@ class LocalFlags {
   std::string model_;
   int tp_ = 1;
   int pp_ = 1;
+  std::string device_ = "cpu";
   int threads_ = 0;
   uint32_t max_model_len_ = 0;
   std::string kv_memory_ = "1GiB";

@@ -152,6 +152,22 @@ case_lost_workers_are_started_anew() {
   expect_no_children
 }
 
+# With the worker whose CUDA kernels run on the CPU in the worker's place.
+case_a_device_is_the_workers() {
+  mkdir "$work/emulated"
+  cp "$bin/trireme" "$work/emulated/"
+  ln -s "$bin/trireme-coordinator" "$work/emulated/"
+  ln -s "$bin/trireme-worker-emulated" "$work/emulated/trireme-worker"
+  expect_match "the device" "$("$work/emulated/trireme" run "$model" --device cuda "${small[@]}" --max-model-len 128 \
+    -n 8 --log-level info -p "$question" 2>&1)" "cuda 0 emulated device" || return 1
+  expect_no_children || return 1
+  expect_failure "cpu,cuda" "$bin/trireme" run "$model" --device tpu -p x || return 1
+  ldd "$bin/trireme-worker" | grep -q libcudart && return  # it has CUDA
+  expect_failure "this build has no CUDA" "$bin/trireme" run "$model" --device cuda -p x || return 1
+  TRIREME_DEVICE=cuda expect_failure "this build has no CUDA" "$bin/trireme" serve "$model" --grpc 127.0.0.1:0 || return 1
+  expect_no_children
+}
+
 case_bad_starts() {
   expect_failure "/nowhere" "$bin/trireme" run /nowhere -p x || return 1
   expect_failure "1024 positions" "$bin/trireme" run "$model" -p x --max-model-len 99999 || return 1
