@@ -78,11 +78,12 @@ done
 cp -rL /usr/share/openmpi "$out/openmpi/share/"
 find "$out/lib" "$out/openmpi" -name '*.so*' ! -name 'ld-linux*' -exec strip --strip-unneeded {} + 2>/dev/null || true
 
-mkdir -p "$out/models" "$out/tests/golden"
+mkdir -p "$out/models" "$out/tests/golden" "$out/tools"
 mkdir "$out/models/pilot"
 cp models/pilot/{config.json,generation_config.json,model.safetensors,tokenizer.json,tokenizer_config.json} \
   "$out/models/pilot/"
 cp tests/golden/quant.json "$out/tests/golden/"
+cp tools/{bench_engine,make_random_checkpoint}.py "$out/tools/"
 cp scripts/gpu_check.sh scripts/processes.sh "$out/scripts/"
 { echo "commit $(git rev-parse HEAD 2>/dev/null || echo unknown)"; echo "build $build"; } >"$out/ORIGIN"
 

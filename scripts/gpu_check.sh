@@ -2,9 +2,10 @@
 # Everything that only a GPU can show, in less than 8 minutes; on a machine with one GPU and CUDA's libraries:
 #   scripts/gpu_check.sh [RESULTS-DIR]        default: gpu_results; from a bundle (scripts/bundle.sh)
 # Facts of the machine; every kernel against its CPU reference; the pilot model end to end at TP=1 and TP=2 on the
-# one GPU; compute-sanitizer on a subset, where there is one; benchmarks. Writes a log for each step, summary.json
-# and, from the benchmarks, bench.json and bench.txt. Ends with 0 if all steps passed, 1 if one failed, 77 if there
-# is no GPU.
+# one GPU; compute-sanitizer on a subset, where there is one; benchmarks of the kernels and, where there are python3
+# and room for checkpoints of 22 GB, one at a time, of the engine. Writes a log for each step, summary.json and, from
+# the benchmarks, bench.json, bench.txt, engine.json and engine.txt. Ends with 0 if all steps passed, 1 if one failed,
+# 77 if there is no GPU.
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit 1
 results=${1:-gpu_results}
@@ -97,6 +98,14 @@ fi
 if [[ -x bin/cuda_bench ]]; then
   step bench 120 bash -c 'bin/cuda_bench --json "$results/bench.json" >"$results/bench.txt" && cat "$results/bench.txt"'
   cat "$results/bench.txt" 2>/dev/null
+fi
+
+# Decode by the whole engine: 8B in bf16 and INT4, and a rank of 90B; the gap between steps.
+if command -v python3 >/dev/null; then
+  step engine 180 bash -c 'python3 tools/bench_engine.py --json "$results/engine.json" | tee "$results/engine.txt"; exit "${PIPESTATUS[0]}"'
+  cat "$results/engine.txt"
+else
+  echo "engine                   skipped: no python3 here"
 fi
 
 {

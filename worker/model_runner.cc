@@ -66,6 +66,7 @@ absl::Status ModelRunner::LoadModel() {
       .ops = ops_, .tp = tp_.get(), .weights = &weights_, .scratch = &scratch_, .shard = shard_};
   ASSIGN_OR_RETURN(model_, MakeModel(config_, rank));
   load_report_ = {.shard_bytes = weights_.bytes(),
+                  .lookup_bytes = static_cast<uint64_t>(model_->lookup_bytes()),
                   .bytes_read = checkpoint->bytes_read(),
                   .load_ms = MillisecondsSince(start)};
   return absl::OkStatus();
@@ -140,9 +141,7 @@ absl::Status ModelRunner::PlanMemory(int64_t context) {
   RETURN_IF_ERROR(ops_->memory().Zero(hidden.data(), hidden.size_bytes()));
   RETURN_IF_ERROR(ops_->BeginStep(batch));
   RETURN_IF_ERROR(ComputeStage(batch, hidden));
-  float done = 0;
-  RETURN_IF_ERROR(
-      ops_->memory().CopyOut(std::as_writable_bytes(std::span(&done, 1)), hidden.data()));
+  RETURN_IF_ERROR(WaitForHidden());
   cache_ = KvCache();
   ASSIGN_OR_RETURN(const int64_t after, ops_->memory().Available());
   LogInfo(absl::StrFormat(
@@ -165,24 +164,37 @@ absl::StatusOr<v1::StepResult> ModelRunner::Step(const v1::StepPlan& plan) {
   RETURN_IF_ERROR(sequences_.Apply(plan));
   RETURN_IF_ERROR(CopyBlocks(plan));
   while (takes_tokens() && sequences_.NeedsUnknown(plan)) RETURN_IF_ERROR(TakeOldestTokens());
-  StepBatch batch = BuildBatch(plan);
+  batch_ = BuildBatch(plan);
   std::vector<LogitsWanted> wanted;
   if (shard_.last_stage) wanted = WantedLogits(plan);
-  for (const LogitsWanted& want : wanted) batch.wanted.push_back(want.token);
+  for (const LogitsWanted& want : wanted) batch_.wanted.push_back(want.token);
   // Padding's logits too, so that steps of as many tokens have the same shape.
-  if (!wanted.empty() && batch.places.back().position == TokenPlace::kPadding) {
-    batch.wanted.resize(batch.ids.size(), wanted.back().token);
+  if (!wanted.empty() && batch_.places.back().position == TokenPlace::kPadding) {
+    batch_.wanted.resize(batch_.ids.size(), wanted.back().token);
   }
-  RETURN_IF_ERROR(ops_->BeginStep(batch));
-  RETURN_IF_ERROR(ForwardStage(batch));
+  RETURN_IF_ERROR(ops_->BeginStep(batch_));
+  RETURN_IF_ERROR(ForwardStage(batch_));
   v1::StepResult result;
-  RETURN_IF_ERROR(Sample(batch, wanted, result));
+  RETURN_IF_ERROR(Sample(batch_, wanted, result));
   RETURN_IF_ERROR(FinishStep(plan, result));
   result.set_epoch(plan.epoch());
   result.set_step(plan.step());
   result.set_step_ms(MillisecondsSince(start));
   result.set_bubble_ms(bubble_ms_);
   return result;
+}
+
+absl::StatusOr<double> ModelRunner::RepeatStep(int times) {
+  CHECK(options_.layout.pp == 1);
+  const auto start = std::chrono::steady_clock::now();
+  for (int i = 0; i < times; ++i) RETURN_IF_ERROR(ForwardStage(batch_));
+  RETURN_IF_ERROR(WaitForHidden());
+  return MillisecondsSince(start) / times;
+}
+
+absl::Status ModelRunner::WaitForHidden() {
+  float done = 0;
+  return ops_->memory().CopyOut(std::as_writable_bytes(std::span(&done, 1)), hidden_.span().data());
 }
 
 absl::Status ModelRunner::Finish() {

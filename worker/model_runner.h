@@ -47,8 +47,9 @@ struct RunnerOptions {
 
 // What loading a shard came to.
 struct LoadReport {
-  uint64_t shard_bytes = 0;  // held in memory
-  uint64_t bytes_read = 0;   // of the checkpoint's tensors
+  uint64_t shard_bytes = 0;   // held in memory
+  uint64_t lookup_bytes = 0;  // of them, a table that steps read only a token's row of
+  uint64_t bytes_read = 0;    // of the checkpoint's tensors
   double load_ms = 0;
 };
 
@@ -70,6 +71,11 @@ class ModelRunner {
   // set. After an error the gang is of no further use: a peer is gone or the plan does not fit the
   // state.
   absl::StatusOr<v1::StepResult> Step(const v1::StepPlan& plan);
+
+  // Computes this rank's part of the last step again, `times` times, and returns the milliseconds
+  // of each: all are queued at once, so that a device never waits for the host. For measurements;
+  // what the rank knows stays as it is. Collective, without pipeline stages.
+  absl::StatusOr<double> RepeatStep(int times);
 
   // To be called after the last Step, so that nothing is under way when the communicators are
   // destroyed. Collective.
@@ -102,6 +108,7 @@ class ModelRunner {
   void AppendToken(int32_t id, const TokenPlace& place, StepBatch& batch) const;
   StepBatch BuildBatch(const v1::StepPlan& plan) const;
   absl::Status ForwardStage(const StepBatch& batch);
+  absl::Status WaitForHidden();
   absl::Status ComputeStage(const StepBatch& batch, std::span<float> hidden);
   absl::Status ComputeLogits(const StepBatch& batch, size_t begin, size_t count);
   std::vector<LogitsWanted> WantedLogits(const v1::StepPlan& plan) const;
@@ -135,6 +142,7 @@ class ModelRunner {
   int64_t max_model_len_ = 0;
   int64_t swap_blocks_ = 0;
   Sequences sequences_;
+  StepBatch batch_;       // of this step, or the last
   double bubble_ms_ = 0;  // of this step
   double sampling_ms_ = 0;
   DeviceVector<float> hidden_;  // [tokens, hidden_size]

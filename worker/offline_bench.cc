@@ -2,7 +2,9 @@
 
 #include <algorithm>
 #include <chrono>
+#include <functional>
 #include <iostream>
+#include <optional>
 #include <thread>
 #include <vector>
 
@@ -29,17 +31,28 @@ uint64_t ReadAll(std::span<const uint64_t> words) {
   return total;
 }
 
-// Gigabytes per second that all threads of all ranks read from memory together, best of five
-// passes.
+// Gigabytes per second of all ranks together, each of which moves `bytes` by `work` at the same
+// time; best of five passes.
+absl::StatusOr<double> BestBandwidth(size_t bytes, Communicator& world,
+                                     const std::function<absl::Status()>& work) {
+  double best = 0;
+  for (int pass = 0; pass < 5; ++pass) {
+    RETURN_IF_ERROR(world.Barrier());
+    const auto start = Clock::now();
+    RETURN_IF_ERROR(work());
+    RETURN_IF_ERROR(world.Barrier());
+    best = std::max(best, static_cast<double>(bytes) * world.size() / SecondsSince(start) / 1e9);
+  }
+  return best;
+}
+
+// By all threads of the host.
 absl::StatusOr<double> MeasureReadBandwidth(int threads, Communicator& world) {
   constexpr size_t kBytesPerThread = size_t{512} << 20;  // far more than any cache share
   ASSIGN_OR_RETURN(const Buffer memory,
                    HostMemory().Allocate(kBytesPerThread * static_cast<size_t>(threads)));
   std::fill_n(memory.data(), memory.size(), std::byte{1});
-  double best = 0;
-  for (int pass = 0; pass < 5; ++pass) {
-    RETURN_IF_ERROR(world.Barrier());
-    const auto start = Clock::now();
+  return BestBandwidth(memory.size(), world, [&] {
     std::vector<std::thread> helpers;
     std::vector<uint64_t> sums(static_cast<size_t>(threads));
     const auto read = [&](int t) {
@@ -50,13 +63,23 @@ absl::StatusOr<double> MeasureReadBandwidth(int threads, Communicator& world) {
     for (int t = 1; t < threads; ++t) helpers.emplace_back(read, t);
     read(0);
     for (std::thread& helper : helpers) helper.join();
-    RETURN_IF_ERROR(world.Barrier());
-    const double seconds = SecondsSince(start);
-    if (std::count(sums.begin(), sums.end(), 0) > 0) return absl::InternalError("nothing was read");
-    const double bytes = static_cast<double>(memory.size()) * world.size();
-    best = std::max(best, bytes / seconds / 1e9);
-  }
-  return best;
+    return std::count(sums.begin(), sums.end(), 0) > 0 ? absl::InternalError("nothing was read")
+                                                       : absl::OkStatus();
+  });
+}
+
+absl::StatusOr<double> MeasureCopyBandwidth(Memory& memory, Communicator& world) {
+  constexpr size_t kBytes = size_t{256} << 20;  // far more than a device's cache
+  constexpr int kCopies = 16;                   // so long that the wait for them counts for nothing
+  ASSIGN_OR_RETURN(const Buffer from, memory.Allocate(kBytes));
+  ASSIGN_OR_RETURN(const Buffer to, memory.Allocate(kBytes));
+  return BestBandwidth(2 * kBytes * kCopies, world, [&]() -> absl::Status {
+    for (int i = 0; i < kCopies; ++i) {
+      RETURN_IF_ERROR(memory.Copy(to.data(), from.data(), kBytes));
+    }
+    std::byte last{};
+    return memory.CopyOut(std::span(&last, 1), to.data());
+  });
 }
 
 // Plans `batch` equal sequences, as a scheduler would.
@@ -149,11 +172,8 @@ absl::Status WarmUp(const OfflineBenchOptions& options, BenchPlanner& planner,
   return runner.Step(planner.Finish(0)).status();
 }
 
-}  // namespace
-
-absl::Status RunOfflineBench(const OfflineBenchOptions& options, ModelRunner& runner, Ops& ops,
-                             Communicator& world) {
-  BenchPlanner planner(options, runner);
+absl::Status CheckFits(const OfflineBenchOptions& options, const BenchPlanner& planner,
+                       const ModelRunner& runner) {
   if (options.prompt_tokens < 1 || options.decode_tokens < 1 || options.batch < 1 ||
       options.chunk < 1 || options.prompt_tokens + options.decode_tokens > runner.max_model_len() ||
       planner.blocks() > runner.pool_blocks()) {
@@ -161,39 +181,94 @@ absl::Status RunOfflineBench(const OfflineBenchOptions& options, ModelRunner& ru
         "the benchmark's batch of prompt and output tokens does not fit the KV cache; lower them "
         "or raise --kv-memory");
   }
-  ASSIGN_OR_RETURN(const double bandwidth, MeasureReadBandwidth(ops.threads(), world));
-  RETURN_IF_ERROR(WarmUp(options, planner, runner));
-  const auto prefill_start = Clock::now();
+  return absl::OkStatus();
+}
+
+absl::StatusOr<double> PrefillSeconds(const OfflineBenchOptions& options, BenchPlanner& planner,
+                                      ModelRunner& runner) {
+  const auto start = Clock::now();
   for (int64_t id = 0; id < options.batch; ++id) {
     for (int64_t begin = 0; begin < options.prompt_tokens; begin += options.chunk) {
       const int64_t end = std::min(begin + options.chunk, options.prompt_tokens);
       RETURN_IF_ERROR(runner.Step(planner.Prefill(static_cast<uint64_t>(id), begin, end)).status());
     }
   }
-  const double prefill_s = SecondsSince(prefill_start);
-  const double prefill_sampling_ms = runner.sampling_ms();
+  return SecondsSince(start);
+}
+
+struct DecodeTimes {
   std::vector<double> step_s;
+  std::optional<double> queued_ms;  // of a step among steps that are queued at once
+};
+
+absl::StatusOr<DecodeTimes> Decode(const OfflineBenchOptions& options, bool queued,
+                                   BenchPlanner& planner, ModelRunner& runner) {
+  DecodeTimes times;
   for (int64_t i = 1; i < options.decode_tokens; ++i) {
     const auto start = Clock::now();
     for (int64_t part = 0; part < options.micro_batches; ++part) {
       RETURN_IF_ERROR(runner.Step(planner.Decode(part)).status());
     }
-    step_s.push_back(SecondsSince(start));
+    times.step_s.push_back(SecondsSince(start));
+    if (!queued || i != (options.decode_tokens + 1) / 2) continue;  // of a context of mean length
+    ASSIGN_OR_RETURN(times.queued_ms, runner.RepeatStep(20));
   }
+  return times;
+}
+
+// What a rank holds, and what it reads in a decode step of mean length.
+struct RankBytes {
+  double weights = 0;
+  double step = 0;
+};
+
+absl::StatusOr<RankBytes> BytesOfAll(const OfflineBenchOptions& options, const ModelRunner& runner,
+                                     Communicator& world) {
+  const LoadReport& load = runner.load_report();
+  const double context =
+      static_cast<double>(options.prompt_tokens) + static_cast<double>(options.decode_tokens) / 2;
+  const double token_bytes = static_cast<double>(runner.block_bytes()) /
+                             static_cast<double>(runner.kv_cache().block_size());
+  const RankBytes mine{.weights = static_cast<double>(load.shard_bytes),
+                       .step = static_cast<double>(load.shard_bytes - load.lookup_bytes) +
+                               static_cast<double>(options.batch) * context * token_bytes};
+  std::vector<RankBytes> ranks(static_cast<size_t>(world.size()));
+  RETURN_IF_ERROR(world.AllGather(std::as_bytes(std::span(&mine, 1)),
+                                  std::as_writable_bytes(std::span(ranks))));
+  RankBytes all;
+  for (const RankBytes& rank : ranks) {
+    all.weights += rank.weights;
+    all.step += rank.step;
+  }
+  return all;
+}
+
+}  // namespace
+
+absl::Status RunOfflineBench(const OfflineBenchOptions& options, ModelRunner& runner, Ops& ops,
+                             Communicator& world) {
+  using nlohmann::json;
+  BenchPlanner planner(options, runner);
+  RETURN_IF_ERROR(CheckFits(options, planner, runner));
+  const bool on_host = ops.memory().on_host();
+  ASSIGN_OR_RETURN(const double bandwidth, on_host ? MeasureReadBandwidth(ops.threads(), world)
+                                                   : MeasureCopyBandwidth(ops.memory(), world));
+  RETURN_IF_ERROR(WarmUp(options, planner, runner));
+  ASSIGN_OR_RETURN(const double prefill_s, PrefillSeconds(options, planner, runner));
+  const double prefill_sampling_ms = runner.sampling_ms();
+  const bool queued = !on_host && runner.shard().first_stage && runner.shard().last_stage;
+  ASSIGN_OR_RETURN(const DecodeTimes times, Decode(options, queued, planner, runner));
   RETURN_IF_ERROR(runner.Finish());
   // Only the responder samples; with pipeline stages that is not rank 0.
   double sampling_ms = runner.sampling_ms() - prefill_sampling_ms;
   RETURN_IF_ERROR(
       world.Broadcast(std::as_writable_bytes(std::span(&sampling_ms, 1)), runner.responder()));
-  std::vector<uint64_t> shard_bytes(static_cast<size_t>(world.size()));
-  const uint64_t mine = runner.load_report().shard_bytes;
-  RETURN_IF_ERROR(world.AllGather(std::as_bytes(std::span(&mine, 1)),
-                                  std::as_writable_bytes(std::span(shard_bytes))));
+  ASSIGN_OR_RETURN(const RankBytes bytes, BytesOfAll(options, runner, world));
   if (world.rank() != 0) return absl::OkStatus();
-  const double median_s = step_s.empty() ? 0 : Median(step_s);
-  double weight_bytes = 0;
-  for (const uint64_t bytes : shard_bytes) weight_bytes += static_cast<double>(bytes);
-  const nlohmann::json report = {
+  const double step_s = times.step_s.empty() ? 0 : Median(times.step_s);
+  const double step_sampling_ms =
+      times.step_s.empty() ? 0 : sampling_ms / static_cast<double>(times.step_s.size());
+  json report = {
       {"ranks", world.size()},
       {"threads_per_rank", ops.threads()},
       {"device", std::string(ops.name())},
@@ -202,14 +277,24 @@ absl::Status RunOfflineBench(const OfflineBenchOptions& options, ModelRunner& ru
       {"micro_batches", options.micro_batches},
       {"prompt_tokens", options.prompt_tokens},
       {"decode_tokens", options.decode_tokens},
-      {"weight_bytes", weight_bytes},
-      {"read_bandwidth_gb_s", bandwidth},
+      {"weight_bytes", bytes.weights},
+      {on_host ? "read_bandwidth_gb_s" : "copy_bandwidth_gb_s", bandwidth},
       {"prefill_tokens_per_s",
        static_cast<double>(options.prompt_tokens * options.batch) / prefill_s},
-      {"decode_step_ms", median_s * 1e3},
-      {"decode_sampling_ms", step_s.empty() ? 0 : sampling_ms / static_cast<double>(step_s.size())},
-      {"decode_tokens_per_s", median_s > 0 ? static_cast<double>(options.batch) / median_s : 0},
-      {"decode_weight_gb_s", median_s > 0 ? weight_bytes / median_s / 1e9 : 0}};
+      {"decode_step_ms", step_s * 1e3},
+      {"decode_sampling_ms", step_sampling_ms},
+      {"decode_tokens_per_s", step_s > 0 ? static_cast<double>(options.batch) / step_s : 0},
+      {"decode_weight_gb_s", step_s > 0 ? bytes.weights / step_s / 1e9 : 0},
+      {"decode_bytes", nullptr},
+      {"decode_roofline_share", nullptr},
+      {"decode_gap_ms", nullptr}};
+  if (step_s > 0 && runner.config().num_experts == 0) {
+    report["decode_bytes"] = bytes.step;
+    report["decode_roofline_share"] = bytes.step / step_s / 1e9 / bandwidth;
+  }
+  if (times.queued_ms) {
+    report["decode_gap_ms"] = step_s * 1e3 - *times.queued_ms - step_sampling_ms;
+  }
   std::cout << report.dump() << std::endl;
   return absl::OkStatus();
 }

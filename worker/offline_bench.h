@@ -17,9 +17,16 @@ struct OfflineBenchOptions {
   float top_p = 1;
 };
 
-// Measures this gang without a coordinator: the memory-read bandwidth of all ranks together, then
-// prefill and decode speed of `batch` random prompts. Rank 0 prints one JSON object to standard
-// output. Collective over `world`.
+// Measures this gang without a coordinator: the bandwidth of all ranks' memory together, by reading
+// (of a host) or by copying (of a device; bytes read and written), then prefill and decode speed of
+// `batch` random prompts. Rank 0 prints one JSON object to standard output. Collective over
+// `world`.
+//   decode_bytes            what a decode step must read: weights, without the rows of tables that
+//                           are only looked up in, keys and values; null of a mixture of experts,
+//                           which chooses what it reads
+//   decode_roofline_share   the time that reading them takes at that bandwidth, of a step's
+//   decode_gap_ms           of a step's time, what a device without pipeline stages is idle: what
+//                           steps queued at once, and sampling, do not take; null elsewhere
 absl::Status RunOfflineBench(const OfflineBenchOptions& options, ModelRunner& runner, Ops& ops,
                              Communicator& world);
 

@@ -82,6 +82,25 @@ TEST_F(ModelRunnerTest, AnEmptyPlanIsNoWork) {
   EXPECT_TRUE((*Load())->Step(plan).ok());
 }
 
+TEST_F(ModelRunnerTest, AStepComputedAgainChangesNothing) {
+  const auto logprobs = [&](int times) {
+    const std::unique_ptr<ModelRunner> runner = *Load();
+    v1::StepPlan plan = GoodPlan();
+    plan.mutable_new_sequences(0)->mutable_sampling()->set_logprobs(0);
+    std::vector<float> got;
+    for (uint64_t step = 0; step < 4; ++step) {
+      plan.set_step(step);
+      got.push_back(runner->Step(plan)->tokens(0).logprob());
+      EXPECT_TRUE(times == 0 || runner->RepeatStep(times).ok());
+      plan.clear_new_sequences();
+      plan.mutable_scheduled(0)->clear_new_block_ids();
+      plan.mutable_scheduled(0)->set_num_tokens(1);
+    }
+    return got;
+  };
+  EXPECT_EQ(logprobs(3), logprobs(0));
+}
+
 TEST_F(ModelRunnerTest, RefusesBadPlans) {
   const auto refused = [&](auto change) {
     v1::StepPlan plan = GoodPlan();

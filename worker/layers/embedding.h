@@ -18,6 +18,7 @@ class VocabParallelEmbedding {
                                                      const std::string& name);
   // out [tokens, hidden].
   absl::Status Forward(const StepBatch& batch, std::span<float> out) const;
+  int64_t bytes() const { return table_.rows * DTypeRowBytes(table_.dtype, table_.cols); }
 
  private:
   Ops* ops_ = nullptr;

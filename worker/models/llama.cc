@@ -76,6 +76,8 @@ class Llama final : public Model {
           head_, VocabParallelHead::Load(rank, config.tie_word_embeddings ? embedding : "lm_head",
                                          config.vocab_size));
     }
+    const bool read_as_head = config.tie_word_embeddings && rank.shard.last_stage;
+    if (embedding_ && !read_as_head) lookup_bytes_ = embedding_->bytes();
     return absl::OkStatus();
   }
 
@@ -121,6 +123,8 @@ class Llama final : public Model {
     return head_->Forward(last, rows, logits);
   }
 
+  int64_t lookup_bytes() const override { return lookup_bytes_; }
+
  private:
   Ops& ops_;
   const int64_t hidden_size_;
@@ -129,6 +133,7 @@ class Llama final : public Model {
   std::optional<RmsNorm> final_norm_;
   std::optional<VocabParallelHead> head_;
   DeviceVector<float> normed_, delta_;
+  int64_t lookup_bytes_ = 0;
 };
 
 }  // namespace

@@ -27,6 +27,8 @@ class Model {
   // Ops::Wanted.
   virtual absl::Status Logits(std::span<const int32_t> tokens, std::span<const float> hidden,
                               std::span<float> logits) = 0;
+  // Bytes of this rank's weights that a step does not read, but for its tokens' rows.
+  virtual int64_t lookup_bytes() const = 0;
 };
 
 // Makes the model of config.architecture. The registry is the table in registry.cc: a new
