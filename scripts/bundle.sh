@@ -65,8 +65,8 @@ add_program "$(readlink -f "$(command -v mpirun)")" mpirun
 mpi=$(dirname "$(ldd "$build/bin/trireme-worker" | awk '/libmpi\.so/ { print $3 }')")
 mkdir -p "$out/openmpi/plugins" "$out/openmpi/share" "$out/openmpi/pmix/plugins"
 for plugin in "$mpi"/openmpi/lib/openmpi3/*.so; do
-  # What drives networks that a single machine does not need would bring many libraries.
-  case $(basename "$plugin") in *ucx* | *ofi* | *psm* | *usnic* | *openib* | *fs_* | *io_romio* | *lsf* | *tm.so) continue ;; esac
+  # What drives networks that a single machine does not need would bring many libraries; OpenSHMEM is not used.
+  case $(basename "$plugin") in *atomic* | *memheap* | *scoll* | *sshmem* | *ucx* | *ofi* | *psm* | *usnic* | *openib* | *fs_* | *io_romio* | *lsf* | *tm.so) continue ;; esac
   cp -L "$plugin" "$out/openmpi/plugins/"
   copy_libraries "$plugin"
 done
