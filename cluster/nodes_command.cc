@@ -31,16 +31,20 @@ grpc::Status ListRanks(v1::Cluster::Stub& stub, v1::ListRanksResponse& response)
 }
 
 void PrintTable(const v1::ListRanksResponse& response) {
-  std::cout << absl::StrFormat("%4s %3s %3s  %-16s %-12s %7s %9s %10s %10s %9s %9s\n", "rank", "tp",
-                               "pp", "host", "device", "threads", "layers", "shard MB", "read MB",
-                               "load ms", "KV MB");
-  for (const v1::RankInfo& rank : response.ranks()) {
-    const std::string layers = absl::StrFormat("%d-%d", rank.layer_begin(), rank.layer_end() - 1);
-    std::cout << absl::StrFormat(
-        "%4d %3d %3d  %-16s %-12s %7d %9s %10.1f %10.1f %9.0f %9.1f\n", rank.rank(), rank.tp_rank(),
-        rank.pp_rank(), rank.host(), rank.device(), rank.threads(), layers,
-        static_cast<double>(rank.shard_bytes()) / 1e6, static_cast<double>(rank.bytes_read()) / 1e6,
-        rank.load_ms(), static_cast<double>(rank.kv_bytes()) / 1e6);
+  std::cout << absl::StrFormat("%4s %4s %3s %3s  %-16s %-12s %7s %9s %10s %10s %9s %9s\n", "gang",
+                               "rank", "tp", "pp", "host", "device", "threads", "layers",
+                               "shard MB", "read MB", "load ms", "KV MB");
+  for (const v1::Gang& gang : response.gangs()) {
+    for (const v1::RankInfo& rank : gang.ranks()) {
+      const std::string layers = absl::StrFormat("%d-%d", rank.layer_begin(), rank.layer_end() - 1);
+      std::cout << absl::StrFormat("%4d %4d %3d %3d  %-16s %-12s %7d %9s %10.1f %10.1f %9.0f %9.1f",
+                                   gang.epoch(), rank.rank(), rank.tp_rank(), rank.pp_rank(),
+                                   rank.host(), rank.device(), rank.threads(), layers,
+                                   static_cast<double>(rank.shard_bytes()) / 1e6,
+                                   static_cast<double>(rank.bytes_read()) / 1e6, rank.load_ms(),
+                                   static_cast<double>(rank.kv_bytes()) / 1e6)
+                << (gang.draining() ? "  drains" : "") << "\n";
+    }
   }
 }
 

@@ -9,12 +9,10 @@
 #include "base/check.h"
 #include "base/log.h"
 #include "base/status_macros.h"
+#include "coordinator/router.h"
 
 namespace trireme {
 namespace {
-
-// Of the first steps that also decode, while nobody knows how long a step takes.
-constexpr uint32_t kTokensAtUnknownSpeed = 64;
 
 // Between two messages of a stream, where tokens come faster.
 constexpr std::chrono::milliseconds kFlushInterval{4};
@@ -39,8 +37,9 @@ double Milliseconds(std::chrono::steady_clock::duration duration) {
 Engine::Engine(EngineOptions options)
     : options_(std::move(options)),
       max_model_len_(options_.gang.max_model_len),
-      scheduler_(options_.scheduler),
-      supervisor_(options_.gang) {}
+      supervisor_(options_.gang) {
+  replicas_.push_back(std::make_unique<Replica>(options_.replica));
+}
 
 Engine::~Engine() { Stop("the coordinator has stopped"); }
 
@@ -124,7 +123,8 @@ void Engine::Loop() {
     for (const Event& event : NextEvents()) event();
     if (stopped_) break;
     CheckDeadlines();
-    SendPlans();
+    EndDrained();
+    for (const auto& replica : replicas_) SendPlans(*replica);
     FlushSinks();
     PublishStats();
   }
@@ -144,9 +144,12 @@ std::vector<Engine::Event> Engine::NextEvents() {
 }
 
 std::optional<Engine::Clock::time_point> Engine::NextDeadline() const {
-  // At most one of the two is set: steps need a gang.
-  std::optional<Clock::time_point> next =
-      step_deadline_.has_value() ? step_deadline_ : gang_deadline_;
+  std::optional<Clock::time_point> next;
+  for (const auto& replica : replicas_) {
+    for (const auto& deadline : {replica->step_deadline(), replica->gang_deadline()}) {
+      if (deadline.has_value()) next = std::min(next.value_or(*deadline), *deadline);
+    }
+  }
   if (const auto silence = supervisor_.NextSilence()) {
     next = std::min(next.value_or(*silence), *silence);
   }
@@ -161,15 +164,7 @@ std::optional<Engine::Clock::time_point> Engine::NextDeadline() const {
 
 void Engine::CheckDeadlines() {
   const Clock::time_point now = Clock::now();
-  if (step_deadline_.has_value() && now >= *step_deadline_) {
-    step_deadline_.reset();
-    const uint64_t step = scheduler_.oldest_step();
-    HandleGangEvent(supervisor_.LoseGang(
-        absl::StrCat("it is stuck: no answer to step ", step, " within ",
-                     std::chrono::duration<double>(options_.step_timeout).count(),
-                     " s (--step-timeout-s): ", supervisor_.Laggards(step))));
-  }
-  HandleGangEvent(supervisor_.CheckSilence(now));
+  CheckGangs(now);
   std::vector<uint64_t> stalled;
   for (const auto& [id, request] : requests_) {
     if (num_stalled_ == 0) break;
@@ -181,47 +176,72 @@ void Engine::CheckDeadlines() {
                                      std::chrono::duration<double>(options_.client_timeout).count(),
                                      " s (--client-timeout-s)")));
   }
-  if (gang_deadline_.has_value() && now >= *gang_deadline_) {
-    gang_deadline_.reset();
-    FailAll(absl::UnavailableError(
-        absl::StrCat("the workers were lost (", gang_lost_reason_, ") and none came back within ",
-                     std::chrono::duration<double>(options_.gang_timeout).count(), " s")));
+  DropIdleReplicas();
+}
+
+void Engine::CheckGangs(Clock::time_point now) {
+  std::vector<GangEvent> events;
+  for (const auto& replica : replicas_) {
+    if (!replica->step_deadline().has_value() || now < *replica->step_deadline()) continue;
+    const uint64_t step = replica->scheduler().oldest_step();
+    events.push_back(supervisor_.LoseGang(
+        replica->epoch(),
+        absl::StrCat("it is stuck: no answer to step ", step, " within ",
+                     std::chrono::duration<double>(options_.replica.step_timeout).count(),
+                     " s (--step-timeout-s): ", supervisor_.Laggards(replica->epoch(), step))));
+  }
+  for (GangEvent& event : events) HandleGangEvent(std::move(event));
+  for (GangEvent& event : supervisor_.CheckSilence(now)) HandleGangEvent(std::move(event));
+  for (const auto& replica : replicas_) {
+    if (!replica->gang_deadline().has_value() || now < *replica->gang_deadline()) continue;
+    replica->GiveUp();
+    const absl::Status status = absl::UnavailableError(absl::StrCat(
+        "the workers were lost (", replica->lost_reason(), ") and none came back within ",
+        std::chrono::duration<double>(options_.gang_timeout).count(), " s"));
+    for (const uint64_t id : RequestsOf(*replica)) FailRequest(id, status);
   }
 }
 
-void Engine::SendPlans() {
-  if (draining_.has_value()) return EndDrain();
-  if (options_.step_target.count() > 0) {
-    const auto tokens = load_.TokensWithin(static_cast<double>(options_.step_target.count()));
-    scheduler_.SetMixedStepTokens(tokens.value_or(kTokensAtUnknownSpeed));
-  }
-  while (std::optional<v1::StepPlan> plan = scheduler_.Plan()) {
-    SentPlan sent{.tokens = 0, .gang_had_work = !dry_};
-    for (const v1::ScheduledSequence& each : plan->scheduled()) sent.tokens += each.num_tokens();
-    dry_ = false;
-    sent_plans_.push_back(sent);
+void Engine::SendPlans(Replica& replica) {
+  while (std::optional<v1::StepPlan> plan = replica.Plan(Clock::now())) {
     supervisor_.SendPlan(*std::move(plan));
-    if (!step_deadline_.has_value()) step_deadline_ = Clock::now() + options_.step_timeout;
   }
-  if (sent_plans_.empty()) dry_ = true;
 }
 
-// Ends a gang that drains as soon as it owes no result.
-void Engine::EndDrain() {
-  if (scheduler_.plans_in_flight() == 0) HandleGangEvent(supervisor_.LoseGang(*draining_));
+// A gang that drains ends as soon as it owes no result.
+void Engine::EndDrained() {
+  std::vector<GangEvent> events;
+  for (const auto& replica : replicas_) {
+    if (!replica->drained()) continue;
+    events.push_back(supervisor_.LoseGang(replica->epoch(), *replica->draining()));
+  }
+  for (GangEvent& event : events) HandleGangEvent(std::move(event));
+}
+
+void Engine::DropIdleReplicas() {
+  for (auto it = replicas_.begin(); it != replicas_.end() && replicas_.size() > 1;) {
+    const Replica& replica = **it;
+    if (replica.serves() || replica.scheduler().num_sequences() > 0) {
+      ++it;
+      continue;
+    }
+    replica.AddTo(counts_);
+    it = replicas_.erase(it);
+  }
 }
 
 void Engine::HandleSubmit(uint64_t request_id, const GenerationRequest& request,
                           const std::shared_ptr<TokenSink>& sink) {
-  const absl::Status admitted = CheckAdmission(request);
-  if (!admitted.ok()) {
+  const BlockHash root = CacheRoot(request);
+  const absl::StatusOr<Replica*> replica = Admit(request, root);
+  if (!replica.ok()) {
     counts_.set_requests_refused(counts_.requests_refused() + 1);
-    sink->OnError(admitted);
+    sink->OnError(replica.status());
     return;
   }
   Request& entry = requests_[request_id];
   entry.sink = sink;
-  const BlockHash root = CacheRoot(request);
+  entry.replica = *replica;
   std::vector<Sequence> siblings(request.n);
   for (uint32_t index = 0; index < request.n; ++index) {
     Sequence& sequence = siblings[index];
@@ -238,7 +258,7 @@ void Engine::HandleSubmit(uint64_t request_id, const GenerationRequest& request,
     owners_[sequence.id] = {.request_id = request_id, .index = index};
     entry.open_sequences.push_back(sequence.id);
   }
-  scheduler_.Add(std::move(siblings));
+  entry.replica->scheduler().Add(std::move(siblings));
 }
 
 // Prefixes are shared within one model, adapter (none yet) and tenant with the same salt only: the
@@ -249,36 +269,122 @@ BlockHash Engine::CacheRoot(const GenerationRequest& request) const {
        {options_.model_name, std::string(), request.tenant, request.cache_salt}) {
     absl::StrAppend(&name, part.size(), ":", part, ";");
   }
-  return HashNamespace(options_.scheduler.hash_key, name);
+  return HashNamespace(options_.replica.scheduler.hash_key, name);
 }
 
-absl::Status Engine::CheckAdmission(const GenerationRequest& request) const {
-  if (!scheduler_.has_gang()) {
+absl::StatusOr<Replica*> Engine::Admit(const GenerationRequest& request,
+                                       const BlockHash& root) const {
+  std::vector<Candidate> candidates = Candidates();
+  for (const auto& replica : replicas_) {
+    // Better than none: what it does not compute, the next gang does.
+    if (candidates.empty() && replica->serves()) candidates.push_back({.replica = replica.get()});
+  }
+  if (candidates.empty()) {
     return absl::UnavailableError(
         absl::StrCat("no workers are ready to serve; ", options_.worker_hint));
   }
   const uint64_t tokens_max = uint64_t{request.max_tokens} + request.prompt.size();
-  if (tokens_max > max_model_len()) {
+  const Candidate* chosen = Choose(candidates, root, request.prompt, tokens_max);
+  if (chosen == nullptr) {
     return absl::InvalidArgumentError(absl::StrCat("prompt and max_tokens come to ", tokens_max,
                                                    " tokens, the workers serve a context of ",
                                                    max_model_len()));
   }
-  RETURN_IF_ERROR(CheckQueue(request));
-  return CheckDeadline(request);
+  RETURN_IF_ERROR(CheckQueue(request, *chosen->replica));
+  RETURN_IF_ERROR(CheckDeadline(request, *chosen->replica));
+  return chosen->replica;
 }
 
-absl::Status Engine::CheckQueue(const GenerationRequest& request) const {
-  const size_t places = options_.scheduler.max_num_seqs + options_.max_waiting;
-  const double after_ms = load_.FirstTokenMs(QueueAhead(request));
-  if (scheduler_.num_sequences() + request.n > places) {
+std::vector<Engine::Candidate> Engine::Candidates() const {
+  std::vector<Candidate> candidates;
+  for (const auto& replica : replicas_) {
+    if (replica->accepts()) candidates.push_back({.replica = replica.get()});
+  }
+  if (candidates.size() == 1) return candidates;  // there is nothing to compare
+  for (Candidate& candidate : candidates) {
+    candidate.tokens_outstanding = candidate.replica->scheduler().TokensOutstanding();
+  }
+  return candidates;
+}
+
+Engine::Candidate* Engine::Choose(std::vector<Candidate>& candidates, const BlockHash& root,
+                                  std::span<const int32_t> tokens, uint64_t tokens_max) {
+  std::vector<Route> routes;
+  for (const Candidate& candidate : candidates) {
+    const Scheduler& scheduler = candidate.replica->scheduler();
+    const bool compare = candidates.size() > 1;
+    routes.push_back({.fits = scheduler.capacity()->Holds(tokens_max),
+                      .cached_tokens = compare ? scheduler.CachedTokens(root, tokens) : 0,
+                      .tokens_outstanding = candidate.tokens_outstanding});
+  }
+  const std::optional<size_t> chosen = ChooseRoute(routes);
+  return chosen.has_value() ? &candidates[*chosen] : nullptr;
+}
+
+void Engine::RouteAgain(const std::vector<uint64_t>& request_ids) {
+  std::vector<Candidate> candidates = Candidates();
+  for (const uint64_t id : request_ids) {
+    Request& request = requests_.at(id);
+    Scheduler& from = request.replica->scheduler();
+    const Sequence& first = *from.Find(request.open_sequences.front());
+    const uint64_t tokens = first.tokens_max() * request.open_sequences.size();
+    for (Candidate& candidate : candidates) {
+      if (candidate.replica == request.replica && candidates.size() > 1) {
+        candidate.tokens_outstanding -= tokens;
+      }
+    }
+    Candidate* to = Choose(candidates, first.cache_root, first.tokens, first.tokens_max());
+    if (to == nullptr) continue;
+    to->tokens_outstanding += tokens;
+    if (to->replica == request.replica) continue;
+    to->replica->scheduler().Add(from.Take(request.open_sequences));
+    request.replica = to->replica;
+  }
+}
+
+std::vector<uint64_t> Engine::RequestsOf(const Replica& replica) const {
+  std::vector<uint64_t> ids;
+  for (const auto& [id, request] : requests_) {
+    if (request.replica == &replica) ids.push_back(id);
+  }
+  return ids;
+}
+
+std::vector<uint64_t> Engine::UnbegunRequests() const {
+  std::vector<uint64_t> ids;
+  for (const auto& [id, request] : requests_) {
+    const Scheduler& scheduler = request.replica->scheduler();
+    const auto unbegun = [&](uint64_t sequence) {
+      return scheduler.Find(sequence)->last_step == 0;
+    };
+    if (std::all_of(request.open_sequences.begin(), request.open_sequences.end(), unbegun)) {
+      ids.push_back(id);
+    }
+  }
+  return ids;
+}
+
+absl::Status Engine::CheckQueue(const GenerationRequest& request, const Replica& replica) const {
+  size_t waiting = 0;
+  size_t running = 0;
+  size_t of_tenant = 0;
+  size_t places = 0;
+  for (const auto& each : replicas_) {
+    const Scheduler& scheduler = each->scheduler();
+    waiting += scheduler.num_waiting();
+    running += scheduler.num_running();
+    of_tenant += scheduler.num_waiting_of(request.tenant);
+    if (each->serves()) places += options_.replica.scheduler.max_num_seqs;
+  }
+  const double after_ms =
+      replica.load().FirstTokenMs(replica.QueueAhead(request.priority, request.prompt.size()));
+  if (waiting + running + request.n > places + options_.max_waiting) {
     return TryAgain(
-        absl::StrCat("the queue is full: ", scheduler_.num_waiting(), " sequences wait and ",
-                     scheduler_.num_running(), " run; try again later, or raise --max-waiting (",
-                     options_.max_waiting, ")"),
+        absl::StrCat("the queue is full: ", waiting, " sequences wait and ", running,
+                     " run; try again later, or raise --max-waiting (", options_.max_waiting, ")"),
         after_ms);
   }
-  const size_t of_tenant = scheduler_.num_waiting_of(request.tenant);
-  if (of_tenant + request.n > options_.max_waiting_per_tenant + options_.scheduler.max_num_seqs) {
+  if (of_tenant + request.n > options_.max_waiting_per_tenant + places) {
     return TryAgain(absl::StrCat("the tenant's queue is full: ", of_tenant,
                                  " of its sequences wait; try again later, or raise "
                                  "--max-waiting-per-tenant (",
@@ -288,23 +394,16 @@ absl::Status Engine::CheckQueue(const GenerationRequest& request) const {
   return absl::OkStatus();
 }
 
-LoadEstimate::Queue Engine::QueueAhead(const GenerationRequest& request) const {
-  return {.tokens_ahead = scheduler_.TokensAhead(request.priority) + request.prompt.size(),
-          .sequences_ahead = scheduler_.SequencesAhead(request.priority),
-          .running = scheduler_.num_running(),
-          .running_max = options_.scheduler.max_num_seqs,
-          .tokens_per_step = options_.scheduler.max_num_batched_tokens};
-}
-
-absl::Status Engine::CheckDeadline(const GenerationRequest& request) const {
+absl::Status Engine::CheckDeadline(const GenerationRequest& request, const Replica& replica) const {
   if (!request.deadline.has_value()) return absl::OkStatus();
   const double left_ms = Milliseconds(*request.deadline - Clock::now());
-  const LoadEstimate::Queue queue = QueueAhead(request);
-  const double total_ms = kDeadlineMargin * load_.TotalMs(queue, request.max_tokens);
+  const LoadEstimate& load = replica.load();
+  const LoadEstimate::Queue queue = replica.QueueAhead(request.priority, request.prompt.size());
+  const double total_ms = kDeadlineMargin * load.TotalMs(queue, request.max_tokens);
   if (total_ms <= left_ms) return absl::OkStatus();
   return TryAgain(absl::StrCat("the call's deadline is ", std::llround(left_ms),
                                " ms away, an answer takes about ", std::llround(total_ms),
-                               " ms now (first token ", std::llround(load_.FirstTokenMs(queue)),
+                               " ms now (first token ", std::llround(load.FirstTokenMs(queue)),
                                " ms, ", queue.sequences_ahead,
                                " sequences go first); try again later, or allow more time"),
                   total_ms - left_ms);
@@ -315,7 +414,8 @@ void Engine::HandlePause(uint64_t request_id) {
   if (found == requests_.end() || found->second.give_up.has_value()) return;
   found->second.give_up = Clock::now() + options_.client_timeout;
   ++num_stalled_;
-  for (const uint64_t id : found->second.open_sequences) scheduler_.Pause(id);
+  Scheduler& scheduler = found->second.replica->scheduler();
+  for (const uint64_t id : found->second.open_sequences) scheduler.Pause(id);
 }
 
 void Engine::HandleResume(uint64_t request_id) {
@@ -323,81 +423,76 @@ void Engine::HandleResume(uint64_t request_id) {
   if (found == requests_.end() || !found->second.give_up.has_value()) return;
   found->second.give_up.reset();
   --num_stalled_;
-  for (const uint64_t id : found->second.open_sequences) scheduler_.Resume(id);
+  Scheduler& scheduler = found->second.replica->scheduler();
+  for (const uint64_t id : found->second.open_sequences) scheduler.Resume(id);
 }
 
 void Engine::HandleGangEvent(GangEvent event) {
   if (const auto* ready = std::get_if<GangIsReady>(&event)) {
     HandleGangReady(ready->capacity);
   } else if (const auto* lost = std::get_if<GangIsLost>(&event)) {
-    HandleGangLost(lost->reason);
+    HandleGangLost(*lost);
   } else if (const auto* drains = std::get_if<GangDrains>(&event)) {
-    draining_ = drains->reason;
+    ReplicaOf(drains->epoch).Drain(drains->reason);
+    PublishGangs();
   } else if (auto* result = std::get_if<v1::StepResult>(&event)) {
     HandleResult(std::move(*result));
   }
 }
 
+Replica& Engine::ReplicaOf(uint64_t epoch) const {
+  const auto found = std::find_if(replicas_.begin(), replicas_.end(),
+                                  [&](const auto& replica) { return replica->epoch() == epoch; });
+  CHECK(found != replicas_.end());
+  return **found;
+}
+
 void Engine::HandleGangReady(const GangCapacity& capacity) {
-  gang_deadline_.reset();
-  max_model_len_ = capacity.max_model_len;
-  FailRequestsOf(scheduler_.GangReady(capacity),
-                 absl::UnavailableError(absl::StrCat(
-                     "the workers were replaced by others that serve a context of only ",
-                     capacity.max_model_len, " tokens")));
-  PublishGang();
-  const v1::ListRanksResponse gang = Describe();
+  // It takes the place of one that was lost if it holds all that waits there.
+  const auto vacant = std::find_if(replicas_.begin(), replicas_.end(), [&](const auto& replica) {
+    return !replica->serves() && replica->scheduler().AllFit(capacity);
+  });
+  Replica& replica = vacant != replicas_.end()
+                         ? **vacant
+                         : *replicas_.emplace_back(std::make_unique<Replica>(options_.replica));
+  replica.Begin(capacity);
+  RouteAgain(UnbegunRequests());
+  PublishGangs();
+  const v1::ListRanksResponse described = Describe();
+  const v1::Gang& gang = *described.gangs().rbegin();  // the newest
   LogInfo(absl::StrCat("gang ready, epoch ", capacity.epoch, ": ", gang.ranks_size(), " ranks (tp ",
                        gang.tensor_parallel_size(), ", pp ", gang.pipeline_parallel_size(), ", ",
                        gang.communicator(), "), ", capacity.kv_blocks, " KV blocks of ",
                        capacity.kv_block_size, " tokens, context ", capacity.max_model_len));
 }
 
-void Engine::HandleGangLost(const std::string& reason) {
-  step_deadline_.reset();
-  draining_.reset();
-  sent_plans_.clear();
-  dry_ = true;
-  gang_deadline_ = Clock::now() + options_.gang_timeout;
-  gang_lost_reason_ = reason;
-  max_model_len_ = options_.gang.max_model_len;
-  FailRequestsOf(scheduler_.GangLost(),
-                 absl::InternalError(
-                     absl::StrCat("the workers failed ", options_.scheduler.gangs_lost_max,
-                                  " times in a row over this request; the last time: ", reason)));
-  PublishGang();
-  if (!requests_.empty()) {
-    LogWarning(absl::StrCat(requests_.size(), " requests wait for new workers"));
+void Engine::HandleGangLost(const GangIsLost& lost) {
+  Replica& replica = ReplicaOf(lost.epoch);
+  FailRequestsOf(replica.End(lost.reason, Clock::now() + options_.gang_timeout),
+                 absl::InternalError(absl::StrCat(
+                     "the workers failed ", options_.replica.scheduler.gangs_lost_max,
+                     " times in a row over this request; the last time: ", lost.reason)));
+  const std::vector<uint64_t> requests = RequestsOf(replica);
+  RouteAgain(requests);
+  PublishGangs();
+  const size_t wait = RequestsOf(replica).size();
+  if (wait < requests.size()) {
+    LogInfo(absl::StrCat(requests.size() - wait, " requests go on at other workers"));
   }
+  if (wait > 0) LogWarning(absl::StrCat(wait, " requests wait for new workers"));
 }
 
 void Engine::HandleResult(v1::StepResult result) {
-  const size_t in_flight = scheduler_.plans_in_flight();
-  v1::StepResult times;  // what Apply leaves of it
-  times.set_step_ms(result.step_ms());
-  times.set_idle_ms(result.idle_ms());
-  times.set_bubble_ms(result.bubble_ms());
-  const absl::StatusOr<StepOutput> output = scheduler_.Apply(std::move(result));
+  Replica& replica = ReplicaOf(result.epoch());
+  const absl::StatusOr<StepOutput> output = replica.Apply(std::move(result), Clock::now());
   if (!output.ok()) {
-    HandleGangEvent(supervisor_.LoseGang(std::string(output.status().message())));
+    HandleGangEvent(supervisor_.LoseGang(replica.epoch(), std::string(output.status().message())));
     return;
   }
-  if (scheduler_.plans_in_flight() < in_flight) CountStep(times);
   // The next plan first: the gang must not wait until the tokens of this one are delivered.
-  SendPlans();
+  SendPlans(replica);
   for (const v1::PromptLogprob& logprob : output->prompt_logprobs) DeliverPromptLogprob(logprob);
   for (const SequenceOutput& each : output->tokens) Deliver(each);
-}
-
-void Engine::CountStep(const v1::StepResult& result) {
-  const SentPlan sent = sent_plans_.front();
-  sent_plans_.pop_front();
-  step_deadline_.reset();
-  if (!sent_plans_.empty()) step_deadline_ = Clock::now() + options_.step_timeout;
-  load_.AddStep(sent.tokens, result.step_ms());
-  counts_.set_step_ms_total(counts_.step_ms_total() + result.step_ms());
-  counts_.set_bubble_ms_total(counts_.bubble_ms_total() + result.bubble_ms());
-  if (sent.gang_had_work) counts_.set_idle_ms_total(counts_.idle_ms_total() + result.idle_ms());
 }
 
 void Engine::Deliver(const SequenceOutput& output) {
@@ -411,8 +506,9 @@ void Engine::Deliver(const SequenceOutput& output) {
     CloseRequest(request_id);
   } else if (verdict == TokenSink::Verdict::kStopSequence ||
              output.finish_reason != v1::FINISH_REASON_UNSPECIFIED) {
-    load_.AddFinished(output.num_sampled, Milliseconds(Clock::now().time_since_epoch()),
-                      scheduler_.num_waiting() > 0);
+    Replica& replica = *requests_.at(request_id).replica;
+    replica.load().AddFinished(output.num_sampled, Milliseconds(Clock::now().time_since_epoch()),
+                               replica.scheduler().num_waiting() > 0);
     CloseSequence(sequence_id);
   }
 }
@@ -447,9 +543,9 @@ void Engine::DeliverPromptLogprob(const v1::PromptLogprob& logprob) {
 void Engine::CloseSequence(uint64_t sequence_id) {
   const auto owner = owners_.find(sequence_id);
   const uint64_t request_id = owner->second.request_id;
-  scheduler_.Cancel(sequence_id);
-  owners_.erase(owner);
   Request& request = requests_.at(request_id);
+  request.replica->scheduler().Cancel(sequence_id);
+  owners_.erase(owner);
   std::erase(request.open_sequences, sequence_id);
   if (!request.open_sequences.empty()) return;
   counts_.set_requests_finished(counts_.requests_finished() + 1);
@@ -460,7 +556,7 @@ void Engine::CloseRequest(uint64_t request_id) {
   const auto found = requests_.find(request_id);
   if (found == requests_.end()) return;
   for (const uint64_t id : found->second.open_sequences) {
-    scheduler_.Cancel(id);
+    found->second.replica->scheduler().Cancel(id);
     owners_.erase(id);
   }
   if (found->second.give_up.has_value()) --num_stalled_;
@@ -497,13 +593,19 @@ void Engine::ShutDown() {
   for (const auto& [id, sink] : std::exchange(unflushed_, {})) sink->Flush();
   FailAll(absl::UnavailableError(stop_reason_));
   supervisor_.ShutdownAll(stop_reason_);
-  PublishGang();
+  PublishGangs();
 }
 
-void Engine::PublishGang() {
+void Engine::PublishGangs() {
   v1::ListRanksResponse description = supervisor_.Describe();
-  description.set_steps(scheduler_.stats().steps);
-  description.set_tokens_generated(scheduler_.stats().tokens_generated);
+  uint32_t context = 0;
+  for (v1::Gang& gang : *description.mutable_gangs()) {
+    const Replica& replica = ReplicaOf(gang.epoch());
+    gang.set_max_model_len(replica.scheduler().capacity()->max_model_len);
+    gang.set_draining(replica.draining().has_value());
+    context = std::max(context, gang.max_model_len());
+  }
+  max_model_len_ = context > 0 ? context : options_.gang.max_model_len;
   const bool ready = description.ready();
   {
     const std::lock_guard lock(description_mutex_);
@@ -513,26 +615,17 @@ void Engine::PublishGang() {
 }
 
 void Engine::PublishStats() {
-  const SchedulerStats& scheduler = scheduler_.stats();
-  const BlockManager& blocks = scheduler_.blocks();
-  counts_.set_waiting(static_cast<uint32_t>(scheduler_.num_waiting()));
-  counts_.set_running(static_cast<uint32_t>(scheduler_.num_running()));
-  counts_.set_paused(static_cast<uint32_t>(scheduler_.num_paused()));
-  counts_.set_kv_tokens(uint64_t{blocks.num_blocks()} * blocks.block_size());
-  counts_.set_kv_tokens_used(uint64_t{blocks.num_blocks() - blocks.num_free()} *
-                             blocks.block_size());
-  counts_.set_kv_tokens_cached(uint64_t{blocks.num_cached()} * blocks.block_size());
-  counts_.set_steps(scheduler.steps);
-  counts_.set_tokens_prefilled(scheduler.tokens_prefilled);
-  counts_.set_tokens_generated(scheduler.tokens_generated);
-  counts_.set_prefix_tokens_asked(scheduler.prefix_tokens_asked);
-  counts_.set_prefix_tokens_hit(scheduler.prefix_tokens_hit);
-  counts_.set_preemptions(scheduler.preemptions);
-  counts_.set_swaps(scheduler.swaps);
+  v1::GetStatsResponse stats = counts_;
+  for (const auto& replica : replicas_) replica->AddTo(stats);
   const std::lock_guard lock(description_mutex_);
-  stats_ = counts_;
-  description_.set_steps(scheduler.steps);
-  description_.set_tokens_generated(scheduler.tokens_generated);
+  description_.set_steps(stats.steps());
+  description_.set_tokens_generated(stats.tokens_generated());
+  for (v1::Gang& gang : *description_.mutable_gangs()) {
+    const Scheduler& scheduler = ReplicaOf(gang.epoch()).scheduler();
+    gang.set_running(static_cast<uint32_t>(scheduler.num_running()));
+    gang.set_waiting(static_cast<uint32_t>(scheduler.num_waiting()));
+  }
+  stats_ = std::move(stats);
 }
 
 }  // namespace trireme

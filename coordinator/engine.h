@@ -3,12 +3,12 @@
 #include <atomic>
 #include <chrono>
 #include <condition_variable>
-#include <deque>
 #include <functional>
 #include <map>
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <span>
 #include <string>
 #include <thread>
 #include <utility>
@@ -16,9 +16,9 @@
 
 #include "absl/container/flat_hash_map.h"
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "coordinator/gangs.h"
-#include "coordinator/load_estimate.h"
-#include "coordinator/scheduler.h"
+#include "coordinator/replica.h"
 
 namespace trireme {
 
@@ -60,22 +60,21 @@ class TokenSink {
 
 struct EngineOptions {
   GangRequirements gang;
-  SchedulerOptions scheduler;
+  ReplicaOptions replica;
   std::string model_name;       // part of the prefix cache's namespace
-  uint32_t max_waiting = 4096;  // sequences that may wait for a place
+  uint32_t max_waiting = 4096;  // sequences that may wait for a place, at all gangs together
   uint32_t max_waiting_per_tenant = 4096;
-  std::chrono::milliseconds step_target{0};  // of steps that mix prefill and decode; 0: no target
   std::chrono::milliseconds client_timeout{30'000};  // a paused request is given up after it
-  std::chrono::milliseconds step_timeout{120'000};
   std::chrono::milliseconds gang_timeout{60'000};
   std::string worker_hint;  // how to start workers, for the error when there are none
   std::function<void(bool ready)> on_ready_change = [](bool) {};  // on the engine's thread
 };
 
-// The event loop around the pure scheduler and the gang supervisor: one thread that takes events
-// (requests, cancellations, worker messages, deadlines) and sends out plans and tokens. It is the
-// only place where time and threads meet the scheduler. All public methods are thread safe and
-// return at once, except Stop.
+// The event loop around the replicas with their pure schedulers and the gang supervisor: one thread
+// that takes events (requests, cancellations, worker messages, deadlines) and sends out plans and
+// tokens. It is the only place where time and threads meet the scheduler. It routes requests to
+// gangs, and on to others when a gang ends (docs/replicas.md). All public methods are thread safe
+// and return at once, except Stop.
 class Engine {
  public:
   explicit Engine(EngineOptions options);
@@ -89,7 +88,7 @@ class Engine {
   uint64_t NewRequestId() { return next_request_id_++; }
 
   // The sink hears all about the request, also that it is refused: UNAVAILABLE (no gang),
-  // RESOURCE_EXHAUSTED (queue full, or not before the deadline), INVALID_ARGUMENT (exceeds the
+  // RESOURCE_EXHAUSTED (queue full, or not before the deadline), INVALID_ARGUMENT (exceeds every
   // gang's context).
   void Submit(uint64_t request_id, GenerationRequest request, std::shared_ptr<TokenSink> sink);
 
@@ -107,7 +106,7 @@ class Engine {
   void OnWorkerDisconnect(uint64_t stream_id, std::string why);
 
   bool ready() const { return ready_; }
-  // Of the serving gang, or else what the coordinator wants to serve.
+  // The longest of the serving gangs', or else what the coordinator wants to serve.
   uint32_t max_model_len() const { return max_model_len_; }
   v1::ListRanksResponse Describe() const;
   v1::GetStatsResponse Stats() const;
@@ -117,13 +116,15 @@ class Engine {
   using Event = std::function<void()>;
   struct Request {
     std::shared_ptr<TokenSink> sink;
-    std::vector<uint64_t> open_sequences;
+    Replica* replica = nullptr;                // has all its open sequences
+    std::vector<uint64_t> open_sequences;      // by age
     std::optional<Clock::time_point> give_up;  // while paused
     bool unflushed = false;                    // in unflushed_
   };
-  struct SentPlan {
-    uint32_t tokens = 0;
-    bool gang_had_work = false;  // it idled only because the plan was late
+  // A gang that a request may go to.
+  struct Candidate {
+    Replica* replica = nullptr;
+    uint64_t tokens_outstanding = 0;
   };
   struct SequenceOwner {
     uint64_t request_id = 0;
@@ -136,24 +137,37 @@ class Engine {
   std::vector<Event> NextEvents();
   std::optional<Clock::time_point> NextDeadline() const;
   void CheckDeadlines();
-  void SendPlans();
+  void CheckGangs(Clock::time_point now);
+  void SendPlans(Replica& replica);
+  void EndDrained();
+  // Forgets replicas that nobody needs; one stays.
+  void DropIdleReplicas();
   void ShutDown();
 
   void HandleSubmit(uint64_t request_id, const GenerationRequest& request,
                     const std::shared_ptr<TokenSink>& sink);
-  absl::Status CheckAdmission(const GenerationRequest& request) const;
-  absl::Status CheckQueue(const GenerationRequest& request) const;
-  absl::Status CheckDeadline(const GenerationRequest& request) const;
-  LoadEstimate::Queue QueueAhead(const GenerationRequest& request) const;
+  // Where the request goes, or why it is refused.
+  absl::StatusOr<Replica*> Admit(const GenerationRequest& request, const BlockHash& root) const;
+  absl::Status CheckQueue(const GenerationRequest& request, const Replica& replica) const;
+  absl::Status CheckDeadline(const GenerationRequest& request, const Replica& replica) const;
+  // Those that take new work.
+  std::vector<Candidate> Candidates() const;
+  // The candidate for a request with these tokens; null if none holds it.
+  static Candidate* Choose(std::vector<Candidate>& candidates, const BlockHash& root,
+                           std::span<const int32_t> tokens, uint64_t tokens_max);
+  // Requests of which the gang has computed nothing go where they would if they came now. Those
+  // that no gang holds stay.
+  void RouteAgain(const std::vector<uint64_t>& request_ids);
+  std::vector<uint64_t> RequestsOf(const Replica& replica) const;
+  std::vector<uint64_t> UnbegunRequests() const;
   BlockHash CacheRoot(const GenerationRequest& request) const;
   void HandlePause(uint64_t request_id);
   void HandleResume(uint64_t request_id);
   void HandleGangEvent(GangEvent event);
   void HandleGangReady(const GangCapacity& capacity);
-  void HandleGangLost(const std::string& reason);
-  void EndDrain();
+  void HandleGangLost(const GangIsLost& lost);
+  Replica& ReplicaOf(uint64_t epoch) const;
   void HandleResult(v1::StepResult result);
-  void CountStep(const v1::StepResult& result);
   void Deliver(const SequenceOutput& output);
   void DeliverPromptLogprob(const v1::PromptLogprob& logprob);
   void FlushSinks();
@@ -163,7 +177,7 @@ class Engine {
   void FailRequest(uint64_t request_id, const absl::Status& status);
   void FailRequestsOf(const std::vector<uint64_t>& sequence_ids, const absl::Status& status);
   void FailAll(const absl::Status& status);
-  void PublishGang();
+  void PublishGangs();
   void PublishStats();
 
   const EngineOptions options_;
@@ -183,22 +197,15 @@ class Engine {
   v1::GetStatsResponse stats_;         // guarded by description_mutex_
 
   // The rest belongs to the engine's thread.
-  Scheduler scheduler_;
   GangSupervisor supervisor_;
+  std::vector<std::unique_ptr<Replica>> replicas_;  // one at least; requests name them
   std::map<uint64_t, Request> requests_;
-  absl::flat_hash_map<uint64_t, SequenceOwner> owners_;  // by sequence id
-  LoadEstimate load_;
-  std::deque<SentPlan> sent_plans_;
+  absl::flat_hash_map<uint64_t, SequenceOwner> owners_;                     // by sequence id
   std::vector<std::pair<uint64_t, std::shared_ptr<TokenSink>>> unflushed_;  // by request id
   Clock::time_point next_flush_;
-  bool dry_ = true;              // all work was done when the last plan came back
   size_t num_stalled_ = 0;       // requests with give_up
-  v1::GetStatsResponse counts_;  // what the scheduler does not count
+  v1::GetStatsResponse counts_;  // of requests, and what replicas computed that are gone
   uint64_t next_sequence_id_ = 1;
-  std::optional<Clock::time_point> step_deadline_;
-  std::optional<Clock::time_point> gang_deadline_;
-  std::string gang_lost_reason_;
-  std::optional<std::string> draining_;  // why the gang gets no more plans
   bool stopped_ = false;
   std::string stop_reason_;
 };

@@ -57,6 +57,8 @@ absl::Status CheckPlace(const v1::Register& registration) {
   return absl::OkStatus();
 }
 
+bool IsCpu(const std::string& device) { return device.substr(0, device.find(' ')) == "cpu"; }
+
 // Where a rank is and what it was last known to do.
 std::string Whereabouts(const v1::Register& registration, const v1::Progress& progress) {
   const std::string who = absl::StrCat(RankName(registration), ", pid ", registration.info().pid());
@@ -118,14 +120,16 @@ GangEvent GangSupervisor::OnMessage(uint64_t stream_id, const v1::WorkerMessage&
 
 GangEvent GangSupervisor::OnDrain(uint64_t stream_id, Time now) {
   const v1::Register& registration = streams_.at(stream_id).registration;
-  if (registration.gang_id() != serving_) return OnDisconnect(stream_id, "was told to end", now);
-  return GangDrains{absl::StrCat(RankName(registration), " was told to end")};
+  const std::optional<uint64_t> epoch = EpochOf(registration.gang_id());
+  if (!epoch.has_value()) return OnDisconnect(stream_id, "was told to end", now);
+  return GangDrains{*epoch, absl::StrCat(RankName(registration), " was told to end")};
 }
 
 GangEvent GangSupervisor::OnRegister(uint64_t stream_id, const v1::Register& registration,
                                      Time now) {
   absl::Status status = CheckAlone(registration);
   if (status.ok()) status = CheckModel(registration);
+  if (status.ok()) status = CheckBits(registration);
   if (status.ok()) status = CheckAgainstPeers(registration);
   if (!status.ok()) return Reject(stream_id, status, now);
   Stream& stream = streams_.at(stream_id);
@@ -138,16 +142,6 @@ GangEvent GangSupervisor::OnRegister(uint64_t stream_id, const v1::Register& reg
   LogDebug(absl::StrCat(RankName(registration), " registered, ", present, " of ",
                         registration.world_size()));
   if (present < registration.world_size()) return {};
-  if (has_gang()) {
-    const std::string reason =
-        "one gang is served by a coordinator for now, and another gang is serving; stop it first";
-    LogWarning(absl::StrCat("refused a second gang: ", reason));
-    for (const auto& [rank, id] : RanksOf(registration.gang_id())) {
-      streams_.at(id).stream->Close(absl::FailedPreconditionError(reason));
-      streams_.erase(id);
-    }
-    return {};
-  }
   return StartServing(registration.gang_id());
 }
 
@@ -227,6 +221,35 @@ absl::Status GangSupervisor::CheckAgainstPeers(const v1::Register& registration)
               "communicator");
 }
 
+// Requests go on from one gang to another, with the same tokens. On CPUs every layout and
+// instruction set computes the same bits; on GPUs those of one kind and layout do.
+absl::Status GangSupervisor::CheckBits(const v1::Register& registration) const {
+  if (first_.gang_id().empty()) return absl::OkStatus();
+  const auto same = [&](const auto& mine, const auto& other, const char* what) {
+    absl::Status status = CheckSame(registration, mine, "the first gang", other, what);
+    if (status.ok()) return status;
+    return absl::FailedPreconditionError(
+        absl::StrCat(status.message(),
+                     ": all gangs must compute the same bits, as requests go on from one to "
+                     "another; start this one like the first, or the coordinator anew"));
+  };
+  RETURN_IF_ERROR(same(absl::CHexEscape(registration.kv_cache_dtype()),
+                       absl::CHexEscape(first_.kv_cache_dtype()), "kv_cache_dtype"));
+  const std::string& device = registration.info().device();
+  if (IsCpu(device) && IsCpu(first_.info().device())) return absl::OkStatus();
+  RETURN_IF_ERROR(
+      same(absl::CHexEscape(device), absl::CHexEscape(first_.info().device()), "device"));
+  return same(registration.tensor_parallel_size(), first_.tensor_parallel_size(),
+              "tensor_parallel_size");
+}
+
+std::optional<uint64_t> GangSupervisor::EpochOf(const std::string& gang_id) const {
+  for (const auto& [epoch, id] : serving_) {
+    if (id == gang_id) return epoch;
+  }
+  return std::nullopt;
+}
+
 std::map<uint32_t, uint64_t> GangSupervisor::RanksOf(const std::string& gang_id) const {
   std::map<uint32_t, uint64_t> ranks;
   for (const auto& [id, stream] : streams_) {
@@ -236,9 +259,8 @@ std::map<uint32_t, uint64_t> GangSupervisor::RanksOf(const std::string& gang_id)
 }
 
 GangEvent GangSupervisor::StartServing(const std::string& gang_id) {
-  serving_ = gang_id;
-  ++epoch_;
-  GangCapacity capacity{.epoch = epoch_,
+  serving_[++last_epoch_] = gang_id;
+  GangCapacity capacity{.epoch = last_epoch_,
                         .pipeline_stages = 1,
                         .kv_block_size = 0,
                         .kv_blocks = std::numeric_limits<uint32_t>::max(),
@@ -246,10 +268,11 @@ GangEvent GangSupervisor::StartServing(const std::string& gang_id) {
                         .max_model_len = requirements_.max_model_len,
                         .max_num_batched_tokens = std::numeric_limits<uint32_t>::max()};
   v1::CoordinatorMessage welcome;
-  welcome.mutable_welcome()->set_epoch(epoch_);
+  welcome.mutable_welcome()->set_epoch(last_epoch_);
   for (const auto& [rank, id] : RanksOf(gang_id)) {
     const Stream& stream = streams_.at(id);
     const v1::Register& registration = stream.registration;
+    if (first_.gang_id().empty()) first_ = registration;
     capacity.kv_block_size = registration.kv_block_size();
     capacity.pipeline_stages = registration.pipeline_parallel_size();
     capacity.kv_blocks = std::min(capacity.kv_blocks, registration.kv_blocks());
@@ -269,7 +292,8 @@ GangEvent GangSupervisor::OnResult(uint64_t stream_id, const v1::StepResult& res
   // The plan's answer comes from the first rank of the last pipeline stage alone.
   const uint32_t responder =
       (registration.pipeline_parallel_size() - 1) * registration.tensor_parallel_size();
-  if (registration.gang_id() != serving_ || registration.info().rank() != responder) {
+  if (EpochOf(registration.gang_id()) != result.epoch() ||
+      registration.info().rank() != responder) {
     return Reject(stream_id, absl::InvalidArgumentError("a result was not this rank's to send"),
                   now);
   }
@@ -301,7 +325,7 @@ GangEvent GangSupervisor::OnDisconnect(uint64_t stream_id, const std::string& wh
                                   : ""));
 }
 
-GangEvent GangSupervisor::CheckSilence(Time now) {
+std::vector<GangEvent> GangSupervisor::CheckSilence(Time now) {
   std::map<std::string, std::string> ended;  // gangs, and why
   for (const auto& [id, stream] : streams_) {
     if (stream.registration.gang_id().empty()) continue;
@@ -313,12 +337,9 @@ GangEvent GangSupervisor::CheckSilence(Time now) {
                      " s (--worker-timeout-s): stopped, starved of CPU, or its host or "
                      "network is gone"));
   }
-  GangEvent event;
-  for (const auto& [gang, reason] : ended) {
-    GangEvent end = EndGang(gang, reason);
-    if (!std::holds_alternative<std::monostate>(end)) event = std::move(end);
-  }
-  return event;
+  std::vector<GangEvent> events;
+  for (const auto& [gang, reason] : ended) events.push_back(EndGang(gang, reason));
+  return events;
 }
 
 std::optional<GangSupervisor::Time> GangSupervisor::NextSilence() const {
@@ -331,14 +352,14 @@ std::optional<GangSupervisor::Time> GangSupervisor::NextSilence() const {
   return next;
 }
 
-std::string GangSupervisor::Laggards(uint64_t step) const {
+std::string GangSupervisor::Laggards(uint64_t epoch, uint64_t step) const {
   std::string not_begun;
   std::string not_done;
   const auto append = [](std::string& list, const Stream& stream) {
     absl::StrAppend(&list, list.empty() ? "" : "; ",
                     Whereabouts(stream.registration, stream.progress));
   };
-  for (const auto& [rank, id] : RanksOf(serving_)) {
+  for (const auto& [rank, id] : RanksOf(serving_.at(epoch))) {
     const Stream& stream = streams_.at(id);
     if (stream.progress.step_begun() < step) {
       append(not_begun, stream);
@@ -351,9 +372,10 @@ std::string GangSupervisor::Laggards(uint64_t step) const {
   return "done by all ranks, but not answered";
 }
 
-GangEvent GangSupervisor::LoseGang(const std::string& reason) {
-  if (!has_gang()) return {};
-  return EndGang(serving_, reason);
+GangEvent GangSupervisor::LoseGang(uint64_t epoch, const std::string& reason) {
+  const auto found = serving_.find(epoch);
+  if (found == serving_.end()) return {};
+  return EndGang(std::string(found->second), reason);
 }
 
 GangEvent GangSupervisor::EndGang(const std::string& gang_id, const std::string& reason) {
@@ -363,21 +385,22 @@ GangEvent GangSupervisor::EndGang(const std::string& gang_id, const std::string&
     stream.stream->Close(absl::OkStatus());
     streams_.erase(id);
   }
-  if (gang_id != serving_) {
+  const std::optional<uint64_t> epoch = EpochOf(gang_id);
+  if (!epoch.has_value()) {
     LogWarning(absl::StrCat("a gang ended before it was complete: ", reason));
     return {};
   }
-  serving_.clear();
-  LogError(absl::StrCat("gang lost, epoch ", epoch_, ": ", reason));
-  return GangIsLost{reason};
+  serving_.erase(*epoch);
+  LogError(absl::StrCat("gang lost, epoch ", *epoch, ": ", reason));
+  return GangIsLost{*epoch, reason};
 }
 
 void GangSupervisor::SendPlan(v1::StepPlan plan) {
-  CHECK(has_gang());
+  const std::string& gang_id = serving_.at(plan.epoch());
   v1::CoordinatorMessage message;
   *message.mutable_plan() = std::move(plan);
   for (const auto& [id, stream] : streams_) {
-    if (stream.registration.gang_id() == serving_) stream.stream->Send(message);
+    if (stream.registration.gang_id() == gang_id) stream.stream->Send(message);
   }
 }
 
@@ -393,14 +416,17 @@ void GangSupervisor::ShutdownAll(const std::string& reason) {
 v1::ListRanksResponse GangSupervisor::Describe() const {
   v1::ListRanksResponse response;
   response.set_ready(has_gang());
-  response.set_epoch(epoch_);
-  if (!has_gang()) return response;
-  for (const auto& [rank, id] : RanksOf(serving_)) {
-    const v1::Register& registration = streams_.at(id).registration;
-    response.set_tensor_parallel_size(registration.tensor_parallel_size());
-    response.set_pipeline_parallel_size(registration.pipeline_parallel_size());
-    response.set_communicator(registration.communicator());
-    *response.add_ranks() = registration.info();
+  response.set_epoch(last_epoch_);
+  for (const auto& [epoch, gang_id] : serving_) {
+    v1::Gang& gang = *response.add_gangs();
+    gang.set_epoch(epoch);
+    for (const auto& [rank, id] : RanksOf(gang_id)) {
+      const v1::Register& registration = streams_.at(id).registration;
+      gang.set_tensor_parallel_size(registration.tensor_parallel_size());
+      gang.set_pipeline_parallel_size(registration.pipeline_parallel_size());
+      gang.set_communicator(registration.communicator());
+      *gang.add_ranks() = registration.info();
+    }
   }
   return response;
 }

@@ -35,23 +35,28 @@ struct GangRequirements {
   std::chrono::milliseconds worker_timeout{5'000};  // a rank that is silent so long is given up
 };
 
-// What a message or the end of a stream means to the engine.
+// What a message or the end of a stream means to the engine. A gang is named by its epoch.
 struct GangIsReady {
   GangCapacity capacity;
 };
 struct GangIsLost {
+  uint64_t epoch = 0;
   std::string reason;
 };
 // Send it no more plans and, when those under way are answered, LoseGang.
 struct GangDrains {
+  uint64_t epoch = 0;
   std::string reason;
 };
+// A result is of the epoch of the gang that sent it.
 using GangEvent = std::variant<std::monostate, GangIsReady, GangIsLost, GangDrains, v1::StepResult>;
 
-// Forms gangs of ranks and watches the one that serves. Streams register with a gang id; when all
-// ranks of that id are there and agree, the gang gets an epoch and serves until any of its streams
-// ends, misbehaves or falls silent. Then the rest of it is told to shut down: a gang lives and dies
-// as one. A stream that breaks the protocol is closed; ranks of other gangs do not notice.
+// Forms gangs of ranks and watches those that serve. Streams register with a gang id; when all
+// ranks of that id are there and agree, the gang gets an epoch, as no other has had, and serves
+// until any of its streams ends, misbehaves or falls silent. Then the rest of it is told to shut
+// down: a gang lives and dies as one, and other gangs do not notice. Any number may serve, of any
+// size; what they compute must be the same to the bit, as requests go on from one to another. A
+// stream that breaks the protocol is closed.
 // No threads, no clock: it is told the time. Not thread safe.
 class GangSupervisor {
  public:
@@ -66,25 +71,25 @@ class GangSupervisor {
   GangEvent OnDisconnect(uint64_t stream_id, const std::string& why, Time now);
 
   // Ends the gangs of which a rank has been silent for the worker timeout.
-  GangEvent CheckSilence(Time now);
+  std::vector<GangEvent> CheckSilence(Time now);
   // When CheckSilence can next find one; nothing without a rank.
   std::optional<Time> NextSilence() const;
 
-  // Who keeps the serving gang from finishing a step: the ranks that have not begun it or, if all
+  // Who keeps a serving gang from finishing a step: the ranks that have not begun it or, if all
   // have, those that have not done it, with where they are.
-  std::string Laggards(uint64_t step) const;
+  std::string Laggards(uint64_t epoch, uint64_t step) const;
 
-  // To every rank of the serving gang; there must be one.
+  // To every rank of the gang of the plan's epoch, which must serve.
   void SendPlan(v1::StepPlan plan);
 
-  // Ends the serving gang, if there is one, for a reason found outside of its streams.
-  GangEvent LoseGang(const std::string& reason);
+  // Ends a gang for a reason found outside of its streams. No effect if it does not serve.
+  GangEvent LoseGang(uint64_t epoch, const std::string& reason);
 
   // Tells every rank of every gang to shut down and closes all streams.
   void ShutdownAll(const std::string& reason);
 
   bool has_gang() const { return !serving_.empty(); }
-  // Layout and ranks of the serving gang; `steps` and `tokens_generated` are not set.
+  // Layout and ranks of the gangs that serve; what they compute is not set.
   v1::ListRanksResponse Describe() const;
 
  private:
@@ -102,7 +107,10 @@ class GangSupervisor {
   absl::Status CheckAlone(const v1::Register& registration) const;
   absl::Status CheckModel(const v1::Register& registration) const;
   absl::Status CheckAgainstPeers(const v1::Register& registration) const;
+  absl::Status CheckBits(const v1::Register& registration) const;
+  // By rank, the streams of a gang.
   std::map<uint32_t, uint64_t> RanksOf(const std::string& gang_id) const;
+  std::optional<uint64_t> EpochOf(const std::string& gang_id) const;
   GangEvent StartServing(const std::string& gang_id);
   // Closes a stream that broke the rules, and what that means for its gang.
   GangEvent Reject(uint64_t stream_id, const absl::Status& status, Time now);
@@ -111,8 +119,9 @@ class GangSupervisor {
 
   const GangRequirements requirements_;
   std::map<uint64_t, Stream> streams_;
-  std::string serving_;  // gang id, or empty
-  uint64_t epoch_ = 0;   // of the serving gang, or of the last one
+  std::map<uint64_t, std::string> serving_;  // gang ids by epoch
+  uint64_t last_epoch_ = 0;
+  v1::Register first_;  // of the first gang that served, a rank's; empty before
 };
 
 // "rank 3 (node7)"

@@ -19,23 +19,55 @@ bool RunsBefore(const Sequence* a, const Sequence* b) {
   return a->priority != b->priority ? a->priority > b->priority : a->id < b->id;
 }
 
+// What a gang knew and kept of a sequence is gone; what it was asked for will be sampled again, to
+// the same tokens.
+void ForgetGang(Sequence& sequence) {
+  sequence.block_table.clear();
+  sequence.block_hashes.clear();  // the next gang's blocks may be of another size
+  sequence.swap_table.clear();
+  sequence.num_swapped = 0;
+  sequence.num_published = 0;
+  sequence.num_computed = 0;
+  sequence.num_pending = 0;
+  sequence.last_step = 0;
+}
+
 }  // namespace
 
 void Scheduler::Add(std::vector<Sequence> siblings) {
   const uint64_t leader_id = siblings.front().id;
   for (Sequence& added : siblings) {
-    CHECK(added.id > last_id_ && !added.tokens.empty() && added.max_tokens > 0);
-    last_id_ = added.id;
+    CHECK(!sequences_.contains(added.id) && !added.tokens.empty() && added.max_tokens > 0);
+    CHECK(!capacity_.has_value() || capacity_->Holds(added.tokens_max()));
     auto sequence = std::make_unique<Sequence>(std::move(added));
+    const bool is_new = sequence->num_prompt == 0;
     sequence->leader_id = leader_id;
     if (sequence->priority == v1::PRIORITY_UNSPECIFIED) sequence->priority = v1::PRIORITY_NORMAL;
-    sequence->num_prompt = static_cast<uint32_t>(sequence->tokens.size());
+    if (is_new) sequence->num_prompt = static_cast<uint32_t>(sequence->tokens.size());
     sequence->tenant = queue_.Enter(sequence->tenant_name);
-    sequence->follows = sequence->id != leader_id;
+    // Who has once been let go need not wait for the prompt again.
+    sequence->follows = sequence->id != leader_id && (is_new || sequence->follows);
+    if (sequence->paused) ++num_paused_;
+    if (IsSuspect(*sequence)) suspects_.insert(sequence->id);
     if (sequence->follows) followers_[leader_id].push_back(sequence->id);
     Queue(*sequence);
     sequences_.emplace(sequence->id, std::move(sequence));
   }
+}
+
+std::vector<Sequence> Scheduler::Take(std::span<const uint64_t> ids) {
+  std::vector<Sequence> taken;
+  // The leader last: its end lets those go that follow it.
+  for (auto id = ids.rbegin(); id != ids.rend(); ++id) {
+    Sequence& sequence = *sequences_.at(*id);
+    CHECK(in_flight_.empty() || sequence.last_step < in_flight_.front().step);
+    ForgetGang(taken.emplace_back(sequence));
+    taken.back().state = SequenceState::kHeld;
+    taken.back().tenant = nullptr;
+    Finish(sequence);
+  }
+  std::reverse(taken.begin(), taken.end());
+  return taken;
 }
 
 void Scheduler::Cancel(uint64_t id) {
@@ -585,24 +617,17 @@ void Scheduler::Finish(Sequence& sequence) {
   if (leads) ReleaseFollowers(id);
 }
 
-std::vector<uint64_t> Scheduler::GangReady(const GangCapacity& capacity) {
-  CHECK(!capacity_.has_value());
+void Scheduler::GangReady(const GangCapacity& capacity) {
+  CHECK(!capacity_.has_value() && AllFit(capacity));
   capacity_ = capacity;
   blocks_ = BlockManager(capacity.kv_blocks, capacity.kv_block_size);
   swap_ = BlockManager(capacity.swap_blocks, capacity.kv_block_size);
   last_step_ = 0;
-  std::vector<uint64_t> misfits;
-  for (const auto& [id, sequence] : sequences_) {
-    sequence->block_hashes.clear();  // the block size may be another
-    sequence->last_step = 0;
-    if (sequence->tokens_max() > capacity.max_model_len ||
-        blocks_.BlocksFor(sequence->tokens_max()) > blocks_.num_blocks()) {
-      misfits.push_back(id);
-    }
-  }
-  std::sort(misfits.begin(), misfits.end());
-  for (const uint64_t id : misfits) Cancel(id);
-  return misfits;
+}
+
+bool Scheduler::AllFit(const GangCapacity& capacity) const {
+  return std::all_of(sequences_.begin(), sequences_.end(),
+                     [&](const auto& entry) { return capacity.Holds(entry.second->tokens_max()); });
 }
 
 std::vector<uint64_t> Scheduler::GangLost() {
@@ -614,21 +639,16 @@ std::vector<uint64_t> Scheduler::GangLost() {
   leaders_done_.clear();
   for (Sequence* sequence : std::exchange(running_, {})) {
     sequence->state = SequenceState::kHeld;
-    sequence->block_table.clear();
-    sequence->num_published = 0;
-    sequence->num_computed = 0;
     if (sequence->last_step < computing) continue;
     ++sequence->gangs_lost;
     if (sequence->gangs_lost >= options_.gangs_lost_max) given_up.push_back(sequence->id);
-    if (sequence->gangs_lost >= options_.gangs_lost_suspect) suspects_.insert(sequence->id);
+    if (IsSuspect(*sequence)) suspects_.insert(sequence->id);
   }
   std::vector<Sequence*> all;
   for (const auto& [id, sequence] : sequences_) all.push_back(sequence.get());
   std::sort(all.begin(), all.end(), [](auto* a, auto* b) { return a->id < b->id; });
   for (Sequence* sequence : all) {
-    sequence->num_pending = 0;  // will be sampled again, to the same tokens
-    sequence->swap_table.clear();
-    sequence->num_swapped = 0;
+    ForgetGang(*sequence);
     Queue(*sequence);
   }
   unsent_finished_.clear();
@@ -646,6 +666,28 @@ uint64_t Scheduler::TokensAhead(v1::Priority priority) const {
     if (sequence->num_to_compute() > 1) tokens += sequence->num_to_compute();
   }
   return tokens;
+}
+
+uint64_t Scheduler::TokensOutstanding() const {
+  uint64_t tokens = 0;
+  for (const auto& [id, sequence] : sequences_) {
+    tokens += sequence->tokens_max() - sequence->num_computed;
+  }
+  return tokens;
+}
+
+uint32_t Scheduler::CachedTokens(const BlockHash& cache_root,
+                                 std::span<const int32_t> tokens) const {
+  if (!options_.prefix_caching || !capacity_.has_value()) return 0;
+  const size_t size = blocks_.block_size();
+  BlockHash hash = cache_root;
+  size_t cached = 0;
+  while (cached + size <= tokens.size()) {
+    hash = HashBlock(options_.hash_key, hash, tokens.subspan(cached, size));
+    if (!blocks_.Find(hash).has_value()) break;
+    cached += size;
+  }
+  return static_cast<uint32_t>(cached);
 }
 
 const Sequence* Scheduler::Find(uint64_t id) const {

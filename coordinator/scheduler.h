@@ -5,6 +5,7 @@
 #include <memory>
 #include <optional>
 #include <set>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -42,6 +43,11 @@ struct GangCapacity {
   uint32_t swap_blocks = 0;  // host memory; numbered from kv_blocks on
   uint32_t max_model_len = 0;
   uint32_t max_num_batched_tokens = 0;
+
+  // Whether a sequence that can come to so many tokens can run to its end.
+  bool Holds(uint64_t tokens) const {
+    return tokens <= max_model_len && tokens <= uint64_t{kv_blocks} * kv_block_size;
+  }
 };
 
 // A token that a step has given to a sequence.
@@ -71,14 +77,20 @@ struct SchedulerStats {
 // cache with chunked prefill (Agrawal et al. 2024). A pure state machine: no clock, thread or I/O,
 // so the same calls give the same plans. Not thread safe. The policy is told in docs/scheduler.md.
 //
-//   GangReady → [Plan* → Apply]* → GangLost → GangReady …; Add, Cancel, Pause, Resume at any time.
+//   GangReady → [Plan* → Apply]* → GangLost → GangReady …; Add, Take, Cancel, Pause, Resume at any
+//   time.
 class Scheduler {
  public:
   explicit Scheduler(const SchedulerOptions& options) : options_(options), queue_(options.queue) {}
 
-  // Queues the continuations of one prompt, which they share; the first is their leader. Ids must
-  // be larger than those before, the prompt not empty.
+  // Queues the continuations of one prompt, which they share; the first is their leader. They are
+  // new, with ids that no other has, or come from another scheduler's Take. A gang, if there is
+  // one, must hold them.
   void Add(std::vector<Sequence> siblings);
+
+  // Ends continuations of one prompt here, without output, and returns them as they are without a
+  // gang, for another scheduler to Add. None may be in a plan in flight.
+  std::vector<Sequence> Take(std::span<const uint64_t> ids);
 
   // Ends a sequence without output; no effect if it has ended.
   void Cancel(uint64_t id);
@@ -96,9 +108,8 @@ class Scheduler {
   // any more.
   absl::StatusOr<StepOutput> Apply(v1::StepResult result);
 
-  // A gang starts to serve, with empty caches. Returns the sequences that can never fit it; they
-  // have ended.
-  std::vector<uint64_t> GangReady(const GangCapacity& capacity);
+  // A gang starts to serve, with empty caches. It must hold every sequence.
+  void GangReady(const GangCapacity& capacity);
 
   // The gang is gone: running sequences wait again, to be replayed with the tokens they have.
   // Returns those that lost too many gangs; they have ended.
@@ -109,6 +120,10 @@ class Scheduler {
   void SetMixedStepTokens(uint32_t tokens) { mixed_step_tokens_ = tokens; }
 
   bool has_gang() const { return capacity_.has_value(); }
+  // Of the gang, if there is one.
+  const std::optional<GangCapacity>& capacity() const { return capacity_; }
+  // Whether such a gang could take over all sequences.
+  bool AllFit(const GangCapacity& capacity) const;
   size_t plans_in_flight() const { return in_flight_.size(); }
   // Of the plans in flight; 0 if there are none.
   uint64_t oldest_step() const { return in_flight_.empty() ? 0 : in_flight_.front().step; }
@@ -121,6 +136,10 @@ class Scheduler {
   // Prompt tokens to be computed before a new sequence of this class would get its turn.
   uint64_t TokensAhead(v1::Priority priority) const;
   uint64_t SequencesAhead(v1::Priority priority) const { return queue_.SequencesAhead(priority); }
+  // Tokens still to be computed until all have ended, if none ends before its max_tokens.
+  uint64_t TokensOutstanding() const;
+  // The first of these tokens whose keys and values the gang still has.
+  uint32_t CachedTokens(const BlockHash& cache_root, std::span<const int32_t> tokens) const;
   const SchedulerStats& stats() const { return stats_; }
   const BlockManager& blocks() const { return blocks_; }
   const BlockManager& swap() const { return swap_; }
@@ -146,6 +165,9 @@ class Scheduler {
   uint32_t running_max() const;
   uint64_t reserve() const;
   void Queue(Sequence& sequence);
+  bool IsSuspect(const Sequence& sequence) const {
+    return sequence.gangs_lost >= options_.gangs_lost_suspect;
+  }
   void InsertRunning(Sequence& sequence);
 
   // Preempts running sequences for a waiting one of a higher class, if that helps.
@@ -199,7 +221,6 @@ class Scheduler {
   std::set<uint64_t> suspects_;
   std::deque<InFlight> in_flight_;
   uint64_t last_step_ = 0;  // of this epoch
-  uint64_t last_id_ = 0;
   size_t num_paused_ = 0;
   bool preempted_ = false;  // by the step being planned, for want of blocks
   uint32_t mixed_step_tokens_ = UINT32_MAX;

@@ -74,19 +74,19 @@ EngineOptions ToEngineOptions(const ServerOptions& options, const ServedModel& m
       options.max_model_len.value_or(static_cast<uint32_t>(model.config.max_position_embeddings));
   engine.gang.max_model_len_required = options.max_model_len.has_value();
   engine.gang.worker_timeout = options.worker_timeout;
-  engine.scheduler.max_num_seqs = options.max_num_seqs;
-  engine.scheduler.max_num_batched_tokens = options.max_num_batched_tokens;
-  engine.scheduler.vocab_size = model.vocab_size();
-  engine.scheduler.prefix_caching = options.prefix_caching;
-  engine.scheduler.hash_key = DrawHashKey();
-  engine.scheduler.queue.starvation_steps = options.starvation_steps;
-  engine.scheduler.queue.tenant_weights = options.tenant_weights;
+  engine.replica.scheduler.max_num_seqs = options.max_num_seqs;
+  engine.replica.scheduler.max_num_batched_tokens = options.max_num_batched_tokens;
+  engine.replica.scheduler.vocab_size = model.vocab_size();
+  engine.replica.scheduler.prefix_caching = options.prefix_caching;
+  engine.replica.scheduler.hash_key = DrawHashKey();
+  engine.replica.scheduler.queue.starvation_steps = options.starvation_steps;
+  engine.replica.scheduler.queue.tenant_weights = options.tenant_weights;
   engine.model_name = absl::StrCat(model.name, "/", model.config.NumParameters());
   engine.max_waiting = options.max_waiting;
   engine.max_waiting_per_tenant = options.max_waiting_per_tenant;
-  engine.step_target = options.step_target;
+  engine.replica.step_target = options.step_target;
   engine.client_timeout = options.client_timeout;
-  engine.step_timeout = options.step_timeout;
+  engine.replica.step_timeout = options.step_timeout;
   engine.gang_timeout = options.gang_timeout;
   engine.worker_hint = absl::StrCat("start them with: mpirun -np N trireme-worker --coordinator ",
                                     options.address, " --model ", options.model_dir.string());

@@ -27,6 +27,7 @@ class EngineMetrics final : public prometheus::Collectable {
       Add(families, name, prometheus::MetricType::Counter, value, help);
     };
     gauge("ready", engine_.ready() ? 1 : 0, "A gang of workers is serving");
+    gauge("gangs", s.gangs(), "Gangs of workers that serve");
     gauge("sequences_running", s.running(), "Sequences that are computed");
     gauge("sequences_waiting", s.waiting(), "Sequences that wait for a place");
     gauge("sequences_paused", s.paused(), "Sequences whose client does not read");

@@ -84,6 +84,7 @@ TEST_F(GangsTest, ServesWhenEveryRankHasRegistered) {
     EXPECT_EQ(stream->sent[1].welcome().epoch(), 1u);
   }
   v1::StepPlan plan;
+  plan.set_epoch(1);
   plan.set_step(1);
   supervisor_->SendPlan(plan);
   for (const auto& stream : streams_) EXPECT_TRUE(stream->sent[2].has_plan());
@@ -111,16 +112,68 @@ TEST_F(GangsTest, AFailureMessageIsPassedOn) {
   EXPECT_NE(std::get<GangIsLost>(lost).reason.find("out of memory"), std::string::npos);
 }
 
-TEST_F(GangsTest, ASecondGangIsRefusedAndTheFirstGoesOn) {
+TEST_F(GangsTest, TwoGangsServeAndDieApart) {
   StartGang("a", 1);
   const auto first = streams_;
+  const GangEvent ready = StartGang("b", 9);
+  ASSERT_TRUE(std::holds_alternative<GangIsReady>(ready));
+  EXPECT_EQ(std::get<GangIsReady>(ready).capacity.epoch, 2u);
+  v1::StepPlan plan;
+  plan.set_epoch(2);
+  supervisor_->SendPlan(plan);
+  for (const auto& stream : first) EXPECT_FALSE(stream->sent.back().has_plan());
+  for (const auto& stream : streams_) EXPECT_TRUE(stream->sent.back().has_plan());
+  EXPECT_EQ(supervisor_->Describe().gangs_size(), 2);
+  const GangEvent lost = supervisor_->OnDisconnect(1, "connection reset", now_);
+  ASSERT_TRUE(std::holds_alternative<GangIsLost>(lost));
+  EXPECT_EQ(std::get<GangIsLost>(lost).epoch, 1u);
+  EXPECT_TRUE(first[1]->sent.back().has_shutdown());
+  EXPECT_TRUE(streams_[0]->closed.empty());
+  ASSERT_EQ(supervisor_->Describe().gangs_size(), 1);
+  EXPECT_EQ(supervisor_->Describe().gangs(0).epoch(), 2u);
+  EXPECT_TRUE(std::holds_alternative<std::monostate>(supervisor_->LoseGang(1, "again")));
+  ASSERT_TRUE(std::holds_alternative<GangIsLost>(supervisor_->LoseGang(2, "stuck")));
+  EXPECT_FALSE(supervisor_->has_gang());
+}
+
+TEST_F(GangsTest, AResultForAnotherGangEndsTheLiarsGangAlone) {
+  StartGang("a", 1);
   StartGang("b", 9);
-  for (const auto& other : streams_) {
-    ASSERT_FALSE(other->closed.empty());
-    EXPECT_FALSE(other->closed[0].ok());
-  }
-  EXPECT_TRUE(supervisor_->has_gang());
-  EXPECT_TRUE(first[0]->closed.empty());
+  v1::WorkerMessage message;
+  message.mutable_result()->set_epoch(1);
+  const GangEvent lost = supervisor_->OnMessage(9, message, now_);
+  ASSERT_TRUE(std::holds_alternative<GangIsLost>(lost));
+  EXPECT_EQ(std::get<GangIsLost>(lost).epoch, 2u);
+  const GangEvent result = supervisor_->OnMessage(1, message, now_);
+  EXPECT_TRUE(std::holds_alternative<v1::StepResult>(result));
+}
+
+TEST_F(GangsTest, AGangThatComputesOtherBitsIsRefusedByWhatDiffers) {
+  const auto start = [this](uint64_t id, auto change) {
+    const auto stream = Connect(id);
+    v1::WorkerMessage message = Register("gang" + std::to_string(id), 0);
+    v1::Register& registration = *message.mutable_register_();
+    registration.set_world_size(1);
+    registration.set_tensor_parallel_size(1);
+    registration.set_kv_cache_dtype("f32");
+    registration.mutable_info()->set_device("cpu avx2");
+    change(registration);
+    supervisor_->OnMessage(id, message, now_);
+    return stream->closed.empty() ? "" : std::string(stream->closed[0].message());
+  };
+  using R = v1::Register;
+  EXPECT_EQ(start(1, [](R&) {}), "");
+  EXPECT_EQ(start(2, [](R& r) { r.mutable_info()->set_device("cpu avx512"); }), "");
+  EXPECT_NE(start(3, [](R& r) { r.set_kv_cache_dtype("bf16"); })
+                .find("kv_cache_dtype bf16, but the first gang has f32"),
+            std::string::npos);
+  EXPECT_NE(start(4, [](R& r) { r.mutable_info()->set_device("cuda H100"); })
+                .find("device cuda H100, but the first gang has cpu avx2"),
+            std::string::npos);
+  EXPECT_EQ(supervisor_->Describe().gangs_size(), 2);
+  // Also when none serves any more: requests may wait that have tokens.
+  for (const uint64_t epoch : {1, 2}) supervisor_->LoseGang(epoch, "stuck");
+  EXPECT_NE(start(5, [](R& r) { r.set_kv_cache_dtype("bf16"); }), "");
 }
 
 TEST_F(GangsTest, RefusesRanksThatDoNotFit) {
@@ -170,9 +223,15 @@ v1::WorkerMessage ProgressMessage(uint64_t begun, uint64_t done) {
   return message;
 }
 
-std::string ReasonOf(const GangEvent& event) {
-  const auto* lost = std::get_if<GangIsLost>(&event);
-  return lost == nullptr ? "" : lost->reason;
+// "1: why; 2: why" of the gangs that are lost.
+std::string Lost(const std::vector<GangEvent>& events) {
+  std::string text;
+  for (const GangEvent& event : events) {
+    const auto* lost = std::get_if<GangIsLost>(&event);
+    if (lost == nullptr) continue;
+    text += (text.empty() ? "" : "; ") + std::to_string(lost->epoch) + ": " + lost->reason;
+  }
+  return text;
 }
 
 TEST_F(GangsTest, ASilentRankEndsTheGangByNameAndABusyOneDoesNot) {
@@ -182,14 +241,14 @@ TEST_F(GangsTest, ASilentRankEndsTheGangByNameAndABusyOneDoesNot) {
   for (int i = 0; i < 10; ++i) {
     now_ += std::chrono::seconds(3);
     for (const uint64_t id : {1, 2}) supervisor_->OnMessage(id, ProgressMessage(4, 3), now_);
-    EXPECT_TRUE(std::holds_alternative<std::monostate>(supervisor_->CheckSilence(now_)));
+    EXPECT_EQ(Lost(supervisor_->CheckSilence(now_)), "");
   }
   EXPECT_EQ(streams_[0]->sent.back().heartbeat().sent_ns(), 77);
   EXPECT_EQ(supervisor_->NextSilence(), now_ + std::chrono::seconds(5));
   now_ += std::chrono::seconds(4);
   supervisor_->OnMessage(1, ProgressMessage(4, 4), now_);
   now_ += std::chrono::seconds(1);
-  const std::string reason = ReasonOf(supervisor_->CheckSilence(now_));
+  const std::string reason = Lost(supervisor_->CheckSilence(now_));
   EXPECT_NE(reason.find("rank 1 (node1), pid 11, last seen computing step 4: has been silent"),
             std::string::npos)
       << reason;
@@ -203,9 +262,18 @@ TEST_F(GangsTest, ARankThatFallsSilentBeforeItsGangIsCompleteEndsThatGangAlone) 
   supervisor_->OnMessage(3, Register("b", 0), now_);
   now_ += std::chrono::seconds(5);
   for (const uint64_t id : {1, 2}) supervisor_->OnMessage(id, ProgressMessage(1, 0), now_);
-  EXPECT_TRUE(std::holds_alternative<std::monostate>(supervisor_->CheckSilence(now_)));
+  EXPECT_EQ(Lost(supervisor_->CheckSilence(now_)), "");
   EXPECT_TRUE(waiting->sent.back().has_shutdown());
   EXPECT_TRUE(supervisor_->has_gang());
+}
+
+TEST_F(GangsTest, GangsThatFallSilentTogetherAreAllLost) {
+  StartGang("a", 1);
+  StartGang("b", 3);
+  now_ += std::chrono::seconds(5);
+  const std::string lost = Lost(supervisor_->CheckSilence(now_));
+  EXPECT_NE(lost.find("1: rank 0"), std::string::npos) << lost;
+  EXPECT_NE(lost.find("2: rank 0"), std::string::npos) << lost;
 }
 
 TEST_F(GangsTest, ALeaseEndsBeforeTheRankIsGivenUp) {
@@ -222,17 +290,17 @@ TEST_F(GangsTest, AResultIsASignOfLife) {
   result.mutable_result()->set_epoch(1);
   supervisor_->OnMessage(1, result, now_);
   now_ += std::chrono::seconds(1);
-  EXPECT_NE(ReasonOf(supervisor_->CheckSilence(now_)).find("rank 1"), std::string::npos);
+  EXPECT_NE(Lost(supervisor_->CheckSilence(now_)).find("rank 1"), std::string::npos);
 }
 
 TEST_F(GangsTest, NamesTheRanksThatKeepAStepFromItsEnd) {
   StartGang("a", 1);
   supervisor_->OnMessage(1, ProgressMessage(7, 6), now_);
   supervisor_->OnMessage(2, ProgressMessage(6, 6), now_);
-  EXPECT_EQ(supervisor_->Laggards(7),
+  EXPECT_EQ(supervisor_->Laggards(1, 7),
             "not begun by rank 1 (node1), pid 11, last seen idle after step 6");
   supervisor_->OnMessage(2, ProgressMessage(7, 7), now_);
-  EXPECT_EQ(supervisor_->Laggards(7),
+  EXPECT_EQ(supervisor_->Laggards(1, 7),
             "not done by rank 0 (node0), pid 10, last seen computing step 7");
 }
 

@@ -43,7 +43,7 @@ class World {
     if (capacity.max_model_len == 0) capacity.max_model_len = 4096;
     gang_ = std::make_unique<SimulatedGang>(capacity, options_,
                                             [this](uint64_t id) { return oracle_.SpaceOf(id); });
-    misfits = scheduler.GangReady(capacity);
+    scheduler.GangReady(capacity);
   }
 
   // Returns who was given up.
@@ -118,7 +118,6 @@ class World {
 
  public:
   Scheduler scheduler;
-  std::vector<uint64_t> misfits;
   std::map<uint64_t, uint32_t> heard;  // tokens, by sequence
   std::map<uint64_t, v1::FinishReason> reasons;
 };
@@ -435,15 +434,77 @@ TEST(SchedulerTest, LostGangIsForgottenButNotTheText) {
   EXPECT_EQ(world.heard[id], 8u);
 }
 
-TEST(SchedulerTest, WhatCannotFitTheNextGangEnds) {
+TEST(SchedulerTest, KnowsWhichGangsHoldAllSequences) {
   World world(Pool(64));
-  const uint64_t small = world.Add(Request(Text(20), 8));
-  const uint64_t large = world.Add(Request(Text(200), 8));
-  world.Lose();
-  world.Start(Pool(8));
-  EXPECT_EQ(world.misfits, std::vector<uint64_t>{large});
+  world.Add(Request(Text(20), 8));
+  const auto all_fit = [&](uint32_t kv_blocks, uint32_t max_model_len) {
+    GangCapacity capacity = Pool(kv_blocks);
+    capacity.max_model_len = max_model_len;
+    return world.scheduler.AllFit(capacity);
+  };
+  EXPECT_TRUE(all_fit(2, 28));
+  world.Add(Request(Text(200), 8));
+  EXPECT_FALSE(all_fit(12, 4096));
+  EXPECT_FALSE(all_fit(64, 207));
+  EXPECT_TRUE(all_fit(13, 208));
+}
+
+// A leader with tokens, its followers, and one that is paused.
+TEST(SchedulerTest, ATakenRequestGoesOnInAnotherScheduler) {
+  World world(Pool(64));
+  const uint64_t leader = world.Add(Request(Text(20), 8), 3);
+  world.scheduler.Pause(leader + 2);
+  for (int i = 0; i < 3; ++i) world.Step();
+  const uint64_t stays = world.Add(Request(Text(30), 8));
+  const std::vector<uint64_t> ids = {leader, leader + 1, leader + 2};
+  const std::vector<Sequence> taken = world.scheduler.Take(ids);
+  EXPECT_EQ(world.scheduler.num_sequences(), 1u);
+  EXPECT_EQ(world.scheduler.num_paused(), 0u);
+  EXPECT_EQ(taken[0].tokens.size(), 23u);
+  EXPECT_EQ(taken[0].num_prompt, 20u);
+  EXPECT_TRUE(taken[2].paused);
+  const v1::StepPlan plan = world.Step();  // tells the gang that they are gone
+  EXPECT_GE(plan.finished_ids_size(), 2);
+  EXPECT_NE(Announced(plan, stays), nullptr);
+  world.scheduler.Add(taken);
+  world.scheduler.Resume(leader + 2);
   world.Drain();
-  EXPECT_EQ(world.heard[small], 8u);
+  for (uint64_t id = leader; id <= stays; ++id) EXPECT_EQ(world.heard[id], 8u) << id;
+}
+
+TEST(SchedulerTest, ASuspectThatMovesStaysOne) {
+  World world(Pool(64));
+  const uint64_t poison = world.Add(Request(Text(20), 8));
+  for (int i = 0; i < 2; ++i) {
+    world.Plan();
+    world.Lose();
+    if (i == 0) world.Start(Pool(64));
+  }
+  World other(Pool(64));
+  other.scheduler.Add(world.scheduler.Take(std::vector{poison}));
+  other.scheduler.Add({[] {
+    Sequence innocent = Request(Text(5, 700), 4);
+    innocent.id = 99;
+    return innocent;
+  }()});
+  const std::optional<v1::StepPlan> plan = other.scheduler.Plan();
+  ASSERT_EQ(plan->scheduled_size(), 1);
+  EXPECT_EQ(plan->scheduled(0).id(), poison);
+}
+
+TEST(SchedulerTest, FindsWhatTheGangStillHasOfAPrompt) {
+  World world(Pool(64));
+  const uint64_t id = world.Add(Request(Text(40), 8));
+  const BlockHash root = world.scheduler.Find(id)->cache_root;
+  EXPECT_EQ(world.scheduler.CachedTokens(root, Text(40)), 0u);
+  EXPECT_EQ(world.scheduler.TokensOutstanding(), 48u);
+  world.Step();
+  EXPECT_EQ(world.scheduler.TokensOutstanding(), 8u);
+  world.Drain();
+  EXPECT_EQ(world.scheduler.CachedTokens(root, Text(40)), 32u);
+  EXPECT_EQ(world.scheduler.CachedTokens(root, Text(40, 1)), 0u);
+  EXPECT_EQ(world.scheduler.CachedTokens({}, Text(40)), 0u);
+  EXPECT_EQ(world.scheduler.TokensOutstanding(), 0u);
 }
 
 // Both were computed when two gangs died in a row; one of them is why.

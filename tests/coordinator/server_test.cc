@@ -27,7 +27,9 @@ TEST_F(ServerTest, StreamsTokensWithUsage) {
   v1::ListRanksResponse ranks;
   ASSERT_TRUE(cluster->ListRanks(&context, {}, &ranks).ok());
   EXPECT_TRUE(ranks.ready());
-  EXPECT_EQ(ranks.ranks_size(), 4);
+  ASSERT_EQ(ranks.gangs_size(), 1);
+  EXPECT_EQ(ranks.gangs(0).ranks_size(), 4);
+  EXPECT_EQ(ranks.gangs(0).max_model_len(), kContext);
   EXPECT_EQ(ranks.steps(), 51u);
   EXPECT_EQ(ranks.tokens_generated(), 50u);
 }
@@ -258,8 +260,9 @@ TEST_F(ServerTest, RanksThatDoNotFitHearWhyAndNobodyElseNotices) {
   const auto gang = StartGang(Gang());
   FakeGangOptions second = Gang();
   second.gang_id = "second";
+  second.change = [](v1::Register& registration) { registration.set_kv_cache_dtype("int8"); };
   FakeGang refused(second);
-  EXPECT_NE(refused.Join(0).error_message().find("one gang"), std::string::npos);
+  EXPECT_NE(refused.Join(0).error_message().find("kv_cache_dtype int8"), std::string::npos);
 
   const grpc::Slice slice(std::string("\xFF\xFF\xFF not a message"));
   const grpc::ByteBuffer garbage(&slice, 1);

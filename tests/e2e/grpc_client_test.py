@@ -94,7 +94,9 @@ def main():
     next(call)
     call.cancel()
     ranks = cluster_pb2_grpc.ClusterStub(channel).ListRanks(cluster_pb2.ListRanksRequest())
-    assert ranks.ready and len(ranks.ranks) == ranks.tensor_parallel_size * ranks.pipeline_parallel_size
+    assert ranks.ready
+    for gang in ranks.gangs:
+        assert len(gang.ranks) == gang.tensor_parallel_size * gang.pipeline_parallel_size
     print("1 passed, 0 failed")
 
 

@@ -157,7 +157,7 @@ class Load {
   void LoseGang() {
     EXPECT_TRUE(scheduler_->GangLost().empty());
     ++capacity_.epoch;
-    EXPECT_TRUE(scheduler_->GangReady(capacity_).empty());
+    scheduler_->GangReady(capacity_);
   }
 
   void Answer() {

@@ -39,7 +39,7 @@ Simulation::Simulation(uint64_t seed, bool trace)
       trace_(trace),
       random_(seed),
       options_(DrawOptions(random_)),
-      scheduler_(options_),
+      scheduler_(std::in_place, options_),
       oracle_(options_.vocab_size) {
   DrawWeights();
   eager_ = random_.Percent(70);
@@ -141,7 +141,7 @@ absl::Status Simulation::Happen(Event event) {
     case Event::kMixedTokens: {
       const uint32_t tokens = random_.Between(0, 40);
       Trace(absl::StrCat("steps with decodes have ", tokens, " tokens"));
-      scheduler_.SetMixedStepTokens(tokens);
+      scheduler_->SetMixedStepTokens(tokens);
       return absl::OkStatus();
     }
     default:
@@ -151,14 +151,14 @@ absl::Status Simulation::Happen(Event event) {
   if (!id.has_value()) return absl::OkStatus();
   if (event == Event::kCancel) {
     Trace(absl::StrCat("cancel ", *id));
-    scheduler_.Cancel(*id);
+    scheduler_->Cancel(*id);
     oracle_.End(*id);
   } else if (event == Event::kPause) {
     Trace(absl::StrCat("pause ", *id));
-    scheduler_.Pause(*id);
+    scheduler_->Pause(*id);
   } else {
     Trace(absl::StrCat("resume ", *id));
-    scheduler_.Resume(*id);
+    scheduler_->Resume(*id);
   }
   return absl::OkStatus();
 }
@@ -200,7 +200,7 @@ void Simulation::Add(uint32_t count, std::vector<int32_t> prompt, uint32_t max_t
                      static_cast<int>(request.priority), ": ", request.tokens.size(), "+",
                      max_tokens, " tokens",
                      request.sampling.has_prompt_logprobs() ? ", prompt logprobs" : ""));
-  scheduler_.Add(std::move(siblings));
+  scheduler_->Add(std::move(siblings));
 }
 
 absl::Status Simulation::Ready() {
@@ -215,19 +215,27 @@ absl::Status Simulation::Ready() {
   for (const auto& [id, client] : oracle_.open()) {
     if (client.num_prompt + client.max_tokens > capacity_.max_model_len) misfits.push_back(id);
   }
-  if (scheduler_.GangReady(capacity_) != misfits) return Wrong("other sequences fit the gang");
-  for (const uint64_t id : misfits) oracle_.End(id);
+  if (scheduler_->AllFit(capacity_) != misfits.empty()) {
+    return Wrong("other sequences fit the gang");
+  }
+  for (const uint64_t id : misfits) {
+    scheduler_->Cancel(id);
+    oracle_.End(id);
+  }
+  scheduler_->GangReady(capacity_);
   return absl::OkStatus();
 }
 
 absl::Status Simulation::Lose() {
   if (gang_ == nullptr) return absl::OkStatus();
+  // One that drains owes nothing when it ends.
+  while (random_.Percent(60) && !results_.empty()) RETURN_IF_ERROR(Deliver());
   Trace("the gang is lost");
   std::vector<uint64_t> given_up;
   for (const auto& [id, client] : oracle_.open()) {
-    const Sequence* sequence = scheduler_.Find(id);
-    if (sequence->state == SequenceState::kRunning && scheduler_.oldest_step() > 0 &&
-        sequence->last_step >= scheduler_.oldest_step() &&
+    const Sequence* sequence = scheduler_->Find(id);
+    if (sequence->state == SequenceState::kRunning && scheduler_->oldest_step() > 0 &&
+        sequence->last_step >= scheduler_->oldest_step() &&
         sequence->gangs_lost + 1 >= options_.gangs_lost_max) {
       given_up.push_back(id);
     }
@@ -235,8 +243,28 @@ absl::Status Simulation::Lose() {
   gang_ = nullptr;
   for (v1::StepResult& result : results_) stale_.push_back(std::move(result));
   results_.clear();
-  if (scheduler_.GangLost() != given_up) return Wrong("other sequences lost too many gangs");
+  if (scheduler_->GangLost() != given_up) return Wrong("other sequences lost too many gangs");
   for (const uint64_t id : given_up) oracle_.End(id);
+  return random_.Percent(50) ? Move() : absl::OkStatus();
+}
+
+// To the scheduler of another gang, in any order of requests.
+absl::Status Simulation::Move() {
+  Trace("all move");
+  std::map<uint64_t, std::vector<uint64_t>> requests;  // by a random key
+  std::map<uint64_t, uint64_t> keys;                   // by leader
+  for (const auto& [id, client] : oracle_.open()) {
+    const uint64_t leader = scheduler_->Find(id)->leader_id;
+    requests[keys.try_emplace(leader, random_.Next()).first->second].push_back(id);
+  }
+  std::vector<std::vector<Sequence>> moved;
+  for (const auto& [key, ids] : requests) moved.push_back(scheduler_->Take(ids));
+  if (scheduler_->num_sequences() != 0 || scheduler_->num_paused() != 0) {
+    return Wrong("something stayed behind");
+  }
+  RETURN_IF_ERROR(scheduler_->CheckIntegrity());
+  scheduler_.emplace(options_);
+  for (std::vector<Sequence>& siblings : moved) scheduler_->Add(std::move(siblings));
   return absl::OkStatus();
 }
 
@@ -245,7 +273,7 @@ absl::Status Simulation::Stale() {
   const uint32_t index = random_.Below(static_cast<uint32_t>(stale_.size()));
   Trace(absl::StrCat("stale result of step ", stale_[index].step(), " of gang ",
                      stale_[index].epoch()));
-  const absl::StatusOr<StepOutput> output = scheduler_.Apply(stale_[index]);
+  const absl::StatusOr<StepOutput> output = scheduler_->Apply(stale_[index]);
   if (!output.ok()) return output.status();
   if (output->tokens.empty() && output->prompt_logprobs.empty()) return absl::OkStatus();
   return Wrong("a stale result was taken");
@@ -261,11 +289,11 @@ absl::Status Simulation::PlanOnce(bool& planned) {
   std::vector<uint64_t> waited;
   std::vector<uint64_t> ran;
   for (const auto& [id, client] : oracle_.open()) {
-    const SequenceState state = scheduler_.Find(id)->state;
+    const SequenceState state = scheduler_->Find(id)->state;
     if (state == SequenceState::kWaiting) waited.push_back(id);
     if (state == SequenceState::kRunning) ran.push_back(id);
   }
-  const std::optional<v1::StepPlan> plan = scheduler_.Plan();
+  const std::optional<v1::StepPlan> plan = scheduler_->Plan();
   planned = plan.has_value();
   if (!planned) return absl::OkStatus();
   if (gang_ == nullptr) return Wrong("a plan without a gang");
@@ -274,7 +302,7 @@ absl::Status Simulation::PlanOnce(bool& planned) {
   absl::StatusOr<v1::StepResult> result = gang_->Step(*plan);
   if (!result.ok()) return result.status();
   results_.push_back(*std::move(result));
-  if (results_.size() != scheduler_.plans_in_flight() ||
+  if (results_.size() != scheduler_->plans_in_flight() ||
       results_.size() > capacity_.pipeline_stages + 1) {
     return Wrong(results_.size(), " plans are in flight");
   }
@@ -285,7 +313,7 @@ absl::Status Simulation::Deliver() {
   if (results_.empty()) return absl::OkStatus();
   Trace(absl::StrCat("result of step ", results_.front().step(), ": ",
                      results_.front().tokens_size(), " tokens"));
-  absl::StatusOr<StepOutput> output = scheduler_.Apply(std::move(results_.front()));
+  absl::StatusOr<StepOutput> output = scheduler_->Apply(std::move(results_.front()));
   results_.pop_front();
   if (!output.ok()) return output.status();
   return oracle_.Hear(*output);
@@ -294,7 +322,7 @@ absl::Status Simulation::Deliver() {
 // Everything that has come goes its way to the end, and nothing stays behind.
 absl::Status Simulation::Drain() {
   Trace("drain");
-  for (const auto& [id, client] : oracle_.open()) scheduler_.Resume(id);
+  for (const auto& [id, client] : oracle_.open()) scheduler_->Resume(id);
   if (gang_ == nullptr) RETURN_IF_ERROR(Ready());
   const uint32_t patience = random_.Between(0, 2);  // results that stay in flight
   while (!oracle_.open().empty()) {
@@ -314,10 +342,10 @@ absl::Status Simulation::Drain() {
   }
   while (!results_.empty()) RETURN_IF_ERROR(Deliver());
   RETURN_IF_ERROR(CheckAll());
-  if (!oracle_.open().empty() || scheduler_.num_sequences() != 0 ||
-      scheduler_.plans_in_flight() != 0 || scheduler_.num_paused() != 0 ||
-      scheduler_.blocks().num_free() != capacity_.kv_blocks ||
-      scheduler_.swap().num_free() != capacity_.swap_blocks) {
+  if (!oracle_.open().empty() || scheduler_->num_sequences() != 0 ||
+      scheduler_->plans_in_flight() != 0 || scheduler_->num_paused() != 0 ||
+      scheduler_->blocks().num_free() != capacity_.kv_blocks ||
+      scheduler_->swap().num_free() != capacity_.swap_blocks) {
     return Wrong("something is left behind");
   }
   return absl::OkStatus();

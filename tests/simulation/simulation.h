@@ -17,9 +17,9 @@
 namespace trireme::simulation {
 
 // One life of a scheduler, drawn from a seed: requests that come, are cancelled, pause and go on;
-// plans ahead of slow results; gangs that die, results they leave behind, and gangs of another size
-// that follow. After every event the scheduler's books, what the gang saw and what the clients
-// heard are checked.
+// plans ahead of slow results; gangs that die or drain, results they leave behind, and gangs of
+// another size that follow, of this scheduler or of another one to which all move. After every
+// event the scheduler's books, what the gang saw and what the clients heard are checked.
 class Simulation {
  public:
   Simulation(uint64_t seed, bool trace);
@@ -51,6 +51,7 @@ class Simulation {
   void Add(uint32_t count, std::vector<int32_t> prompt, uint32_t max_tokens);
   absl::Status Ready();
   absl::Status Lose();
+  absl::Status Move();
   absl::Status Stale();
   absl::Status PlanAll();
   absl::Status PlanOnce(bool& planned);
@@ -72,7 +73,7 @@ class Simulation {
   const bool trace_;
   Random random_;
   const SchedulerOptions options_;
-  Scheduler scheduler_;
+  std::optional<Scheduler> scheduler_;  // always one
   Oracle oracle_;
   std::vector<uint32_t> weights_;            // of events
   std::vector<std::vector<int32_t>> texts_;  // prompts begin like one of these

@@ -21,13 +21,13 @@ bool RunsBefore(const Sequence& a, const Sequence& b) {
 }  // namespace
 
 absl::Status Simulation::CheckAll() {
-  RETURN_IF_ERROR(scheduler_.CheckIntegrity());
-  if (scheduler_.num_sequences() != oracle_.open().size()) {
-    return Wrong(scheduler_.num_sequences(), " sequences are kept, ", oracle_.open().size(),
+  RETURN_IF_ERROR(scheduler_->CheckIntegrity());
+  if (scheduler_->num_sequences() != oracle_.open().size()) {
+    return Wrong(scheduler_->num_sequences(), " sequences are kept, ", oracle_.open().size(),
                  " clients listen");
   }
   for (const auto& [id, client] : oracle_.open()) {
-    if (scheduler_.Find(id) == nullptr) return Wrong("sequence ", id, " is lost");
+    if (scheduler_->Find(id) == nullptr) return Wrong("sequence ", id, " is lost");
   }
   return CheckStarvation();
 }
@@ -38,17 +38,17 @@ bool Simulation::IsSuspect(const Sequence& sequence) const {
 
 bool Simulation::HasSuspects() const {
   return std::any_of(oracle_.open().begin(), oracle_.open().end(), [this](const auto& client) {
-    const Sequence& sequence = *scheduler_.Find(client.first);
+    const Sequence& sequence = *scheduler_->Find(client.first);
     return IsSuspect(sequence) && !sequence.paused && sequence.state != SequenceState::kHeld;
   });
 }
 
 // What may have killed gangs is computed with nothing else, before all else.
 absl::Status Simulation::CheckAlone(const v1::StepPlan& plan) const {
-  if (plan.scheduled_size() != 1 || scheduler_.plans_in_flight() != 1) {
+  if (plan.scheduled_size() != 1 || scheduler_->plans_in_flight() != 1) {
     return Wrong("a suspect is computed with others");
   }
-  if (IsSuspect(*scheduler_.Find(plan.scheduled(0).id()))) return absl::OkStatus();
+  if (IsSuspect(*scheduler_->Find(plan.scheduled(0).id()))) return absl::OkStatus();
   return Wrong("sequence ", plan.scheduled(0).id(), " is computed before suspects");
 }
 
@@ -57,19 +57,19 @@ absl::Status Simulation::CheckAlone(const v1::StepPlan& plan) const {
 // who is paused.
 absl::Status Simulation::CheckOrder(const v1::StepPlan& plan, const std::vector<uint64_t>& waited,
                                     const std::vector<uint64_t>& ran) const {
-  const uint64_t steps = scheduler_.stats().steps;
+  const uint64_t steps = scheduler_->stats().steps;
   const auto starved = [&](const Sequence& sequence) {
     return steps > sequence.queued_step + options_.queue.starvation_steps;
   };
   for (const v1::ScheduledSequence& scheduled : plan.scheduled()) {
-    if (scheduler_.Find(scheduled.id())->paused) return Wrong(scheduled.id(), " is paused");
+    if (scheduler_->Find(scheduled.id())->paused) return Wrong(scheduled.id(), " is paused");
   }
   if (HasSuspects()) return CheckAlone(plan);
   for (const uint64_t id : waited) {
-    const Sequence& waits = *scheduler_.Find(id);
+    const Sequence& waits = *scheduler_->Find(id);
     if (waits.state != SequenceState::kWaiting) continue;
     for (const v1::NewSequence& added : plan.new_sequences()) {
-      const Sequence& admitted = *scheduler_.Find(added.id());
+      const Sequence& admitted = *scheduler_->Find(added.id());
       if (!starved(admitted) && admitted.priority < waits.priority) {
         return Wrong("sequence ", admitted.id, " is admitted before ", waits.id);
       }
@@ -81,10 +81,10 @@ absl::Status Simulation::CheckOrder(const v1::StepPlan& plan, const std::vector<
                         [&](const auto& added) { return added.id() == sequence.id; });
   };
   for (const uint64_t preempted_id : ran) {
-    const Sequence& preempted = *scheduler_.Find(preempted_id);
+    const Sequence& preempted = *scheduler_->Find(preempted_id);
     if (preempted.paused || runs_on(preempted)) continue;
     for (const uint64_t id : ran) {
-      const Sequence& runs = *scheduler_.Find(id);
+      const Sequence& runs = *scheduler_->Find(id);
       if (runs_on(runs) && (runs.paused || RunsBefore(preempted, runs))) {
         return Wrong("sequence ", preempted_id, " gave way before ", id);
       }
@@ -100,11 +100,11 @@ absl::Status Simulation::CheckOrder(const v1::StepPlan& plan, const std::vector<
 absl::Status Simulation::CheckStarvation() {
   const Sequence* longest = nullptr;
   for (const auto& [id, client] : oracle_.open()) {
-    const Sequence* sequence = scheduler_.Find(id);
+    const Sequence* sequence = scheduler_->Find(id);
     if (sequence->state != SequenceState::kWaiting) continue;
     if (longest == nullptr || sequence->queued_step < longest->queued_step) longest = sequence;
   }
-  const uint64_t steps = scheduler_.stats().steps;
+  const uint64_t steps = scheduler_->stats().steps;
   if (gang_ == nullptr || longest == nullptr || HasSuspects() ||
       steps <= longest->queued_step + options_.queue.starvation_steps) {
     starved_ = {};
@@ -119,7 +119,7 @@ absl::Status Simulation::CheckStarvation() {
   starved_ = who;
   starved_deadline_ = steps + capacity_.pipeline_stages + 2;
   for (const auto& [id, client] : oracle_.open()) {
-    const Sequence* sequence = scheduler_.Find(id);
+    const Sequence* sequence = scheduler_->Find(id);
     if (sequence->state != SequenceState::kRunning) continue;
     starved_deadline_ += sequence->tokens_max() - sequence->num_computed;
   }
@@ -129,9 +129,9 @@ absl::Status Simulation::CheckStarvation() {
 // Plans were asked for until there were no more: unless results are to come, nobody may be left who
 // could run.
 absl::Status Simulation::CheckIdle() const {
-  if (scheduler_.plans_in_flight() > 0) return absl::OkStatus();
+  if (scheduler_->plans_in_flight() > 0) return absl::OkStatus();
   for (const auto& [id, client] : oracle_.open()) {
-    const Sequence* sequence = scheduler_.Find(id);
+    const Sequence* sequence = scheduler_->Find(id);
     const bool could_run = !sequence->paused && !sequence->follows;
     if (could_run) return Wrong("nothing is planned, but sequence ", id, " could run");
   }

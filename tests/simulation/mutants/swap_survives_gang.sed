@@ -1,2 +1,2 @@
 # scheduler.cc: what was swapped out is believed to outlive the gang.
-/^std::vector<uint64_t> Scheduler::GangLost/,/^}/s/sequence->num_swapped = 0;/sequence->swap_table.assign(1, 0);/
+/^void ForgetGang/,/^}/s/sequence\.num_swapped = 0;/sequence.swap_table.assign(1, 0);/

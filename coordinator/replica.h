@@ -1,0 +1,99 @@
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <deque>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "coordinator/load_estimate.h"
+#include "coordinator/scheduler.h"
+#include "trireme/v1/cluster.pb.h"
+#include "trireme/v1/worker.pb.h"
+
+namespace trireme {
+
+struct ReplicaOptions {
+  SchedulerOptions scheduler;
+  std::chrono::milliseconds step_target{0};  // of steps that mix prefill and decode; 0: no target
+  std::chrono::milliseconds step_timeout{120'000};
+};
+
+// One gang as the engine drives it: the scheduler with its requests, the plans that are not
+// answered and until when they must be, and how fast the gang has been lately. Outlives its gang:
+// requests that no other gang can take wait in it for the next one. No clock, no I/O: it is told
+// the time. Not thread safe.
+class Replica {
+ public:
+  using Time = std::chrono::steady_clock::time_point;
+
+  explicit Replica(const ReplicaOptions& options)
+      : options_(options), scheduler_(options.scheduler) {}
+
+  Scheduler& scheduler() { return scheduler_; }
+  const Scheduler& scheduler() const { return scheduler_; }
+  LoadEstimate& load() { return load_; }
+  const LoadEstimate& load() const { return load_; }
+
+  // A gang begins to serve; it must hold all sequences.
+  void Begin(const GangCapacity& capacity);
+  // It is gone. Another must begin until `give_up`, or what waits is in vain. Returns the sequences
+  // that lost too many gangs; they have ended.
+  std::vector<uint64_t> End(const std::string& reason, Time give_up);
+
+  bool serves() const { return scheduler_.has_gang(); }
+  // Whether it takes new work.
+  bool accepts() const { return serves() && !draining_.has_value(); }
+  uint64_t epoch() const { return serves() ? scheduler_.capacity()->epoch : 0; }
+  // No gang came in time.
+  void GiveUp() { gang_deadline_.reset(); }
+  // Why the last gang was lost.
+  const std::string& lost_reason() const { return lost_reason_; }
+
+  // No more plans; the gang may be ended when it owes no result.
+  void Drain(const std::string& reason) { draining_ = reason; }
+  // Why it drains, if it does.
+  const std::optional<std::string>& draining() const { return draining_; }
+  bool drained() const { return draining_.has_value() && scheduler_.plans_in_flight() == 0; }
+
+  // The next plan to be sent, if there is one.
+  std::optional<v1::StepPlan> Plan(Time now);
+  // The oldest plan's result. Errors as Scheduler::Apply.
+  absl::StatusOr<StepOutput> Apply(v1::StepResult result, Time now);
+
+  // When the oldest plan must be answered, or the next gang be there; nothing if neither is due.
+  std::optional<Time> step_deadline() const { return step_deadline_; }
+  std::optional<Time> gang_deadline() const { return gang_deadline_; }
+
+  // What goes before a new request.
+  LoadEstimate::Queue QueueAhead(v1::Priority priority, size_t prompt_tokens) const;
+
+  // Adds what it computes now and has computed so far.
+  void AddTo(v1::GetStatsResponse& stats) const;
+
+ private:
+  struct SentPlan {
+    uint32_t tokens = 0;
+    bool gang_had_work = false;  // it idled only because the plan was late
+  };
+  struct Milliseconds {
+    double step = 0, idle = 0, bubble = 0;
+  };
+
+  void CountStep(const Milliseconds& took, Time now);
+
+  const ReplicaOptions options_;
+  Scheduler scheduler_;
+  LoadEstimate load_;
+  std::deque<SentPlan> sent_plans_;
+  bool dry_ = true;  // all work was done when the last plan came back
+  Milliseconds total_;
+  std::optional<Time> step_deadline_;
+  std::optional<Time> gang_deadline_;
+  std::string lost_reason_;
+  std::optional<std::string> draining_;
+};
+
+}  // namespace trireme
