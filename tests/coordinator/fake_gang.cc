@@ -163,6 +163,11 @@ void FakeGang::Serve(uint32_t rank) {
       stream->WritesDone();
     } else if (message.has_plan()) {
       if (options_.step_delay.count() > 0) std::this_thread::sleep_for(options_.step_delay);
+      if (drain_) {
+        v1::WorkerMessage drain;
+        drain.mutable_drain();
+        stream->Write(drain);
+      }
       v1::WorkerMessage answer;
       if (!Step(message.plan(), options_, state, *answer.mutable_result())) {
         answer.mutable_failure()->set_message("the plan contradicts the state");

@@ -44,11 +44,15 @@ class FakeGang {
 
   // Waits until every rank is welcome; false if a stream ends or ten seconds pass.
   bool WaitReady() const;
+  // Its ranks ask to be drained, with the next answer: they were told to end.
+  void Drain() { drain_ = true; }
   // Cuts every stream, as if the processes were gone.
   void Kill();
   // Waits for the end of every stream, and how that of `rank` was.
   grpc::Status Join(uint32_t rank);
 
+  // False when a stream has ended.
+  bool lives() const { return ended_ == 0; }
   uint64_t steps() const { return steps_; }
   uint64_t epoch() const { return epoch_; }
   const std::string& shutdown_reason(uint32_t rank) const { return ranks_[rank]->shutdown_reason; }
@@ -67,6 +71,7 @@ class FakeGang {
   const FakeGangOptions options_;
   std::shared_ptr<grpc::Channel> channel_;
   std::vector<std::unique_ptr<Rank>> ranks_;
+  std::atomic<bool> drain_{false};
   std::atomic<uint32_t> welcome_{0};
   std::atomic<uint32_t> ended_{0};
   std::atomic<uint64_t> steps_{0};

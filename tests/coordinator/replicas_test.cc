@@ -1,0 +1,222 @@
+// Several gangs behind one coordinator, over real gRPC on loopback, without a model.
+
+#include <atomic>
+#include <utility>
+
+#include "tests/coordinator/server_fixture.h"
+
+namespace trireme {
+namespace {
+
+class ReplicasTest : public ServerTest {
+ protected:
+  ReplicasTest() {
+    options_.gang_timeout = milliseconds(50);  // who waits for a lost gang to come back, fails
+  }
+
+  std::unique_ptr<FakeGang> StartNamed(const std::string& name, FakeGangOptions options) {
+    options.gang_id = name;
+    return StartGang(options);
+  }
+
+  FakeGangOptions SlowGang() const {
+    FakeGangOptions options = Gang();
+    options.step_delay = milliseconds(5);
+    return options;
+  }
+
+  v1::ListRanksResponse Ranks() {
+    grpc::ClientContext context;
+    v1::ListRanksResponse ranks;
+    EXPECT_TRUE(v1::Cluster::NewStub(channel_)->ListRanks(&context, {}, &ranks).ok());
+    return ranks;
+  }
+
+  // Clients that each ask once for `max_tokens`, with prompts and seeds of their own.
+  void StartClients(int count, uint32_t max_tokens) {
+    for (int i = 0; i < count; ++i) {
+      clients_.emplace_back([this, i, max_tokens] {
+        const std::string prompt(1 + i * 5, static_cast<char>('A' + i));
+        const Answer answer = Ask(Request(prompt, max_tokens, i));
+        EXPECT_TRUE(answer.status.ok()) << answer.status.error_message();
+        right_ += answer.texts[0] == FakeText(prompt, i, max_tokens);
+      });
+    }
+  }
+
+  // How many answers were right.
+  int Join() {
+    for (std::thread& client : clients_) client.join();
+    clients_.clear();
+    return right_.exchange(0);
+  }
+
+  static void AwaitSteps(const FakeGang& gang, uint64_t steps) {
+    while (gang.steps() < steps) std::this_thread::sleep_for(milliseconds(1));
+  }
+
+  std::vector<std::thread> clients_;
+  std::atomic<int> right_ = 0;
+};
+
+TEST_F(ReplicasTest, GangsShareTheWork) {
+  StartServer();
+  const auto a = StartNamed("a", SlowGang());
+  FakeGangOptions wide = SlowGang();
+  wide.tp = 2;
+  wide.pp = 2;
+  const auto b = StartNamed("b", wide);
+  StartClients(16, 60);
+  EXPECT_EQ(Join(), 16);
+  EXPECT_GT(a->steps(), 30u);
+  EXPECT_GT(b->steps(), 30u);
+  const v1::ListRanksResponse ranks = Ranks();
+  ASSERT_EQ(ranks.gangs_size(), 2);
+  EXPECT_EQ(ranks.gangs(1).ranks_size(), 4);
+  EXPECT_EQ(ranks.steps(), a->steps() + b->steps());
+  EXPECT_EQ(ranks.tokens_generated(), 16 * 60u);
+  EXPECT_EQ(server_->engine().Stats().gangs(), 2u);
+}
+
+TEST_F(ReplicasTest, ALostGangsRequestsGoOnAtTheOther) {
+  StartServer();
+  auto a = StartNamed("a", SlowGang());
+  auto b = StartNamed("b", SlowGang());
+  StartClients(20, 100);  // more than run at a time
+  AwaitSteps(*a, 20);
+  AwaitSteps(*b, 20);
+  b->Kill();
+  EXPECT_EQ(Join(), 20);
+  // And back, with the gang that comes in its place.
+  const auto c = StartNamed("c", SlowGang());
+  StartClients(20, 100);
+  AwaitSteps(*c, 20);
+  a->Kill();
+  EXPECT_EQ(Join(), 20);
+  EXPECT_EQ(Ranks().gangs_size(), 1);
+  EXPECT_EQ(Ranks().epoch(), 3u);
+  EXPECT_EQ(server_->engine().Stats().tokens_generated(), 2 * 20 * 100u);
+}
+
+TEST_F(ReplicasTest, ContinuationsAndAPausedClientMoveTogether) {
+  StartServer();
+  auto a = StartNamed("a", SlowGang());
+  const auto b = StartNamed("b", SlowGang());
+  grpc::ClientContext context;
+  v1::GenerateRequest request = Request("replay", 100, 11);
+  request.mutable_sampling()->set_n(3);
+  const Answer answer = Ask(request, context, [&](const Answer& so_far) {
+    if (so_far.messages == 20) a->Kill();
+  });
+  ASSERT_TRUE(answer.status.ok()) << answer.status.error_message();
+  for (uint64_t i = 0; i < 3; ++i) EXPECT_EQ(answer.texts[i], FakeText("replay", 11 + i, 100));
+  EXPECT_GT(b->steps(), 0u);
+}
+
+TEST_F(ReplicasTest, ARollingUpdateFailsNoRequest) {
+  StartServer();
+  std::unique_ptr<FakeGang> serving = StartNamed("gang0", SlowGang());
+  for (int i = 1; i <= 3; ++i) {
+    StartClients(12, 80);
+    AwaitSteps(*serving, 20);
+    std::unique_ptr<FakeGang> next = StartNamed(absl::StrCat("gang", i), SlowGang());
+    serving->Drain();
+    EXPECT_TRUE(serving->Join(0).ok());
+    EXPECT_NE(serving->shutdown_reason(0).find("told to end"), std::string::npos);
+    serving = std::move(next);
+    EXPECT_EQ(Join(), 12);
+  }
+  EXPECT_EQ(Ranks().gangs_size(), 1);
+}
+
+TEST_F(ReplicasTest, TheSmallerGangGetsOnlyWhatFitsIt) {
+  options_.gang_timeout = std::chrono::minutes(1);
+  StartServer();
+  FakeGangOptions small = SlowGang();
+  small.kv_blocks = 5;  // 80 tokens
+  const auto a = StartNamed("a", small);
+  ExpectRefused(Request(std::string(50, 'x'), 100), grpc::StatusCode::INVALID_ARGUMENT, "80");
+  std::unique_ptr<FakeGang> b = StartNamed("b", SlowGang());
+  EXPECT_EQ(server_->engine().max_model_len(), kContext);
+  const std::string prompt(50, 'x');
+  grpc::ClientContext context;
+  const Answer answer = Ask(Request(prompt, 150), context, [&](const Answer& so_far) {
+    if (so_far.messages != 10) return;
+    b->Kill();
+    b->Join(0);
+    // Meanwhile the small one serves what it can; the large request waits for a large gang.
+    EXPECT_EQ(Ask(Request("small", 40)).texts[0], FakeText("small", 0, 40));
+    EXPECT_EQ(server_->engine().max_model_len(), 80u);
+    small.gang_id = "another";
+    const FakeGang another(small);
+    EXPECT_TRUE(another.WaitReady());
+    EXPECT_EQ(server_->engine().Stats().waiting(), 1u);
+    b = StartNamed("c", SlowGang());
+  });
+  ASSERT_TRUE(answer.status.ok()) << answer.status.error_message();
+  EXPECT_EQ(answer.texts[0], FakeText(prompt, 0, 150));
+}
+
+TEST_F(ReplicasTest, APromptGoesWhereItsBeginningIs) {
+  StartServer();
+  const auto a = StartNamed("a", SlowGang());
+  const auto b = StartNamed("b", SlowGang());
+  const std::string prompt(96, 'p');
+  EXPECT_EQ(Ask(Request(prompt, 5)).usage.cached_tokens(), 0u);  // at the first: both are idle
+  std::atomic<bool> over = false;
+  std::thread busy([&] {
+    while (!over) EXPECT_TRUE(Ask(Request("busy", 100)).status.ok());
+  });
+  AwaitSteps(*a, 20);
+  for (int i = 0; i < 5; ++i) EXPECT_GE(Ask(Request(prompt, 5)).usage.cached_tokens(), 80u);
+  over = true;
+  busy.join();
+}
+
+TEST_F(ReplicasTest, AGangThatJoinsTakesOverSomeOfThoseThatWait) {
+  options_.max_num_seqs = 2;
+  StartServer();
+  const auto a = StartNamed("a", SlowGang());
+  StartClients(8, 100);
+  AwaitSteps(*a, 10);
+  while (server_->engine().Stats().waiting() < 6) std::this_thread::sleep_for(milliseconds(1));
+  const auto b = StartNamed("b", SlowGang());
+  EXPECT_EQ(Join(), 8);
+  EXPECT_GE(b->steps(), 100u);
+}
+
+// Asked for three log probabilities, both gangs die. Who asks for none goes on, at whatever gang
+// there is.
+TEST_F(ReplicasTest, APoisonRequestIsGivenUpAndOthersAreNot) {
+  options_.gang_timeout = std::chrono::minutes(1);
+  StartServer();
+  std::atomic<bool> over = false;
+  std::vector<std::thread> launchers;
+  for (const char* name : {"a", "b"}) {
+    launchers.emplace_back([this, name, &over] {
+      for (int i = 0; !over; ++i) {
+        FakeGangOptions options = SlowGang();
+        options.gang_id = absl::StrCat(name, i);
+        options.spoil = [](v1::StepResult& result) {
+          for (const v1::SampledToken& token : result.tokens()) {
+            if (token.top_ids_size() == 3) result.set_step(999'999);
+          }
+        };
+        FakeGang gang(options);
+        // Killed by the coordinator, or by the end of the test.
+        while (!over && gang.lives()) std::this_thread::sleep_for(milliseconds(5));
+      }
+    });
+  }
+  while (server_->engine().Stats().gangs() < 2) std::this_thread::sleep_for(milliseconds(1));
+  StartClients(10, 150);
+  v1::GenerateRequest poison = Request("poison", 20);
+  poison.mutable_sampling()->set_logprobs(3);
+  ExpectRefused(poison, grpc::StatusCode::INTERNAL, "failed 4 times in a row");
+  EXPECT_EQ(Join(), 10);
+  over = true;
+  for (std::thread& launcher : launchers) launcher.join();
+}
+
+}  // namespace
+}  // namespace trireme
