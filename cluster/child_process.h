@@ -21,6 +21,7 @@ class ChildProcess {
   ChildProcess& operator=(ChildProcess&& other) noexcept;
   ~ChildProcess();  // kills its process group, if it still runs
 
+  int pid() const { return pid_; }
   // A file descriptor that poll() finds readable when the process has ended.
   int end_fd() const { return end_fd_; }
 

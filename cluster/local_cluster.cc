@@ -27,14 +27,9 @@ namespace {
 using Clock = std::chrono::steady_clock;
 
 constexpr int kReadyPollMs = 5;
+constexpr std::chrono::seconds kAnswerTimeout{1};
 constexpr std::chrono::milliseconds kPartTimeout{2'000};
 constexpr std::chrono::milliseconds kStopTimeout{3'000};
-// A gang that has served so long, if only idly, did not end of what it began with.
-constexpr std::chrono::seconds kSteadyTime{1};
-constexpr std::chrono::milliseconds kRestartPause{250};  // before the second restart in a row
-constexpr std::chrono::milliseconds kRestartPauseMax{30'000};
-constexpr int kRestartDoublings = 10;
-
 // A port that nobody has now; the kernel gives the same one again only after many others.
 std::string FreeLoopbackAddress() {
   const int listener = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
@@ -54,13 +49,6 @@ std::string BesideUs(const std::string& program) {
   const auto self = std::filesystem::read_symlink("/proc/self/exe", error);
   const auto path = self.parent_path() / program;
   return !error && std::filesystem::exists(path, error) ? path.string() : program;
-}
-
-void AwaitEnd(const ChildProcess& child, Clock::time_point deadline) {
-  using std::chrono::milliseconds;
-  pollfd end{.fd = child.end_fd(), .events = POLLIN, .revents = 0};
-  const auto left = std::chrono::duration_cast<milliseconds>(deadline - Clock::now()).count();
-  poll(&end, 1, static_cast<int>(std::max<int64_t>(left, 0)));
 }
 
 }  // namespace
@@ -94,12 +82,12 @@ void LocalCluster::Supervise() {
   pthread_sigmask(SIG_BLOCK, &all, nullptr);
   absl::Status status;
   if (address_.empty()) status = absl::UnavailableError("no port of 127.0.0.1 is free");
-  if (status.ok() && PollReady()) {
+  if (status.ok() && ListRanks().has_value()) {
     status = absl::UnavailableError(
         absl::StrCat("a coordinator serves at ", address_, " already; choose another address"));
   }
   if (status.ok()) status = StartCoordinator();
-  if (status.ok()) status = StartGang();
+  if (status.ok()) status = StartGangs();
   if (status.ok()) status = Watch();
   Stop();
   if (status.ok()) return;
@@ -122,134 +110,112 @@ absl::Status LocalCluster::StartCoordinator() {
   return absl::OkStatus();
 }
 
-absl::Status LocalCluster::StartGang() {
-  const int ranks = options_.tp * options_.pp;
-  std::vector<std::string> arguments;
-  if (ranks > 1) {
-    // A gang of which a rank is lost has nothing to finish: the others need no second's notice.
-    arguments = {"mpirun",
-                 "--quiet",
-                 "--oversubscribe",
-                 "--bind-to",
-                 "none",
-                 "--mca",
-                 "odls_base_sigkill_timeout",
-                 "0",
-                 "-np",
-                 absl::StrCat(ranks)};
+absl::Status LocalCluster::StartGangs() {
+  std::vector<std::string> worker = {BesideUs("trireme-worker"),
+                                     "--model",
+                                     options_.model,
+                                     "--coordinator",
+                                     address_,
+                                     "--tp",
+                                     absl::StrCat(options_.tp),
+                                     "--pp",
+                                     absl::StrCat(options_.pp)};
+  worker.insert(worker.end(), options_.worker_flags.begin(), options_.worker_flags.end());
+  for (int i = 0; i < options_.replicas; ++i) {
+    RETURN_IF_ERROR(gangs_.emplace_back(worker, options_.tp * options_.pp).Start());
   }
-  for (const std::string& argument :
-       {BesideUs("trireme-worker"), std::string("--model"), options_.model,
-        std::string("--coordinator"), address_, std::string("--tp"), absl::StrCat(options_.tp),
-        std::string("--pp"), absl::StrCat(options_.pp)}) {
-    arguments.push_back(argument);
-  }
-  arguments.insert(arguments.end(), options_.worker_flags.begin(), options_.worker_flags.end());
-  // mpirun ends its ranks when it is told to end, not when it is killed.
-  absl::StatusOr<ChildProcess> started =
-      ChildProcess::Start(arguments, ranks > 1 ? SIGTERM : SIGKILL);
-  if (ranks > 1 && absl::IsNotFound(started.status())) {
-    return absl::NotFoundError(
-        "more than one worker needs mpirun; install openmpi-bin, or leave out --tp and --pp");
-  }
-  RETURN_IF_ERROR(started.status());
-  gang_ = *std::move(started);
   return absl::OkStatus();
 }
 
 // Returns when asked to stop, or with what has failed.
 absl::Status LocalCluster::Watch() {
   while (true) {
-    std::array<pollfd, 3> events = {
-        {{.fd = stop_fd_, .events = POLLIN, .revents = 0},
-         {.fd = coordinator_->end_fd(), .events = POLLIN, .revents = 0},
-         {.fd = gang_.has_value() ? gang_->end_fd() : -1, .events = POLLIN, .revents = 0}}};
-    poll(events.data(), events.size(), serving_ ? -1 : kReadyPollMs);
+    std::vector<pollfd> events = {{.fd = stop_fd_, .events = POLLIN, .revents = 0},
+                                  {.fd = coordinator_->end_fd(), .events = POLLIN, .revents = 0}};
+    for (const LocalGang& gang : gangs_) {
+      events.push_back({.fd = gang.end_fd(), .events = POLLIN, .revents = 0});
+    }
+    poll(events.data(), events.size(), AllServe() ? -1 : kReadyPollMs);
     if (events[0].revents != 0) return absl::OkStatus();
     if (events[1].revents != 0) {
       return absl::UnavailableError(
           absl::StrCat("the coordinator has ended: ", coordinator_->Wait()));
     }
-    if (events[2].revents != 0) RETURN_IF_ERROR(AfterGang());
-    if (!gang_.has_value()) {
-      if (Clock::now() >= restart_at_) RETURN_IF_ERROR(StartGang());
-    } else if (!serving_ && PollReady()) {
-      serving_ = true;
-      served_at_ = Clock::now();
+    for (size_t i = 0; i < gangs_.size(); ++i) {
+      LocalGang& gang = gangs_[i];
+      if (events[2 + i].revents != 0) RETURN_IF_ERROR(AfterGang(gang));
+      if (!gang.running() && Clock::now() >= gang.restart_at()) RETURN_IF_ERROR(gang.Start());
     }
+    if (!AllServe()) SeeWhoServes();
   }
 }
 
-// Workers that end again without a token in between are started later and later.
-absl::Status LocalCluster::AfterGang() {
-  const std::string end = gang_->Wait();
-  gang_.reset();
+bool LocalCluster::AllServe() const {
+  return std::all_of(gangs_.begin(), gangs_.end(), [](const auto& gang) { return gang.serving(); });
+}
+
+absl::Status LocalCluster::AfterGang(LocalGang& gang) {
+  // With others, tokens say nothing of this one.
+  const auto ranks = gangs_.size() == 1 ? ListRanks() : std::nullopt;
+  const uint64_t tokens = ranks.has_value() ? ranks->tokens_generated() : tokens_before_;
+  const auto [how, pause] =
+      gang.Wait(/*worked=*/std::exchange(tokens_before_, tokens) != tokens, Clock::now());
   {
     const std::lock_guard lock(mutex_);
     if (!ready_.has_value()) {
-      return absl::UnavailableError(absl::StrCat("the workers could not start: ", end));
+      return absl::UnavailableError(absl::StrCat("the workers could not start: ", how));
     }
   }
-  const uint64_t tokens = TokensGenerated();
-  if (tokens != tokens_before_ || (serving_ && Clock::now() - served_at_ > kSteadyTime)) {
-    short_lives_ = 0;
-  }
-  tokens_before_ = tokens;
-  serving_ = false;
-  const std::chrono::milliseconds pause =
-      short_lives_ == 0 ? std::chrono::milliseconds(0)
-                        : std::min(kRestartPause * (1 << (short_lives_ - 1)), kRestartPauseMax);
-  if (short_lives_ < kRestartDoublings) ++short_lives_;
-  restart_at_ = Clock::now() + pause;
-  std::cerr << "trireme: the workers have ended (" << end << "); starting them anew";
+  std::cerr << "trireme: the workers have ended (" << how << "); starting them anew";
   if (pause.count() > 0) std::cerr << " in " << absl::FormatDuration(absl::FromChrono(pause));
   std::cerr << std::endl;
   return absl::OkStatus();
 }
 
-// Asks the coordinator, and publishes the first answer of a gang that serves.
-bool LocalCluster::PollReady() {
-  // After a refused connection, a channel waits 100 ms at least before it tries again.
-  if (stub_ == nullptr) stub_ = v1::Inference::NewStub(ConnectTo(address_));
-  grpc::ClientContext context;
-  context.set_deadline(std::chrono::system_clock::now() + std::chrono::seconds(1));
-  v1::GetModelResponse model;
-  if (!stub_->GetModel(&context, {}, &model).ok()) {
-    stub_ = nullptr;
-    return false;
+// Publishes the model when all serve for the first time.
+void LocalCluster::SeeWhoServes() {
+  const auto waits = [](const LocalGang& gang) { return gang.running() && !gang.serving(); };
+  if (std::none_of(gangs_.begin(), gangs_.end(), waits)) return;
+  const std::optional<v1::ListRanksResponse> ranks = ListRanks();
+  if (!ranks.has_value()) return;
+  for (const v1::Gang& serves : ranks->gangs()) {
+    for (LocalGang& gang : gangs_) {
+      const auto pid = static_cast<pid_t>(serves.ranks(0).pid());
+      if (!gang.serving() && gang.Has(pid)) gang.Serves(Clock::now());
+    }
   }
-  if (!coordinator_.has_value()) return true;
-  if (!model.ready()) return false;
+  if (!AllServe()) return;
+  grpc::ClientContext context;
+  context.set_deadline(std::chrono::system_clock::now() + kAnswerTimeout);
+  v1::GetModelResponse model;
+  if (!v1::Inference::NewStub(channel_)->GetModel(&context, {}, &model).ok()) return;
   {
     const std::lock_guard lock(mutex_);
     if (!ready_.has_value()) ready_ = model;
   }
   changed_.notify_all();
-  return true;
 }
 
-uint64_t LocalCluster::TokensGenerated() const {
+std::optional<v1::ListRanksResponse> LocalCluster::ListRanks() {
+  // After a refused connection, a channel waits 100 ms at least before it tries again.
+  if (channel_ == nullptr) channel_ = ConnectTo(address_);
   grpc::ClientContext context;
-  context.set_deadline(std::chrono::system_clock::now() + std::chrono::seconds(1));
+  context.set_deadline(std::chrono::system_clock::now() + kAnswerTimeout);
   v1::ListRanksResponse ranks;
-  const grpc::Status status =
-      v1::Cluster::NewStub(ConnectTo(address_))->ListRanks(&context, {}, &ranks);
-  return status.ok() ? ranks.tokens_generated() : tokens_before_;
+  if (v1::Cluster::NewStub(channel_)->ListRanks(&context, {}, &ranks).ok()) return ranks;
+  channel_ = nullptr;
+  return std::nullopt;
 }
 
 void LocalCluster::Stop() {
-  stub_ = nullptr;  // the coordinator would wait for an idle connection
+  channel_ = nullptr;  // the coordinator would wait for an idle connection
   if (coordinator_.has_value()) coordinator_->Signal(SIGTERM);
-  if (gang_.has_value()) {
-    // Workers that serve are told by the coordinator, and mpirun then ends sooner than by a signal.
-    if (serving_) AwaitEnd(*gang_, Clock::now() + kPartTimeout);
-    gang_->Signal(SIGTERM);
-  }
+  const auto told = Clock::now() + kPartTimeout;
+  for (const LocalGang& gang : gangs_) gang.Stop(told);
   const auto deadline = Clock::now() + kStopTimeout;
-  for (auto* child : {&gang_, &coordinator_}) {
-    if (child->has_value()) AwaitEnd(**child, deadline);
-    child->reset();  // kills what did not listen
-  }
+  for (LocalGang& gang : gangs_) gang.End(deadline);
+  if (coordinator_.has_value()) AwaitEnd(*coordinator_, deadline);
+  coordinator_.reset();  // kills it if it did not listen
 }
 
 }  // namespace trireme

@@ -12,6 +12,7 @@
 
 #include "absl/status/statusor.h"
 #include "cluster/child_process.h"
+#include "cluster/local_gang.h"
 #include "trireme/v1/cluster.grpc.pb.h"
 #include "trireme/v1/inference.grpc.pb.h"
 
@@ -22,26 +23,27 @@ struct LocalClusterOptions {
   std::string address;  // HOST:PORT of the coordinator; empty: a free port of 127.0.0.1
   int tp = 1;
   int pp = 1;
+  int replicas = 1;                            // gangs, each of tp x pp workers
   std::vector<std::string> coordinator_flags;  // besides model and addresses
   std::vector<std::string> worker_flags;       // besides model, addresses and layout
 };
 
-// A coordinator and a gang of tp x pp workers on this machine, as child processes that end with
-// this one, whatever ends it. Workers that end after they have served are started anew, with
-// growing pauses if they end again soon; what else ends is a failure. Thread safe.
+// A coordinator and gangs of tp x pp workers on this machine, as child processes that end with this
+// one, whatever ends it. A gang that ends after all have served is started anew, with growing
+// pauses if it ends again soon; what else ends is a failure. Thread safe.
 class LocalCluster {
  public:
   using FailureHandler = std::function<void(const absl::Status&)>;
 
-  // Starts both at once and returns. The programs are those beside this one. `on_failure` is called
+  // Starts all at once and returns. The programs are those beside this one. `on_failure` is called
   // at most once, from the supervisor's thread, when the cluster is lost after it has served.
   LocalCluster(const LocalClusterOptions& options, FailureHandler on_failure);
   LocalCluster(const LocalCluster&) = delete;
   LocalCluster& operator=(const LocalCluster&) = delete;
   ~LocalCluster();  // stops all and waits until they are gone, a few seconds at most
 
-  // Waits until the gang serves. An error says which program failed; its own words are on standard
-  // error already.
+  // Waits until every gang serves. An error says which program failed; its own words are on
+  // standard error already.
   absl::StatusOr<v1::GetModelResponse> AwaitReady();
 
   // HOST:PORT of the coordinator. Empty if no port was free, which AwaitReady tells.
@@ -50,11 +52,13 @@ class LocalCluster {
  private:
   void Supervise();
   absl::Status StartCoordinator();
-  absl::Status StartGang();
+  absl::Status StartGangs();
   absl::Status Watch();
-  absl::Status AfterGang();
-  bool PollReady();
-  uint64_t TokensGenerated() const;  // by all gangs so far
+  absl::Status AfterGang(LocalGang& gang);
+  // The coordinator's answer, or nothing if it does not answer.
+  std::optional<v1::ListRanksResponse> ListRanks();
+  void SeeWhoServes();
+  bool AllServe() const;
   void Stop();
 
   const LocalClusterOptions options_;
@@ -64,13 +68,9 @@ class LocalCluster {
 
   // The supervisor's alone.
   std::optional<ChildProcess> coordinator_;
-  std::optional<ChildProcess> gang_;
-  std::unique_ptr<v1::Inference::Stub> stub_;
-  bool serving_ = false;
-  std::chrono::steady_clock::time_point served_at_;   // since when, if it does
-  std::chrono::steady_clock::time_point restart_at_;  // of a gang that has ended
-  uint64_t tokens_before_ = 0;                        // when the last gang ended
-  int short_lives_ = 0;  // gangs in a row that ended soon, the last of them started anew
+  std::vector<LocalGang> gangs_;
+  std::shared_ptr<grpc::Channel> channel_;
+  uint64_t tokens_before_ = 0;  // when the last gang ended
 
   std::mutex mutex_;
   std::condition_variable changed_;

@@ -1,12 +1,23 @@
 #include "cluster/local_flags.h"
 
+#include <sched.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdlib>
 
 #include "absl/strings/str_cat.h"
 
 namespace trireme {
+
+namespace {
+
+int UsableCpus() {
+  cpu_set_t set;
+  return sched_getaffinity(0, sizeof(set), &set) == 0 ? CPU_COUNT(&set) : 1;
+}
+
+}  // namespace
 
 void LocalFlags::Define(CLI::App& command) {
   const auto option = [&command](const char* name, auto& value, const char* env, const char* help) {
@@ -42,19 +53,23 @@ void LocalFlags::Define(CLI::App& command) {
       ->check(CLI::IsMember({"debug", "info", "warning", "error", "off"}));
 }
 
-LocalClusterOptions LocalFlags::Options() const {
+LocalClusterOptions LocalFlags::Options(int replicas) const {
   if (geteuid() == 0) {
     setenv("OMPI_ALLOW_RUN_AS_ROOT", "1", /*overwrite=*/0);
     setenv("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1", /*overwrite=*/0);
   }
   const std::string max_model_len = absl::StrCat(max_model_len_);
+  // A worker knows only of its own gang.
+  const int threads =
+      threads_ > 0 || replicas == 1 ? threads_ : std::max(1, UsableCpus() / (replicas * tp_ * pp_));
   return {.model = model_,
           .address = "",
           .tp = tp_,
           .pp = pp_,
+          .replicas = replicas,
           .coordinator_flags = {"--max-model-len", max_model_len, "--log-level", log_level_},
           .worker_flags = {"--device", device_, "--max-model-len", max_model_len, "--threads",
-                           absl::StrCat(threads_), "--kv-memory", kv_memory_, "--kv-cache-dtype",
+                           absl::StrCat(threads), "--kv-memory", kv_memory_, "--kv-cache-dtype",
                            kv_cache_dtype_, "--log-level", log_level_}};
 }
 

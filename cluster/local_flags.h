@@ -14,8 +14,9 @@ class LocalFlags {
   explicit LocalFlags(std::string log_level) : log_level_(std::move(log_level)) {}
   void Define(CLI::App& command);
 
-  // What to start. Lets mpirun run for root, whose wish it is if root starts it.
-  LocalClusterOptions Options() const;
+  // What to start, with so many gangs, which share the machine's threads. Lets mpirun run for root,
+  // whose wish it is if root starts it.
+  LocalClusterOptions Options(int replicas) const;
   const std::string& model() const { return model_; }
 
  private:

@@ -31,7 +31,7 @@ std::string PromptText(const std::string& prompt) {
 
 int Run(const RunFlags& flags) {
   // Ctrl-C while no answer comes ends this process, and the kernel its children.
-  LocalCluster cluster(flags.local.Options(), [](const absl::Status& status) {
+  LocalCluster cluster(flags.local.Options(/*replicas=*/1), [](const absl::Status& status) {
     std::cerr << "trireme: " << status.message() << std::endl;
     std::_Exit(1);  // the other threads may wait for the terminal
   });

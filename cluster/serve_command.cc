@@ -20,13 +20,14 @@ namespace {
 
 struct ServeFlags {
   LocalFlags local{"info"};
+  int replicas = 1;
   std::string address = kDefaultServer;
   std::string metrics;
   bool insecure = false;
 };
 
 LocalClusterOptions Options(const ServeFlags& flags) {
-  LocalClusterOptions options = flags.local.Options();
+  LocalClusterOptions options = flags.local.Options(flags.replicas);
   if (flags.address != "127.0.0.1:0") options.address = flags.address;
   auto& coordinator = options.coordinator_flags;
   if (!flags.metrics.empty()) coordinator.insert(coordinator.end(), {"--metrics", flags.metrics});
@@ -69,6 +70,13 @@ void AddServeCommand(CLI::App& app, Command& chosen) {
       app.add_subcommand("serve", "Start a model on this machine and serve it until Ctrl-C");
   auto flags = std::make_shared<ServeFlags>();
   flags->local.Define(*command);
+  command
+      ->add_option("--replicas", flags->replicas,
+                   "copies of the model, each of --tp x --pp workers: more throughput, and one "
+                   "that is lost costs no more than a pause")
+      ->envname("TRIREME_REPLICAS")
+      ->check(CLI::Range(1, 256))
+      ->capture_default_str();
   command->add_option("--grpc", flags->address, "address to listen on, HOST:PORT")
       ->envname("TRIREME_GRPC")
       ->capture_default_str();
