@@ -1,0 +1,96 @@
+#!/usr/bin/env bash
+# Several gangs of real workers behind one coordinator, under load: tests/e2e/replicas_test.sh BIN-DIR SOURCE-DIR
+# Each case_* function is one test. fault_driver compares every answer with the one from before the first fault.
+set -uo pipefail
+bin=$1
+source=$2
+model=$source/models/pilot
+work=$(mktemp -d)
+small=(--threads 1 --kv-memory 64MiB)
+started=()
+
+stop_all() {
+  for pid in "${started[@]}"; do kill -TERM "$pid" 2>/dev/null; done
+  [[ -s $work/worker.pid ]] && kill -TERM "$(cat "$work/worker.pid")" 2>/dev/null
+  wait
+}
+
+# Waits for LOG to name an address: sets $server.
+await_address() {
+  for _ in {1..200}; do
+    server=$(sed -nE "s/.*$2 ([0-9.]+:[0-9]+).*/\1/p" "$1" 2>/dev/null)
+    [[ -n $server ]] && return
+    sleep 0.1
+  done
+  echo "no address in $1:"
+  cat "$1"
+  return 1
+}
+
+start_serve() {
+  "$bin/trireme" serve "$model" --grpc 127.0.0.1:0 "${small[@]}" "$@" >"$work/serve.txt" 2>"$work/serve.log" &
+  started+=($!)
+  await_address "$work/serve.txt" "gRPC at"
+}
+
+gangs() { "$bin/trireme" nodes --server "$server" --json | grep -o '"communicator"' | wc -l; }
+
+case_serve_with_replicas_survives_kills() {
+  start_serve --replicas 2 || return 1
+  [[ $(gangs) == 2 ]] || { echo "$(gangs) gangs, not 2"; return 1; }
+  timeout 300 "$bin/fault_driver" --server "$server" --kind kill --faults 6 --streams 8
+}
+
+case_replicas_of_two_ranks_survive_kills() {
+  start_serve --replicas 2 --tp 2 || return 1
+  [[ $(gangs) == 2 ]] || { echo "$(gangs) gangs, not 2"; return 1; }
+  timeout 300 "$bin/fault_driver" --server "$server" --kind kill --faults 4 --streams 8
+}
+
+# Each round starts a new worker and tells the old one to end as soon as both serve.
+case_a_rolling_update_fails_no_request() {
+  "$bin/trireme-coordinator" --model "$model" --grpc 127.0.0.1:0 >"$work/coordinator.log" 2>&1 &
+  started+=($!)
+  await_address "$work/coordinator.log" "listening on" || return 1
+  cat >"$work/roll.sh" <<END
+[[ \$1 == end ]] && exit
+old=\$(cat "$work/worker.pid" 2>/dev/null)
+"$bin/trireme-worker" --coordinator $server --model "$model" ${small[*]} >>"$work/workers.log" 2>&1 &
+echo \$! >"$work/worker.pid"
+want=\$((\${#old} > 0 ? 2 : 1))
+for _ in {1..200}; do
+  count=\$("$bin/trireme" nodes --server $server --json 2>/dev/null | grep -o '"communicator"' | wc -l)
+  ((count == want)) && break
+  sleep 0.05
+done
+((count == want)) || exit 1
+[[ -z \$old ]] && exit
+kill -TERM "\$old"
+tail --pid="\$old" -f /dev/null
+END
+  bash "$work/roll.sh" begin || { echo "the first worker does not serve"; return 1; }
+  timeout 300 "$bin/fault_driver" --server "$server" --kind command --command "bash $work/roll.sh" --faults 6 \
+    --streams 8 --duration-ms-min 100 --duration-ms-max 300 || return 1
+  [[ $(gangs) == 1 ]] || { echo "$(gangs) gangs, not 1"; return 1; }
+  [[ $(grep -c "gang lost.*told to end" "$work/coordinator.log") == 6 ]] || { echo "not six drains"; return 1; }
+  ! grep -q "wait for new workers" "$work/coordinator.log" || { echo "a request had to wait"; return 1; }
+}
+
+failed=0
+passed=0
+for name in $(declare -F | awk '/ case_/ {print $3}'); do
+  [[ -n ${3:-} && $name != *$3* ]] && continue
+  if output=$("$name" 2>&1; code=$?; stop_all >/dev/null 2>&1; exit $code); then
+    echo "ok   $name"
+    passed=$((passed + 1))
+  else
+    echo "FAIL $name"
+    echo "$output" | sed 's/^/  /'
+    tail -n 20 "$work"/*.log | sed 's/^/  | /'
+    failed=$((failed + 1))
+  fi
+  rm -f "$work"/*
+done
+rm -rf "$work"
+echo "replicas: $passed passed, $failed failed"
+exit $((failed > 0))
