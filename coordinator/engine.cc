@@ -208,10 +208,12 @@ void Engine::SendPlans(Replica& replica) {
   }
 }
 
-// A gang that drains ends as soon as it owes no result.
+// A gang that drains ends as soon as it owes no result, and nothing that only it can go on with.
 void Engine::EndDrained() {
   std::vector<GangEvent> events;
   for (const auto& replica : replicas_) {
+    if (!replica->draining().has_value()) continue;
+    replica->SetFinishes(MustFinish(*replica));
     if (!replica->drained()) continue;
     events.push_back(supervisor_.LoseGang(replica->epoch(), *replica->draining()));
   }
@@ -284,7 +286,7 @@ absl::StatusOr<Replica*> Engine::Admit(const GenerationRequest& request,
         absl::StrCat("no workers are ready to serve; ", options_.worker_hint));
   }
   const uint64_t tokens_max = uint64_t{request.max_tokens} + request.prompt.size();
-  const Candidate* chosen = Choose(candidates, root, request.prompt, tokens_max);
+  const Candidate* chosen = Choose(candidates, std::nullopt, root, request.prompt, tokens_max);
   if (chosen == nullptr) {
     return absl::InvalidArgumentError(absl::StrCat("prompt and max_tokens come to ", tokens_max,
                                                    " tokens, the workers serve a context of ",
@@ -307,13 +309,15 @@ std::vector<Engine::Candidate> Engine::Candidates() const {
   return candidates;
 }
 
-Engine::Candidate* Engine::Choose(std::vector<Candidate>& candidates, const BlockHash& root,
+Engine::Candidate* Engine::Choose(std::vector<Candidate>& candidates,
+                                  const std::optional<std::string>& version, const BlockHash& root,
                                   std::span<const int32_t> tokens, uint64_t tokens_max) {
   std::vector<Route> routes;
   for (const Candidate& candidate : candidates) {
     const Scheduler& scheduler = candidate.replica->scheduler();
     const bool compare = candidates.size() > 1;
-    routes.push_back({.fits = scheduler.capacity()->Holds(tokens_max),
+    const bool same_version = !version.has_value() || *version == candidate.replica->version();
+    routes.push_back({.fits = same_version && scheduler.capacity()->Holds(tokens_max),
                       .cached_tokens = compare ? scheduler.CachedTokens(root, tokens) : 0,
                       .tokens_outstanding = candidate.tokens_outstanding});
   }
@@ -333,7 +337,8 @@ void Engine::RouteAgain(const std::vector<uint64_t>& request_ids) {
         candidate.tokens_outstanding -= tokens;
       }
     }
-    Candidate* to = Choose(candidates, first.cache_root, first.tokens, first.tokens_max());
+    Candidate* to =
+        Choose(candidates, request.version, first.cache_root, first.tokens, first.tokens_max());
     if (to == nullptr) continue;
     to->tokens_outstanding += tokens;
     if (to->replica == request.replica) continue;
@@ -429,11 +434,12 @@ void Engine::HandleResume(uint64_t request_id) {
 
 void Engine::HandleGangEvent(GangEvent event) {
   if (const auto* ready = std::get_if<GangIsReady>(&event)) {
-    HandleGangReady(ready->capacity);
+    HandleGangReady(*ready);
   } else if (const auto* lost = std::get_if<GangIsLost>(&event)) {
     HandleGangLost(*lost);
   } else if (const auto* drains = std::get_if<GangDrains>(&event)) {
     ReplicaOf(drains->epoch).Drain(drains->reason);
+    RouteAgain(UnbegunRequests());
     PublishGangs();
   } else if (auto* result = std::get_if<v1::StepResult>(&event)) {
     HandleResult(std::move(*result));
@@ -447,15 +453,36 @@ Replica& Engine::ReplicaOf(uint64_t epoch) const {
   return **found;
 }
 
-void Engine::HandleGangReady(const GangCapacity& capacity) {
+bool Engine::CanTakeOver(const Replica& replica, const GangIsReady& ready) const {
+  const std::vector<uint64_t> ids = RequestsOf(replica);
+  return replica.scheduler().AllFit(ready.capacity) &&
+         std::all_of(ids.begin(), ids.end(), [&](uint64_t id) {
+           return requests_.at(id).version.value_or(ready.version) == ready.version;
+         });
+}
+
+bool Engine::MustFinish(const Replica& replica) const {
+  bool others = false;
+  for (const auto& other : replicas_) {
+    if (!other->accepts()) continue;
+    if (other->version() == replica.version()) return false;
+    others = true;
+  }
+  const std::vector<uint64_t> ids = RequestsOf(replica);
+  return others && std::any_of(ids.begin(), ids.end(),
+                               [&](uint64_t id) { return requests_.at(id).version.has_value(); });
+}
+
+void Engine::HandleGangReady(const GangIsReady& ready) {
+  const GangCapacity& capacity = ready.capacity;
   // It takes the place of one that was lost if it holds all that waits there.
   const auto vacant = std::find_if(replicas_.begin(), replicas_.end(), [&](const auto& replica) {
-    return !replica->serves() && replica->scheduler().AllFit(capacity);
+    return !replica->serves() && CanTakeOver(*replica, ready);
   });
   Replica& replica = vacant != replicas_.end()
                          ? **vacant
                          : *replicas_.emplace_back(std::make_unique<Replica>(options_.replica));
-  replica.Begin(capacity);
+  replica.Begin(capacity, ready.version);
   RouteAgain(UnbegunRequests());
   PublishGangs();
   const v1::ListRanksResponse described = Describe();
@@ -515,6 +542,7 @@ void Engine::Deliver(const SequenceOutput& output) {
 
 TokenSink& Engine::Touch(uint64_t request_id) {
   Request& request = requests_.at(request_id);
+  if (!request.version.has_value()) request.version = request.replica->version();
   if (!request.unflushed) unflushed_.emplace_back(request_id, request.sink);
   request.unflushed = true;
   return *request.sink;

@@ -117,6 +117,7 @@ class Engine {
   struct Request {
     std::shared_ptr<TokenSink> sink;
     Replica* replica = nullptr;                // has all its open sequences
+    std::optional<std::string> version;        // of the model that its first tokens are of
     std::vector<uint64_t> open_sequences;      // by age
     std::optional<Clock::time_point> give_up;  // while paused
     bool unflushed = false;                    // in unflushed_
@@ -153,18 +154,24 @@ class Engine {
   // Those that take new work.
   std::vector<Candidate> Candidates() const;
   // The candidate for a request with these tokens; null if none holds it.
-  static Candidate* Choose(std::vector<Candidate>& candidates, const BlockHash& root,
+  static Candidate* Choose(std::vector<Candidate>& candidates,
+                           const std::optional<std::string>& version, const BlockHash& root,
                            std::span<const int32_t> tokens, uint64_t tokens_max);
   // Requests of which the gang has computed nothing go where they would if they came now. Those
   // that no gang holds stay.
   void RouteAgain(const std::vector<uint64_t>& request_ids);
   std::vector<uint64_t> RequestsOf(const Replica& replica) const;
   std::vector<uint64_t> UnbegunRequests() const;
+  // Whether a gang could go on with all that waits for the replica's next one.
+  bool CanTakeOver(const Replica& replica, const GangIsReady& ready) const;
+  // Whether a gang that drains has begun answers that none but one of its version could end, and
+  // others serve, so that it need not make room.
+  bool MustFinish(const Replica& replica) const;
   BlockHash CacheRoot(const GenerationRequest& request) const;
   void HandlePause(uint64_t request_id);
   void HandleResume(uint64_t request_id);
   void HandleGangEvent(GangEvent event);
-  void HandleGangReady(const GangCapacity& capacity);
+  void HandleGangReady(const GangIsReady& ready);
   void HandleGangLost(const GangIsLost& lost);
   Replica& ReplicaOf(uint64_t epoch) const;
   void HandleResult(v1::StepResult result);

@@ -153,7 +153,8 @@ absl::Status GangSupervisor::CheckAlone(const v1::Register& registration) const 
   if (registration.info().host().size() > kNameBytesMax ||
       registration.info().device().size() > kNameBytesMax ||
       registration.communicator().size() > kNameBytesMax ||
-      registration.kv_cache_dtype().size() > kNameBytesMax) {
+      registration.kv_cache_dtype().size() > kNameBytesMax ||
+      registration.model().version().size() > kNameBytesMax) {
     return absl::InvalidArgumentError(
         absl::StrCat("a name in the registration exceeds ", kNameBytesMax, " bytes"));
   }
@@ -212,6 +213,8 @@ absl::Status GangSupervisor::CheckAgainstPeers(const v1::Register& registration)
     return CheckSame(registration, mine, RankName(first), other, what);
   };
   RETURN_IF_ERROR(same(registration.world_size(), first.world_size(), "world_size"));
+  RETURN_IF_ERROR(same(absl::CHexEscape(registration.model().version()),
+                       absl::CHexEscape(first.model().version()), "model version"));
   RETURN_IF_ERROR(same(registration.tensor_parallel_size(), first.tensor_parallel_size(),
                        "tensor_parallel_size"));
   RETURN_IF_ERROR(same(registration.kv_block_size(), first.kv_block_size(), "kv_block_size"));
@@ -221,8 +224,8 @@ absl::Status GangSupervisor::CheckAgainstPeers(const v1::Register& registration)
               "communicator");
 }
 
-// Requests go on from one gang to another, with the same tokens. On CPUs every layout and
-// instruction set computes the same bits; on GPUs those of one kind and layout do.
+// Requests go on from one gang to another of the same version, with the same tokens. On CPUs every
+// layout and instruction set computes the same bits; on GPUs those of one kind and layout do.
 absl::Status GangSupervisor::CheckBits(const v1::Register& registration) const {
   if (first_.gang_id().empty()) return absl::OkStatus();
   const auto same = [&](const auto& mine, const auto& other, const char* what) {
@@ -284,7 +287,7 @@ GangEvent GangSupervisor::StartServing(const std::string& gang_id) {
   }
   const uint64_t pool = uint64_t{capacity.kv_blocks} * capacity.kv_block_size;
   if (pool < capacity.max_model_len) capacity.max_model_len = static_cast<uint32_t>(pool);
-  return GangIsReady{capacity};
+  return GangIsReady{capacity, streams_.at(RanksOf(gang_id).at(0)).registration.model().version()};
 }
 
 GangEvent GangSupervisor::OnResult(uint64_t stream_id, const v1::StepResult& result, Time now) {
@@ -425,6 +428,7 @@ v1::ListRanksResponse GangSupervisor::Describe() const {
       gang.set_tensor_parallel_size(registration.tensor_parallel_size());
       gang.set_pipeline_parallel_size(registration.pipeline_parallel_size());
       gang.set_communicator(registration.communicator());
+      gang.set_version(absl::CHexEscape(registration.model().version()));
       *gang.add_ranks() = registration.info();
     }
   }

@@ -10,14 +10,16 @@ constexpr uint32_t kTokensAtUnknownSpeed = 64;
 
 }  // namespace
 
-void Replica::Begin(const GangCapacity& capacity) {
+void Replica::Begin(const GangCapacity& capacity, const std::string& version) {
   gang_deadline_.reset();
+  version_ = version;
   scheduler_.GangReady(capacity);
 }
 
 std::vector<uint64_t> Replica::End(const std::string& reason, Time give_up) {
   step_deadline_.reset();
   draining_.reset();
+  finishes_ = false;
   sent_plans_.clear();
   dry_ = true;
   gang_deadline_ = give_up;
@@ -26,7 +28,7 @@ std::vector<uint64_t> Replica::End(const std::string& reason, Time give_up) {
 }
 
 std::optional<v1::StepPlan> Replica::Plan(Time now) {
-  if (draining_.has_value()) return std::nullopt;
+  if (draining_.has_value() && !finishes_) return std::nullopt;
   if (options_.step_target.count() > 0) {
     const auto tokens = load_.TokensWithin(static_cast<double>(options_.step_target.count()));
     scheduler_.SetMixedStepTokens(tokens.value_or(kTokensAtUnknownSpeed));

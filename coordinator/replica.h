@@ -37,8 +37,8 @@ class Replica {
   LoadEstimate& load() { return load_; }
   const LoadEstimate& load() const { return load_; }
 
-  // A gang begins to serve; it must hold all sequences.
-  void Begin(const GangCapacity& capacity);
+  // A gang begins to serve; it must hold all sequences. Those with tokens are of its `version`.
+  void Begin(const GangCapacity& capacity, const std::string& version);
   // It is gone. Another must begin until `give_up`, or what waits is in vain. Returns the sequences
   // that lost too many gangs; they have ended.
   std::vector<uint64_t> End(const std::string& reason, Time give_up);
@@ -52,11 +52,18 @@ class Replica {
   // Why the last gang was lost.
   const std::string& lost_reason() const { return lost_reason_; }
 
-  // No more plans; the gang may be ended when it owes no result.
+  // Of the gang's model, or the last one's.
+  const std::string& version() const { return version_; }
+
+  // It takes no new work. No more plans either, unless it is to `finish` what it has; the gang may
+  // be ended when it owes no result.
   void Drain(const std::string& reason) { draining_ = reason; }
+  void SetFinishes(bool finishes) { finishes_ = finishes; }
   // Why it drains, if it does.
   const std::optional<std::string>& draining() const { return draining_; }
-  bool drained() const { return draining_.has_value() && scheduler_.plans_in_flight() == 0; }
+  bool drained() const {
+    return draining_.has_value() && !finishes_ && scheduler_.plans_in_flight() == 0;
+  }
 
   // The next plan to be sent, if there is one.
   std::optional<v1::StepPlan> Plan(Time now);
@@ -93,7 +100,9 @@ class Replica {
   std::optional<Time> step_deadline_;
   std::optional<Time> gang_deadline_;
   std::string lost_reason_;
+  std::string version_;
   std::optional<std::string> draining_;
+  bool finishes_ = false;  // if it drains: what only this version can
 };
 
 }  // namespace trireme

@@ -40,6 +40,7 @@ struct Flags {
   std::string swap_memory = "0";
   std::string kv_cache_dtype = "auto";
   std::string dtype = "auto";
+  std::string model_version;
   ControlOptions control;
   JoinOptions join;
   int peer_timeout_s = 600;
@@ -99,6 +100,9 @@ void DefineFlags(CLI::App& app, Flags& flags) {
   option("--model", flags.runner.model_dir, "TRIREME_MODEL",
          "Hugging Face checkpoint directory, or a GGUF file")
       ->required();
+  option("--model-version", flags.model_version, "TRIREME_MODEL_VERSION",
+         "any word; answers that have begun go on only at gangs with the same. New weights need "
+         "another one, as files are told apart by their size and first MiB");
   option("--coordinator", flags.control.coordinator, "TRIREME_COORDINATOR",
          "HOST:PORT of trireme-coordinator");
   option("--tp,--tensor-parallel-size", flags.runner.layout.tp, "TRIREME_TENSOR_PARALLEL_SIZE",
@@ -217,6 +221,7 @@ absl::StatusOr<std::vector<v1::Setting>> GangSettings(const Flags& flags) {
       MakeSetting("the model",
                   absl::StrCat(config.architecture, " of ", config.NumParameters(), " parameters")),
       MakeSetting("--device", flags.device),
+      MakeSetting("--model-version", flags.model_version),
       MakeSetting("--dtype", flags.dtype),
       MakeSetting("--kv-cache-dtype", flags.kv_cache_dtype),
       MakeSetting("--block-size", absl::StrCat(runner.kv_block_size)),
@@ -352,6 +357,14 @@ std::string DescribeKvCache(const RunnerOptions& options, const ModelRunner& run
       static_cast<double>(runner.swap_blocks()) * block_mib);
 }
 
+// What tells this gang's answers from those of another version of the model.
+absl::StatusOr<std::string> ModelVersion(const Flags& flags) {
+  std::string version = absl::StrCat(flags.model_version, "; ", flags.dtype);
+  ASSIGN_OR_RETURN(const std::vector<v1::Setting> files, ModelSettings(flags.runner.model_dir));
+  for (const v1::Setting& file : files) absl::StrAppend(&version, "; ", file.value());
+  return version;
+}
+
 absl::Status RunRank(const Flags& flags, Rank& rank, Communicator& world) {
   if (flags.offline_bench) return RunOfflineBench(flags.bench, *rank.runner, *rank.ops, world);
   ASSIGN_OR_RETURN(const std::string gang_id, MakeGangId(world));
@@ -361,9 +374,9 @@ absl::Status RunRank(const Flags& flags, Rank& rank, Communicator& world) {
                           static_cast<double>(report.bytes_read) / report.load_ms / 1e6,
                           std::string(rank.ops->name()), rank.ops->threads()));
   LogInfo(DescribeKvCache(flags.runner, *rank.runner));
-  return ServeCoordinator(flags.control,
-                          MakeRegister(flags.runner, *rank.runner, *rank.ops, world, gang_id),
-                          *rank.runner);
+  v1::Register registration = MakeRegister(flags.runner, *rank.runner, *rank.ops, world, gang_id);
+  ASSIGN_OR_RETURN(*registration.mutable_model()->mutable_version(), ModelVersion(flags));
+  return ServeCoordinator(flags.control, registration, *rank.runner);
 }
 
 int Complain(const absl::Status& status) {

@@ -134,6 +134,7 @@ v1::Register FakeGang::MakeRegister(uint32_t rank) const {
   model.set_hidden_size(static_cast<uint32_t>(options_.config.hidden_size));
   model.set_num_layers(static_cast<uint32_t>(options_.config.num_layers));
   model.set_parameters(options_.config.NumParameters());
+  model.set_version(options_.version);
   v1::RankInfo& info = *registration.mutable_info();
   info.set_rank(rank);
   info.set_tp_rank(rank % options_.tp);

@@ -24,6 +24,7 @@ struct FakeGangOptions {
   std::string server;
   ModelConfig config;
   std::string gang_id = "gang";
+  std::string version = "1";  // of the model
   uint32_t tp = 1;
   uint32_t pp = 1;
   uint32_t kv_block_size = 16;

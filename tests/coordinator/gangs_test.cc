@@ -267,6 +267,23 @@ TEST_F(GangsTest, ARankThatFallsSilentBeforeItsGangIsCompleteEndsThatGangAlone) 
   EXPECT_TRUE(supervisor_->has_gang());
 }
 
+TEST_F(GangsTest, GangsMayDifferInVersionButNotTheRanksOfOne) {
+  StartGang("a", 1);
+  const auto register_as = [this](uint64_t id, uint32_t rank, const std::string& version) {
+    const auto stream = Connect(id);
+    v1::WorkerMessage message = Register("b", rank);
+    message.mutable_register_()->mutable_model()->set_version(version);
+    const GangEvent event = supervisor_->OnMessage(id, message, now_);
+    EXPECT_EQ(stream->closed.empty(), std::holds_alternative<GangIsReady>(event) || rank == 0);
+    return event;
+  };
+  register_as(3, 0, "2");
+  register_as(4, 1, "3");
+  const GangEvent event = register_as(5, 1, "2");
+  ASSERT_TRUE(std::holds_alternative<GangIsReady>(event));
+  EXPECT_EQ(std::get<GangIsReady>(event).version, "2");
+}
+
 TEST_F(GangsTest, GangsThatFallSilentTogetherAreAllLost) {
   StartGang("a", 1);
   StartGang("b", 3);

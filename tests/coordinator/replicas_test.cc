@@ -98,7 +98,7 @@ TEST_F(ReplicasTest, ALostGangsRequestsGoOnAtTheOther) {
   EXPECT_EQ(server_->engine().Stats().tokens_generated(), 2 * 20 * 100u);
 }
 
-TEST_F(ReplicasTest, ContinuationsAndAPausedClientMoveTogether) {
+TEST_F(ReplicasTest, ContinuationsMoveTogether) {
   StartServer();
   auto a = StartNamed("a", SlowGang());
   const auto b = StartNamed("b", SlowGang());
@@ -127,6 +127,46 @@ TEST_F(ReplicasTest, ARollingUpdateFailsNoRequest) {
     EXPECT_EQ(Join(), 12);
   }
   EXPECT_EQ(Ranks().gangs_size(), 1);
+}
+
+TEST_F(ReplicasTest, AnAnswerIsOfOneVersionAndItsGangFinishesIt) {
+  StartServer();
+  FakeGangOptions old_version = SlowGang();
+  old_version.version = "1";
+  FakeGangOptions new_version = SlowGang();
+  new_version.version = "2";
+  auto a = StartNamed("a", old_version);
+  StartClients(8, 100);
+  AwaitSteps(*a, 20);
+  const auto b = StartNamed("b", new_version);
+  a->Drain();
+  while (!Ranks().gangs(0).draining()) std::this_thread::sleep_for(milliseconds(1));
+  EXPECT_TRUE(Ask(Request("new", 5)).status.ok());
+  EXPECT_GE(b->steps(), 5u);
+  EXPECT_LT(b->steps(), 20u);  // what has begun stays
+  EXPECT_TRUE(a->Join(0).ok());
+  EXPECT_GE(a->steps(), 100u);
+  EXPECT_EQ(Join(), 8);
+}
+
+TEST_F(ReplicasTest, AnAnswerThatHasBegunWaitsForItsVersion) {
+  options_.gang_timeout = std::chrono::minutes(1);
+  StartServer();
+  FakeGangOptions old_version = SlowGang();
+  old_version.version = "1";
+  FakeGangOptions new_version = SlowGang();
+  new_version.version = "2";
+  auto a = StartNamed("a", old_version);
+  StartClients(4, 100);
+  AwaitSteps(*a, 20);
+  a->Kill();
+  a->Join(0);
+  const auto b = StartNamed("b", new_version);
+  EXPECT_TRUE(Ask(Request("new", 5)).status.ok());
+  EXPECT_EQ(server_->engine().Stats().waiting(), 4u);
+  const auto c = StartNamed("c", old_version);
+  EXPECT_EQ(Join(), 4);
+  EXPECT_LT(b->steps(), 20u);
 }
 
 TEST_F(ReplicasTest, TheSmallerGangGetsOnlyWhatFitsIt) {

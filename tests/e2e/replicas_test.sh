@@ -47,15 +47,15 @@ case_replicas_of_two_ranks_survive_kills() {
   timeout 300 "$bin/fault_driver" --server "$server" --kind kill --faults 4 --streams 8
 }
 
-# Each round starts a new worker and tells the old one to end as soon as both serve.
-case_a_rolling_update_fails_no_request() {
+# Each round starts a new worker, with VERSION, and tells the old one to end as soon as both serve.
+roll_over() {  # VERSION
   "$bin/trireme-coordinator" --model "$model" --grpc 127.0.0.1:0 >"$work/coordinator.log" 2>&1 &
   started+=($!)
   await_address "$work/coordinator.log" "listening on" || return 1
   cat >"$work/roll.sh" <<END
 [[ \$1 == end ]] && exit
 old=\$(cat "$work/worker.pid" 2>/dev/null)
-"$bin/trireme-worker" --coordinator $server --model "$model" ${small[*]} >>"$work/workers.log" 2>&1 &
+"$bin/trireme-worker" --coordinator $server --model "$model" --model-version $1 ${small[*]} >>"$work/workers.log" 2>&1 &
 echo \$! >"$work/worker.pid"
 want=\$((\${#old} > 0 ? 2 : 1))
 for _ in {1..200}; do
@@ -75,6 +75,10 @@ END
   [[ $(grep -c "gang lost.*told to end" "$work/coordinator.log") == 6 ]] || { echo "not six drains"; return 1; }
   ! grep -q "wait for new workers" "$work/coordinator.log" || { echo "a request had to wait"; return 1; }
 }
+
+case_a_rolling_update_fails_no_request() { roll_over same; }
+# The weights are the same, so that answers can be compared, but nobody may count on that.
+case_a_rolling_update_of_the_model_fails_no_request() { roll_over "\$RANDOM"; }
 
 failed=0
 passed=0
