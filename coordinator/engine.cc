@@ -276,17 +276,19 @@ BlockHash Engine::CacheRoot(const GenerationRequest& request) const {
 
 absl::StatusOr<Replica*> Engine::Admit(const GenerationRequest& request,
                                        const BlockHash& root) const {
-  std::vector<Candidate> candidates = Candidates();
-  for (const auto& replica : replicas_) {
-    // Better than none: what it does not compute, the next gang does.
-    if (candidates.empty() && replica->serves()) candidates.push_back({.replica = replica.get()});
+  const uint64_t tokens_max = uint64_t{request.max_tokens} + request.prompt.size();
+  std::vector<Candidate> candidates;
+  const Candidate* chosen = nullptr;
+  // One that drains is better than none: what it does not compute, the next gang does.
+  for (const bool drain : {false, true}) {
+    if (chosen != nullptr) break;
+    candidates = Candidates(drain);
+    chosen = Choose(candidates, std::nullopt, root, request.prompt, tokens_max);
   }
-  if (candidates.empty()) {
+  if (chosen == nullptr && !supervisor_.has_gang()) {
     return absl::UnavailableError(
         absl::StrCat("no workers are ready to serve; ", options_.worker_hint));
   }
-  const uint64_t tokens_max = uint64_t{request.max_tokens} + request.prompt.size();
-  const Candidate* chosen = Choose(candidates, std::nullopt, root, request.prompt, tokens_max);
   if (chosen == nullptr) {
     return absl::InvalidArgumentError(absl::StrCat("prompt and max_tokens come to ", tokens_max,
                                                    " tokens, the workers serve a context of ",
@@ -297,10 +299,11 @@ absl::StatusOr<Replica*> Engine::Admit(const GenerationRequest& request,
   return chosen->replica;
 }
 
-std::vector<Engine::Candidate> Engine::Candidates() const {
+std::vector<Engine::Candidate> Engine::Candidates(bool drain) const {
   std::vector<Candidate> candidates;
   for (const auto& replica : replicas_) {
-    if (replica->accepts()) candidates.push_back({.replica = replica.get()});
+    if (!replica->serves() || replica->draining().has_value() != drain) continue;
+    candidates.push_back({.replica = replica.get()});
   }
   if (candidates.size() == 1) return candidates;  // there is nothing to compare
   for (Candidate& candidate : candidates) {
@@ -316,8 +319,7 @@ Engine::Candidate* Engine::Choose(std::vector<Candidate>& candidates,
   for (const Candidate& candidate : candidates) {
     const Scheduler& scheduler = candidate.replica->scheduler();
     const bool compare = candidates.size() > 1;
-    const bool same_version = !version.has_value() || *version == candidate.replica->version();
-    routes.push_back({.fits = same_version && scheduler.capacity()->Holds(tokens_max),
+    routes.push_back({.fits = candidate.replica->CanTake(version, tokens_max),
                       .cached_tokens = compare ? scheduler.CachedTokens(root, tokens) : 0,
                       .tokens_outstanding = candidate.tokens_outstanding});
   }
@@ -326,7 +328,7 @@ Engine::Candidate* Engine::Choose(std::vector<Candidate>& candidates,
 }
 
 void Engine::RouteAgain(const std::vector<uint64_t>& request_ids) {
-  std::vector<Candidate> candidates = Candidates();
+  std::vector<Candidate> candidates = Candidates(/*drain=*/false);
   for (const uint64_t id : request_ids) {
     Request& request = requests_.at(id);
     Scheduler& from = request.replica->scheduler();
@@ -462,15 +464,17 @@ bool Engine::CanTakeOver(const Replica& replica, const GangIsReady& ready) const
 }
 
 bool Engine::MustFinish(const Replica& replica) const {
-  bool others = false;
-  for (const auto& other : replicas_) {
-    if (!other->accepts()) continue;
-    if (other->version() == replica.version()) return false;
-    others = true;
-  }
+  const auto accepts = [](const auto& other) { return other->accepts(); };
+  if (std::none_of(replicas_.begin(), replicas_.end(), accepts)) return false;
   const std::vector<uint64_t> ids = RequestsOf(replica);
-  return others && std::any_of(ids.begin(), ids.end(),
-                               [&](uint64_t id) { return requests_.at(id).version.has_value(); });
+  return std::any_of(ids.begin(), ids.end(), [&](uint64_t id) {
+    const Request& request = requests_.at(id);
+    const uint64_t tokens_max =
+        replica.scheduler().Find(request.open_sequences.front())->tokens_max();
+    return std::none_of(replicas_.begin(), replicas_.end(), [&](const auto& other) {
+      return other->accepts() && other->CanTake(request.version, tokens_max);
+    });
+  });
 }
 
 void Engine::HandleGangReady(const GangIsReady& ready) {

@@ -151,8 +151,8 @@ class Engine {
   absl::StatusOr<Replica*> Admit(const GenerationRequest& request, const BlockHash& root) const;
   absl::Status CheckQueue(const GenerationRequest& request, const Replica& replica) const;
   absl::Status CheckDeadline(const GenerationRequest& request, const Replica& replica) const;
-  // Those that take new work.
-  std::vector<Candidate> Candidates() const;
+  // The gangs that serve and drain, or do not.
+  std::vector<Candidate> Candidates(bool drain) const;
   // The candidate for a request with these tokens; null if none holds it.
   static Candidate* Choose(std::vector<Candidate>& candidates,
                            const std::optional<std::string>& version, const BlockHash& root,
@@ -164,8 +164,8 @@ class Engine {
   std::vector<uint64_t> UnbegunRequests() const;
   // Whether a gang could go on with all that waits for the replica's next one.
   bool CanTakeOver(const Replica& replica, const GangIsReady& ready) const;
-  // Whether a gang that drains has begun answers that none but one of its version could end, and
-  // others serve, so that it need not make room.
+  // Whether a gang that drains has requests that none of those that stay could take: they are of
+  // another version, or too small. Where none stays, another is to come in its place.
   bool MustFinish(const Replica& replica) const;
   BlockHash CacheRoot(const GenerationRequest& request) const;
   void HandlePause(uint64_t request_id);

@@ -52,6 +52,12 @@ class Replica {
   // Why the last gang was lost.
   const std::string& lost_reason() const { return lost_reason_; }
 
+  // Whether the gang can compute a request that has begun with a version, or has not begun.
+  bool CanTake(const std::optional<std::string>& version, uint64_t tokens_max) const {
+    return serves() && version.value_or(version_) == version_ &&
+           scheduler_.capacity()->Holds(tokens_max);
+  }
+
   // Of the gang's model, or the last one's.
   const std::string& version() const { return version_; }
 

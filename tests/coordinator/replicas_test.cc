@@ -197,6 +197,23 @@ TEST_F(ReplicasTest, TheSmallerGangGetsOnlyWhatFitsIt) {
   EXPECT_EQ(answer.texts[0], FakeText(prompt, 0, 150));
 }
 
+TEST_F(ReplicasTest, AGangThatDrainsFinishesWhatIsTooLargeForOthers) {
+  StartServer();
+  const auto large = StartNamed("large", SlowGang());
+  FakeGangOptions options = SlowGang();
+  options.kv_blocks = 5;  // 80 tokens
+  const auto small = StartNamed("small", options);
+  const std::string prompt(50, 'x');
+  grpc::ClientContext context;
+  const Answer answer = Ask(Request(prompt, 150), context, [&](const Answer& so_far) {
+    if (so_far.messages == 5) large->Drain();
+  });
+  ASSERT_TRUE(answer.status.ok()) << answer.status.error_message();
+  EXPECT_EQ(answer.texts[0], FakeText(prompt, 0, 150));
+  EXPECT_TRUE(large->Join(0).ok());
+  EXPECT_EQ(small->steps(), 0u);
+}
+
 TEST_F(ReplicasTest, APromptGoesWhereItsBeginningIs) {
   StartServer();
   const auto a = StartNamed("a", SlowGang());
