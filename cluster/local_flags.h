@@ -18,6 +18,7 @@ class LocalFlags {
   // whose wish it is if root starts it.
   LocalClusterOptions Options(int replicas) const;
   const std::string& model() const { return model_; }
+  const std::string& device() const { return device_; }
 
  private:
   std::string model_;

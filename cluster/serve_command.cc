@@ -41,6 +41,11 @@ int Report(const absl::Status& status) {
 }
 
 int Serve(const ServeFlags& flags) {
+  if (flags.replicas > 1 && flags.local.device() != "cpu") {
+    return Report(absl::UnimplementedError(
+        "--replicas on GPUs is unsupported: all would take the same ones; start the gangs by hand "
+        "(docs/replicas.md)"));
+  }
   std::atomic<bool> failed = false;
   LocalCluster cluster(Options(flags), [&failed](const absl::Status& status) {
     Report(status);
