@@ -37,7 +37,8 @@ absl::Status SendFailure(ControlStream& stream, const absl::Status& error) {
 }
 
 // Serves one connected stream. Plans wait in the stream while a step computes.
-absl::Status RunStream(ControlStream& stream, const std::string& coordinator, ModelRunner& runner) {
+absl::Status RunStream(ControlStream& stream, const std::string& coordinator, ModelRunner& runner,
+                       RankHealth& health) {
   using Clock = std::chrono::steady_clock;
   v1::WorkerMessage answer;
   auto step_end = Clock::now();
@@ -47,17 +48,21 @@ absl::Status RunStream(ControlStream& stream, const std::string& coordinator, Mo
           stream.KeepLease(std::chrono::milliseconds(message->registered().lease_ms())));
     } else if (message->has_welcome()) {
       LogInfo(absl::StrCat("serving, epoch ", message->welcome().epoch()));
+      health.Joined();
     } else if (message->has_shutdown()) {
       LogInfo(absl::StrCat("stopping: ", message->shutdown().reason()));
+      health.Left();
       stream.SendsDone();
       return runner.Finish();
     } else if (message->has_plan()) {
       const std::chrono::duration<double, std::milli> idle = Clock::now() - step_end;
       stream.BeginStep(message->plan().step());
+      health.StepBegins();
       absl::StatusOr<v1::StepResult> result = runner.Step(message->plan());
       step_end = Clock::now();
       if (!result.ok()) return SendFailure(stream, result.status());
       stream.EndStep(message->plan().step());
+      health.StepEnds();
       if (!runner.is_responder()) continue;
       result->set_idle_ms(idle.count());
       *answer.mutable_result() = *std::move(result);
@@ -113,15 +118,21 @@ v1::Register MakeRegister(const RunnerOptions& options, const ModelRunner& runne
 }
 
 absl::Status ServeCoordinator(const ControlOptions& options, const v1::Register& registration,
-                              ModelRunner& runner) {
+                              ModelRunner& runner, RankHealth& health) {
   ASSIGN_OR_RETURN(const std::shared_ptr<grpc::Channel> channel,
                    ConnectCoordinator(options.coordinator,
                                       std::chrono::milliseconds(options.connect_timeout_ms)));
   const auto stub = v1::WorkerControl::NewStub(channel);
   ControlStream stream(*stub, registration);
-  if (options.stop_signal != nullptr) options.stop_signal->OnStop([&stream] { stream.Drain(); });
-  const absl::Status status = RunStream(stream, options.coordinator, runner);
+  if (options.stop_signal != nullptr) {
+    options.stop_signal->OnStop([&] {
+      health.Left();
+      stream.Drain();
+    });
+  }
+  const absl::Status status = RunStream(stream, options.coordinator, runner, health);
   if (options.stop_signal != nullptr) options.stop_signal->OnStop(nullptr);
+  health.Left();
   return status;
 }
 

@@ -6,6 +6,7 @@
 #include "absl/status/status.h"
 #include "trireme/v1/worker.pb.h"
 #include "worker/model_runner.h"
+#include "worker/rank_health.h"
 #include "worker/stop_signal.h"
 
 namespace trireme {
@@ -21,9 +22,9 @@ v1::Register MakeRegister(const RunnerOptions& options, const ModelRunner& runne
                           const Communicator& world, const std::string& gang_id);
 
 // Joins the coordinator and computes its step plans until it says Shutdown (returns OK), the stream
-// ends (UNAVAILABLE) or a step fails (the step's error). Blocks. Ends the process if the
-// coordinator falls silent (see ControlStream::KeepLease).
+// ends (UNAVAILABLE) or a step fails (the step's error), and tells `health` how it goes. Blocks.
+// Ends the process if the coordinator falls silent (see ControlStream::KeepLease).
 absl::Status ServeCoordinator(const ControlOptions& options, const v1::Register& registration,
-                              ModelRunner& runner);
+                              ModelRunner& runner, RankHealth& health);
 
 }  // namespace trireme

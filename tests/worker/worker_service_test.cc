@@ -60,7 +60,7 @@ void WritePlan(Stream& stream, const v1::StepPlan& plan) {
 }
 
 // A gang of one that serves `coordinator` to the end.
-absl::Status Serve(const FakeCoordinator& coordinator) {
+absl::Status Serve(const FakeCoordinator& coordinator, RankHealth& health) {
   const auto world = std::move(MakeLoopbackCommunicators(1).front());
   const auto ops = *MakeCpuOps(1);
   RunnerOptions options;
@@ -69,7 +69,12 @@ absl::Status Serve(const FakeCoordinator& coordinator) {
   options.swap_bytes_max = 1 << 20;
   const auto runner = *ModelRunner::Load(options, ops.get(), world.get());
   return ServeCoordinator({.coordinator = coordinator.address()},
-                          MakeRegister(options, *runner, *ops, *world, "gang"), *runner);
+                          MakeRegister(options, *runner, *ops, *world, "gang"), *runner, health);
+}
+
+absl::Status Serve(const FakeCoordinator& coordinator) {
+  RankHealth health{std::chrono::seconds(60)};
+  return Serve(coordinator, health);
 }
 
 TEST(WorkerService, ComputesPlansThatWaitOneAfterAnother) {
@@ -121,6 +126,23 @@ TEST(WorkerService, ABadPlanIsAFailureWithItsReason) {
   });
   EXPECT_TRUE(absl::IsInternal(Serve(coordinator)));
   EXPECT_EQ(answer.failure().message(), "step plan: sequence 9: is not known");
+}
+
+TEST(WorkerService, TellsItsHealth) {
+  RankHealth health{std::chrono::seconds(60)};
+  const auto ready = [&] { return health.Ready(RankHealth::Clock::now()); };
+  FakeCoordinator coordinator([&](Stream& stream) {
+    while (!ready()) std::this_thread::yield();
+    v1::CoordinatorMessage shutdown;
+    shutdown.mutable_shutdown()->set_reason("done");
+    stream.Write(shutdown);
+    v1::WorkerMessage message;
+    while (stream.Read(&message)) {
+    }
+  });
+  EXPECT_FALSE(ready());
+  EXPECT_TRUE(Serve(coordinator, health).ok());
+  EXPECT_FALSE(ready());
 }
 
 TEST(WorkerService, TheEndOfTheStreamIsUnavailable) {
