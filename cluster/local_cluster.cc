@@ -141,7 +141,9 @@ absl::Status LocalCluster::StartGang() {
   for (const std::string& argument :
        {BesideUs("trireme-worker"), std::string("--model"), options_.model,
         std::string("--coordinator"), address_, std::string("--tp"), absl::StrCat(options_.tp),
-        std::string("--pp"), absl::StrCat(options_.pp)}) {
+        std::string("--pp"), absl::StrCat(options_.pp),
+        // Both end with us: no other coordinator comes.
+        std::string("--reconnect-timeout-s"), std::string("0")}) {
     arguments.push_back(argument);
   }
   arguments.insert(arguments.end(), options_.worker_flags.begin(), options_.worker_flags.end());

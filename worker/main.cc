@@ -171,6 +171,10 @@ void DefineFlags(CLI::App& app, Flags& flags) {
   option("--connect-timeout-ms", flags.control.connect_timeout_ms, "TRIREME_CONNECT_TIMEOUT_MS",
          "how long to wait for the coordinator")
       ->check(CLI::Range(1, 3'600'000));
+  option("--reconnect-timeout-s", flags.control.reconnect_timeout_s, "TRIREME_RECONNECT_TIMEOUT_S",
+         "how long the weights stay loaded for a coordinator that has gone and may come back; 0: "
+         "the worker ends")
+      ->check(CLI::Range(0, 86'400));
   DefineGangFlags(app, flags);
   DefineHealthFlags(app, flags);
   option("--log-level", flags.log_level, "TRIREME_LOG_LEVEL", "debug, info, warning, error or off");

@@ -177,6 +177,7 @@ absl::StatusOr<v1::StepResult> ModelRunner::Step(const v1::StepPlan& plan) {
   v1::StepResult result;
   RETURN_IF_ERROR(Sample(batch_, wanted, result));
   RETURN_IF_ERROR(FinishStep(plan, result));
+  ++steps_;
   result.set_epoch(plan.epoch());
   result.set_step(plan.step());
   result.set_step_ms(MillisecondsSince(start));
@@ -197,9 +198,34 @@ absl::Status ModelRunner::WaitForHidden() {
   return ops_->memory().CopyOut(std::as_writable_bytes(std::span(&done, 1)), hidden_.span().data());
 }
 
-absl::Status ModelRunner::Finish() {
+absl::Status ModelRunner::Finish() { return Settle(/*stay=*/false).status(); }
+
+absl::Status ModelRunner::Reset() {
+  ASSIGN_OR_RETURN(const bool all_stay, Settle(/*stay=*/true));
+  if (!all_stay) return absl::AbortedError("the coordinator has ended other ranks of the gang");
+  sequences_.Clear();
+  return absl::OkStatus();
+}
+
+// Brings the ranks to the same point, with nothing under way; true if all of them want to stay.
+// Ranks that are not at the same step would wait for each other's tokens, or take the wrong ones.
+absl::StatusOr<bool> ModelRunner::Settle(bool stay) {
+  struct Point {
+    uint64_t steps;
+    uint64_t stay;
+  };
+  const Point mine{.steps = steps_, .stay = stay ? 1U : 0U};
+  std::vector<Point> all(static_cast<size_t>(world_->size()));
+  RETURN_IF_ERROR(world_->AllGather(std::as_bytes(std::span(&mine, 1)),
+                                    std::as_writable_bytes(std::span(all))));
+  for (size_t rank = 0; rank < all.size(); ++rank) {
+    if (all[rank].steps == mine.steps) continue;
+    return absl::InternalError(absl::StrCat("rank ", rank, " has computed ", all[rank].steps,
+                                            " steps, this one ", mine.steps));
+  }
   while (takes_tokens() && sequences_.steps_unfilled() > 0) RETURN_IF_ERROR(TakeOldestTokens());
-  return world_->Barrier();
+  RETURN_IF_ERROR(world_->Barrier());
+  return std::all_of(all.begin(), all.end(), [](const Point& point) { return point.stay == 1; });
 }
 
 absl::Status ModelRunner::CopyBlocks(const v1::StepPlan& plan) {

@@ -78,8 +78,13 @@ class ModelRunner {
   absl::StatusOr<double> RepeatStep(int times);
 
   // To be called after the last Step, so that nothing is under way when the communicators are
-  // destroyed. Collective.
+  // destroyed. Collective. INTERNAL if the ranks have not computed the same steps.
   absl::Status Finish();
+
+  // Forgets everything but the weights, so that the next Step can be of another coordinator, whose
+  // epochs and sequences begin anew. Collective, with Finish: ABORTED if other ranks have called
+  // that instead. After an error the gang ends.
+  absl::Status Reset();
 
   const ModelConfig& config() const { return config_; }
   const ModelShard& shard() const { return shard_; }
@@ -117,6 +122,7 @@ class ModelRunner {
   absl::Status ShowLogits(std::span<const LogitsWanted> wanted, std::span<const float> logits);
   absl::Status FinishStep(const v1::StepPlan& plan, const v1::StepResult& result);
   absl::Status TakeOldestTokens();
+  absl::StatusOr<bool> Settle(bool stay);
   absl::Status Wait(const std::function<absl::Status()>& transfer);
   absl::Status CheckPeers();
   absl::Status WaitForDevice(const std::function<absl::StatusOr<bool>()>& done);
@@ -143,6 +149,7 @@ class ModelRunner {
   int64_t swap_blocks_ = 0;
   Sequences sequences_;
   StepBatch batch_;       // of this step, or the last
+  uint64_t steps_ = 0;    // computed
   double bubble_ms_ = 0;  // of this step
   double sampling_ms_ = 0;
   DeviceVector<float> hidden_;  // [tokens, hidden_size]
