@@ -383,8 +383,9 @@ void GangSupervisor::SendPlan(v1::StepPlan plan) {
 
 void GangSupervisor::ShutdownAll(const std::string& reason) {
   for (const auto& [id, stream] : streams_) {
-    stream.stream->Send(ShutdownMessage(reason));
-    stream.stream->Close(absl::OkStatus());
+    if (!requirements_.keep_workers) stream.stream->Send(ShutdownMessage(reason));
+    stream.stream->Close(requirements_.keep_workers ? absl::UnavailableError(reason)
+                                                    : absl::OkStatus());
   }
   streams_.clear();
   serving_.clear();

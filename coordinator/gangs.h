@@ -33,6 +33,7 @@ struct GangRequirements {
   uint32_t max_model_len = 0;           // the context to serve
   bool max_model_len_required = false;  // refuse a gang with less, instead of serving less
   std::chrono::milliseconds worker_timeout{5'000};  // a rank that is silent so long is given up
+  bool keep_workers = false;  // ShutdownAll leaves them waiting for the next coordinator
 };
 
 // What a message or the end of a stream means to the engine.
@@ -80,7 +81,7 @@ class GangSupervisor {
   // Ends the serving gang, if there is one, for a reason found outside of its streams.
   GangEvent LoseGang(const std::string& reason);
 
-  // Tells every rank of every gang to shut down and closes all streams.
+  // Tells every rank of every gang to shut down, unless workers are kept, and closes all streams.
   void ShutdownAll(const std::string& reason);
 
   bool has_gang() const { return !serving_.empty(); }

@@ -56,6 +56,7 @@ EngineOptions ToEngineOptions(const ServerOptions& options, const ServedModel& m
       options.max_model_len.value_or(static_cast<uint32_t>(model.config.max_position_embeddings));
   engine.gang.max_model_len_required = options.max_model_len.has_value();
   engine.gang.worker_timeout = options.worker_timeout;
+  engine.gang.keep_workers = options.keep_workers;
   engine.scheduler.max_num_seqs = options.max_num_seqs;
   engine.scheduler.max_num_batched_tokens = options.max_num_batched_tokens;
   engine.scheduler.vocab_size = model.vocab_size();

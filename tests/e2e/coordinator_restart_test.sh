@@ -79,6 +79,21 @@ case_a_gang_of_the_rendezvous_keeps_its_weights() {
   serving "" && goes_and_comes_back worker0.log worker1.log
 }
 
+case_a_coordinator_that_is_stopped_may_leave_its_workers() {
+  expected_answer && start_coordinator - 127.0.0.1 --keep-workers || return 1
+  start_mpi_gang --tp 2
+  serving "" || return 1
+  local before clients=()
+  before=$(worker_pids)
+  load
+  kill -TERM "$coordinator"
+  wait "$coordinator" || { echo "its exit code is $?"; return 1; }
+  clients_failed && grep -q 'shutting down' "$work/client1.txt" || return 1
+  restart_coordinator --keep-workers
+  serving "" && same_answer || return 1
+  [[ $(worker_pids) == "$before" ]] || { echo "other workers than before"; return 1; }
+}
+
 case_a_rank_that_cannot_agree_ends_its_gang() {
   start_coordinator - 127.0.0.1 || return 1
   start_mpi_gang --tp 2
