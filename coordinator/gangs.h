@@ -95,9 +95,13 @@ class GangSupervisor {
     v1::Register registration;  // gang_id is empty until the rank registers
     v1::Progress progress;
     Time heard{};  // of a registered rank: when it last gave a sign of life
+    Time moved{};  // when it was last known to have got on, or was sent a self-test
+    uint64_t self_tests_sent = 0;
   };
 
   GangEvent OnRegister(uint64_t stream_id, const v1::Register& registration, Time now);
+  void OnProgress(Stream& stream, const v1::Progress& progress, Time now);
+  void TestIdleGang(const std::string& gang_id, Time now);
   GangEvent OnDrain(uint64_t stream_id, Time now);
   GangEvent OnResult(uint64_t stream_id, const v1::StepResult& result, Time now);
   absl::Status CheckAlone(const v1::Register& registration) const;

@@ -105,6 +105,17 @@ void ControlStream::EndStep(uint64_t step) {
   progress_.set_step_done(step);
 }
 
+void ControlStream::BeginSelfTest() {
+  const std::lock_guard lock(mutex_);
+  testing_ = true;
+}
+
+void ControlStream::EndSelfTest() {
+  const std::lock_guard lock(mutex_);
+  testing_ = false;
+  progress_.set_self_tests(progress_.self_tests() + 1);
+}
+
 void ControlStream::Drain() {
   const std::lock_guard lock(mutex_);
   if (shut_down_ || ended_ || lease_ == nullptr) std::_Exit(128 + SIGTERM);

@@ -46,6 +46,8 @@ class ControlStream {
   absl::Status KeepLease(std::chrono::milliseconds lease);
   void BeginStep(uint64_t step);
   void EndStep(uint64_t step);
+  void BeginSelfTest();
+  void EndSelfTest();
 
   // Asks the coordinator to let the rank go when the steps under way are done; the answer is a
   // Shutdown. Ends the process if it has nothing to finish. Returns at once; any thread.
@@ -60,7 +62,7 @@ class ControlStream {
   void OnShutdown();
   void OnEnd();
   void SetEnd();
-  bool computing() const { return progress_.step_begun() > progress_.step_done(); }
+  bool computing() const { return testing_ || progress_.step_begun() > progress_.step_done(); }
   bool over() const { return closing_ || shut_down_ || ended_; }
 
   grpc::ClientContext context_;
@@ -81,6 +83,7 @@ class ControlStream {
   Clock::time_point answered_;  // when the last Progress that was answered had been sent
   Clock::time_point end_;       // of the lease, once the stream has ended
   v1::Progress progress_;
+  bool testing_ = false;
 
   std::thread reader_;
   std::thread beats_;

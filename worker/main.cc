@@ -106,7 +106,7 @@ void DefineHealthFlags(CLI::App& app, Flags& flags) {
                "allow a --health that other machines reach: there is no encryption or password")
       ->envname("TRIREME_INSECURE");
   app.add_option("--health-timeout-s", flags.health_timeout_s,
-                 "a rank whose step takes longer is not ready")
+                 "a rank that has ended no step for longer, nor a self-test, is not ready")
       ->envname("TRIREME_HEALTH_TIMEOUT_S")
       ->check(CLI::Range(1, 86'400))
       ->capture_default_str();

@@ -7,7 +7,7 @@
 namespace trireme {
 namespace {
 
-// How late a step may be said to take too long: steps themselves wake nobody.
+// How late it may be said: steps themselves wake nobody.
 constexpr std::chrono::milliseconds kPublishInterval{200};
 
 }  // namespace
@@ -43,7 +43,7 @@ absl::StatusOr<int> RankHealth::Listen(const std::string& address) {
 void RankHealth::Joined() {
   const std::lock_guard lock(mutex_);
   joined_ = true;
-  step_begun_.reset();
+  got_on_.reset();
   changed_.notify_all();
 }
 
@@ -53,19 +53,14 @@ void RankHealth::Left() {
   changed_.notify_all();
 }
 
-void RankHealth::StepBegins() {
+void RankHealth::GetsOn() {
   const std::lock_guard lock(mutex_);
-  step_begun_ = Clock::now();
-}
-
-void RankHealth::StepEnds() {
-  const std::lock_guard lock(mutex_);
-  step_begun_.reset();
+  got_on_ = Clock::now();
 }
 
 bool RankHealth::Ready(Clock::time_point now) const {
   const std::lock_guard lock(mutex_);
-  return joined_ && (!step_begun_.has_value() || now - *step_begun_ < timeout_);
+  return joined_ && got_on_.has_value() && now - *got_on_ < timeout_;
 }
 
 void RankHealth::Publish() {

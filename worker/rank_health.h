@@ -24,7 +24,7 @@ class RankHealth {
  public:
   using Clock = std::chrono::steady_clock;
 
-  // A step that takes longer than `timeout` is no longer progress.
+  // A rank that has not got on for longer than `timeout` is not ready.
   explicit RankHealth(Clock::duration timeout) : timeout_(timeout) {}
   RankHealth(const RankHealth&) = delete;
   RankHealth& operator=(const RankHealth&) = delete;
@@ -38,8 +38,8 @@ class RankHealth {
   void Joined();
   // It does not any more, or will soon not.
   void Left();
-  void StepBegins();
-  void StepEnds();
+  // A step has ended, or the self-test of an idle gang.
+  void GetsOn();
 
   bool Ready(Clock::time_point now) const;
 
@@ -52,7 +52,7 @@ class RankHealth {
   std::condition_variable changed_;
   bool joined_ = false;
   bool closing_ = false;
-  std::optional<Clock::time_point> step_begun_;  // of the step under way
+  std::optional<Clock::time_point> got_on_;  // last, since it has joined
 
   grpc::CallbackGenericService
       rest_;  // what is no health: refused, and gRPC wants a service of ours

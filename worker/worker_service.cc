@@ -64,6 +64,7 @@ class Service {
   absl::StatusOr<StreamEnd> ServeStream(Clock::time_point connect_until);
   absl::StatusOr<StreamEnd> RunStream(ControlStream& stream);
   absl::Status Compute(const v1::StepPlan& plan, ControlStream& stream);
+  absl::Status SelfTest(ControlStream& stream);
   absl::Status Stay();
 
   const ControlOptions& options_;
@@ -139,6 +140,8 @@ absl::StatusOr<StreamEnd> Service::RunStream(ControlStream& stream) {
       return StreamEnd{};
     } else if (message->has_plan()) {
       RETURN_IF_ERROR(Compute(message->plan(), stream));
+    } else if (message->has_self_test()) {
+      RETURN_IF_ERROR(SelfTest(stream));
     }
   }
   if (!serving_ && welcome_until_.has_value() && Clock::now() >= *welcome_until_) {
@@ -158,17 +161,25 @@ absl::StatusOr<StreamEnd> Service::RunStream(ControlStream& stream) {
 absl::Status Service::Compute(const v1::StepPlan& plan, ControlStream& stream) {
   const std::chrono::duration<double, std::milli> idle = Clock::now() - step_end_;
   stream.BeginStep(plan.step());
-  health_.StepBegins();
   absl::StatusOr<v1::StepResult> result = runner_.Step(plan);
   step_end_ = Clock::now();
   if (!result.ok()) return SendFailure(stream, result.status());
   stream.EndStep(plan.step());
-  health_.StepEnds();
+  health_.GetsOn();
   if (!runner_.is_responder()) return absl::OkStatus();
   result->set_idle_ms(idle.count());
   v1::WorkerMessage answer;
   *answer.mutable_result() = *std::move(result);
   stream.Send(answer);  // if it fails, the stream has ended
+  return absl::OkStatus();
+}
+
+absl::Status Service::SelfTest(ControlStream& stream) {
+  stream.BeginSelfTest();
+  const absl::Status status = runner_.SelfTest();
+  if (!status.ok()) return SendFailure(stream, status);
+  stream.EndSelfTest();
+  health_.GetsOn();
   return absl::OkStatus();
 }
 

@@ -279,6 +279,39 @@ TEST(ModelRunnerReset, RanksThatAllWantToStayForgetTheirSequences) {
   }
 }
 
+// Between two steps of a sequence: the answer is the one without it.
+TEST_F(ModelRunnerTest, ASelfTestLeavesTheSequencesAlone) {
+  v1::StepPlan next;
+  next.set_epoch(1);
+  v1::ScheduledSequence& scheduled = *next.add_scheduled();
+  scheduled.set_id(1);
+  scheduled.set_num_tokens(1);
+  scheduled.set_sample(true);
+  std::vector<v1::SampledToken> tokens;
+  for (const bool test : {false, true}) {
+    const auto runner = *Load();
+    ASSERT_TRUE(runner->Step(GoodPlan()).ok());
+    if (test) {
+      EXPECT_TRUE(runner->SelfTest().ok());
+    }
+    const auto result = runner->Step(next);
+    ASSERT_TRUE(result.ok()) << result.status();
+    tokens.push_back(result->tokens(0));
+  }
+  EXPECT_EQ(tokens[0].token_id(), tokens[1].token_id());
+  EXPECT_EQ(tokens[0].logprob(), tokens[1].logprob());
+}
+
+TEST(ModelRunnerReset, ASelfTestTakesAllStages) {
+  for (const absl::Status& status :
+       PartTwoRanks({GoodPlan()}, {GoodPlan()}, [](ModelRunner&runner, int) -> absl::Status {
+         RETURN_IF_ERROR(runner.SelfTest());
+         return runner.Finish();
+       })) {
+    EXPECT_TRUE(status.ok()) << status;
+  }
+}
+
 TEST(ModelRunnerReset, OneThatEndsIsTheEndOfAll) {
   const auto statuses = PartTwoRanks({}, {}, [](ModelRunner& runner, int rank) {
     return rank == 0 ? runner.Reset() : runner.Finish();

@@ -13,16 +13,14 @@ TEST(RankHealth, IsReadyWhileItsGangServesAndStepsGetOn) {
   RankHealth health{seconds(60)};
   const auto ready = [&](seconds later) { return health.Ready(RankHealth::Clock::now() + later); };
   EXPECT_FALSE(ready(seconds(0)));
+  health.GetsOn();  // with a gang that is over
   health.Joined();
-  EXPECT_TRUE(ready(seconds(0)));
-  health.StepBegins();
+  EXPECT_FALSE(ready(seconds(0)));
+  health.GetsOn();
   EXPECT_TRUE(ready(seconds(50)));
   EXPECT_FALSE(ready(seconds(61)));
-  health.StepEnds();
-  health.StepBegins();
-  EXPECT_TRUE(ready(seconds(50)));
   health.Left();
-  health.StepEnds();
+  health.GetsOn();
   EXPECT_FALSE(ready(seconds(0)));
 }
 
@@ -37,7 +35,7 @@ void ExpectHealth(const std::string& address, const std::string& service, const 
 }
 
 TEST(RankHealth, AnswersAliveAndReady) {
-  RankHealth health{std::chrono::milliseconds(300)};
+  RankHealth health{seconds(60)};
   const auto port = health.Listen("127.0.0.1:0");
   ASSERT_TRUE(port.ok()) << port.status();
   const std::string address = "127.0.0.1:" + std::to_string(*port);
@@ -48,13 +46,22 @@ TEST(RankHealth, AnswersAliveAndReady) {
   };
   expect_ready("NOT_SERVING");
   health.Joined();
-  expect_ready("SERVING");
-  health.StepBegins();  // and takes too long
   expect_ready("NOT_SERVING");
-  health.StepEnds();
+  health.GetsOn();
   expect_ready("SERVING");
   health.Left();
   expect_ready("NOT_SERVING");
+}
+
+TEST(RankHealth, IsNotReadyWhenItDoesNotGetOn) {
+  RankHealth health{std::chrono::milliseconds(1)};
+  const auto port = health.Listen("127.0.0.1:0");
+  ASSERT_TRUE(port.ok()) << port.status();
+  health.Joined();
+  health.GetsOn();
+  const std::string address = "127.0.0.1:" + std::to_string(*port);
+  ExpectHealth(address, "readiness", "NOT_SERVING");
+  ExpectHealth(address, "liveness", "SERVING");
 }
 
 TEST(RankHealth, APortInUseIsAnError) {

@@ -138,6 +138,9 @@ TEST(WorkerService, TellsItsHealth) {
   RankHealth health{std::chrono::seconds(60)};
   const auto ready = [&] { return health.Ready(RankHealth::Clock::now()); };
   FakeCoordinator coordinator([&](Stream& stream) {
+    v1::CoordinatorMessage test;
+    test.mutable_self_test();
+    stream.Write(test);
     while (!ready()) std::this_thread::yield();
     return WriteShutdown(stream);
   });
