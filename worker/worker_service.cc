@@ -9,6 +9,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <thread>
 
 #include "absl/strings/str_cat.h"
 #include "base/log.h"
@@ -20,6 +21,9 @@
 
 namespace trireme {
 namespace {
+
+// After a coordinator, or what stands before it, that took the rank in and went at once.
+constexpr std::chrono::milliseconds kRejoinPause{500};
 
 // The end of a stream as the worker sees it.
 absl::Status StreamEnded(const std::string& coordinator, const grpc::Status& status) {
@@ -89,6 +93,8 @@ absl::Status Service::Run() {
                             options_.reconnect_timeout_s, " s (--reconnect-timeout-s)"));
     if (serving_ || !welcome_until_.has_value()) {
       welcome_until_ = Clock::now() + std::chrono::seconds(options_.reconnect_timeout_s);
+    } else {
+      std::this_thread::sleep_for(kRejoinPause);
     }
     connect_until = *welcome_until_;
     serving_ = false;
