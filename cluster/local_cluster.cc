@@ -111,15 +111,11 @@ absl::Status LocalCluster::StartCoordinator() {
 }
 
 absl::Status LocalCluster::StartGangs() {
-  std::vector<std::string> worker = {BesideUs("trireme-worker"),
-                                     "--model",
-                                     options_.model,
-                                     "--coordinator",
-                                     address_,
-                                     "--tp",
-                                     absl::StrCat(options_.tp),
-                                     "--pp",
-                                     absl::StrCat(options_.pp)};
+  std::vector<std::string> worker = {BesideUs("trireme-worker"), "--model", options_.model,
+                                     "--coordinator", address_, "--tp", absl::StrCat(options_.tp),
+                                     "--pp", absl::StrCat(options_.pp),
+                                     // Both end with us: no other coordinator comes.
+                                     "--reconnect-timeout-s", "0"};
   worker.insert(worker.end(), options_.worker_flags.begin(), options_.worker_flags.end());
   for (int i = 0; i < options_.replicas; ++i) {
     RETURN_IF_ERROR(gangs_.emplace_back(worker, options_.tp * options_.pp).Start());

@@ -21,11 +21,17 @@ constexpr std::chrono::milliseconds kFlushInterval{4};
 // deadline in the end has cost the others their time.
 constexpr double kDeadlineMargin = 1.25;
 
-absl::Status TryAgain(const std::string& why, double after_ms) {
-  absl::Status status = absl::ResourceExhaustedError(why);
+// For those who come while workers load or join anew: soon enough, and not a flood.
+constexpr double kNoGangRetryMs = 2'000;
+
+absl::Status WithRetry(absl::Status status, double after_ms) {
   const auto whole_ms = static_cast<int64_t>(std::clamp(after_ms, 100.0, 600'000.0));
   status.SetPayload(kRetryAfterMs, absl::Cord(absl::StrCat(whole_ms)));
   return status;
+}
+
+absl::Status TryAgain(const std::string& why, double after_ms) {
+  return WithRetry(absl::ResourceExhaustedError(why), after_ms);
 }
 
 double Milliseconds(std::chrono::steady_clock::duration duration) {
@@ -286,8 +292,9 @@ absl::StatusOr<Replica*> Engine::Admit(const GenerationRequest& request,
     chosen = Choose(candidates, std::nullopt, root, request.prompt, tokens_max);
   }
   if (chosen == nullptr && !supervisor_.has_gang()) {
-    return absl::UnavailableError(
-        absl::StrCat("no workers are ready to serve; ", options_.worker_hint));
+    return WithRetry(absl::UnavailableError(
+                         absl::StrCat("no workers are ready to serve; ", options_.worker_hint)),
+                     kNoGangRetryMs);
   }
   if (chosen == nullptr) {
     return absl::InvalidArgumentError(absl::StrCat("prompt and max_tokens come to ", tokens_max,
@@ -623,7 +630,7 @@ void Engine::ShutDown() {
   // Requests and workers that came in meanwhile must hear of the end, too.
   for (const Event& event : late) event();
   for (const auto& [id, sink] : std::exchange(unflushed_, {})) sink->Flush();
-  FailAll(absl::UnavailableError(stop_reason_));
+  FailAll(WithRetry(absl::UnavailableError(stop_reason_), kNoGangRetryMs));
   supervisor_.ShutdownAll(stop_reason_);
   PublishGangs();
 }

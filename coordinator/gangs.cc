@@ -22,6 +22,8 @@ constexpr uint32_t kBlocksMax = 1 << 24;
 constexpr size_t kFailureBytesMax = 2000;
 // Of the worker timeout. Both count from the same messages, a lease from when the rank sent them.
 constexpr double kLeaseShare = 0.9;
+// Of a gang that is idle: it costs the next request no more than the step of one token.
+constexpr std::chrono::seconds kSelfTestInterval{5};
 
 v1::CoordinatorMessage ShutdownMessage(const std::string& reason) {
   v1::CoordinatorMessage message;
@@ -100,10 +102,7 @@ GangEvent GangSupervisor::OnMessage(uint64_t stream_id, const v1::WorkerMessage&
     return OnResult(stream_id, message.result(), now);
   }
   if (message.has_progress() && registered) {
-    found->second.progress = message.progress();
-    v1::CoordinatorMessage answer;
-    answer.mutable_heartbeat()->set_sent_ns(message.progress().sent_ns());
-    found->second.stream->Send(answer);
+    OnProgress(found->second, message.progress(), now);
     return {};
   }
   if (message.has_drain() && registered) return OnDrain(stream_id, now);
@@ -116,6 +115,41 @@ GangEvent GangSupervisor::OnMessage(uint64_t stream_id, const v1::WorkerMessage&
                     registered ? "a registered rank sends results, progress, a drain or a failure"
                                : "the first message of a stream is a Register"),
                 now);
+}
+
+void GangSupervisor::OnProgress(Stream& stream, const v1::Progress& progress, Time now) {
+  const bool moved = progress.step_begun() != stream.progress.step_begun() ||
+                     progress.step_done() != stream.progress.step_done();
+  if (moved) stream.moved = now;
+  stream.progress = progress;
+  v1::CoordinatorMessage answer;
+  answer.mutable_heartbeat()->set_sent_ns(progress.sent_ns());
+  stream.stream->Send(answer);
+  const v1::Register& registration = stream.registration;
+  if (registration.info().rank() == 0 && EpochOf(registration.gang_id()).has_value()) {
+    TestIdleGang(registration.gang_id(), now);
+  }
+}
+
+// A gang whose ranks all were idle for a while, and have passed the test before.
+void GangSupervisor::TestIdleGang(const std::string& gang_id, Time now) {
+  const std::map<uint32_t, uint64_t> ranks = RanksOf(gang_id);
+  for (const auto& [rank, id] : ranks) {
+    const Stream& stream = streams_.at(id);
+    if (stream.progress.step_begun() != stream.progress.step_done() ||
+        stream.progress.self_tests() != stream.self_tests_sent ||
+        now - stream.moved < kSelfTestInterval) {
+      return;
+    }
+  }
+  v1::CoordinatorMessage message;
+  message.mutable_self_test();
+  for (const auto& [rank, id] : ranks) {
+    Stream& stream = streams_.at(id);
+    stream.stream->Send(message);
+    stream.moved = now;
+    ++stream.self_tests_sent;
+  }
 }
 
 GangEvent GangSupervisor::OnDrain(uint64_t stream_id, Time now) {
@@ -409,8 +443,9 @@ void GangSupervisor::SendPlan(v1::StepPlan plan) {
 
 void GangSupervisor::ShutdownAll(const std::string& reason) {
   for (const auto& [id, stream] : streams_) {
-    stream.stream->Send(ShutdownMessage(reason));
-    stream.stream->Close(absl::OkStatus());
+    if (!requirements_.keep_workers) stream.stream->Send(ShutdownMessage(reason));
+    stream.stream->Close(requirements_.keep_workers ? absl::UnavailableError(reason)
+                                                    : absl::OkStatus());
   }
   streams_.clear();
   serving_.clear();

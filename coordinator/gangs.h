@@ -33,6 +33,7 @@ struct GangRequirements {
   uint32_t max_model_len = 0;           // the context to serve
   bool max_model_len_required = false;  // refuse a gang with less, instead of serving less
   std::chrono::milliseconds worker_timeout{5'000};  // a rank that is silent so long is given up
+  bool keep_workers = false;  // ShutdownAll leaves them waiting for the next coordinator
 };
 
 // What a message or the end of a stream means to the engine. A gang is named by its epoch.
@@ -86,7 +87,7 @@ class GangSupervisor {
   // Ends a gang for a reason found outside of its streams. No effect if it does not serve.
   GangEvent LoseGang(uint64_t epoch, const std::string& reason);
 
-  // Tells every rank of every gang to shut down and closes all streams.
+  // Tells every rank of every gang to shut down, unless workers are kept, and closes all streams.
   void ShutdownAll(const std::string& reason);
 
   bool has_gang() const { return !serving_.empty(); }
@@ -100,9 +101,13 @@ class GangSupervisor {
     v1::Register registration;  // gang_id is empty until the rank registers
     v1::Progress progress;
     Time heard{};  // of a registered rank: when it last gave a sign of life
+    Time moved{};  // when it was last known to have got on, or was sent a self-test
+    uint64_t self_tests_sent = 0;
   };
 
   GangEvent OnRegister(uint64_t stream_id, const v1::Register& registration, Time now);
+  void OnProgress(Stream& stream, const v1::Progress& progress, Time now);
+  void TestIdleGang(const std::string& gang_id, Time now);
   GangEvent OnDrain(uint64_t stream_id, Time now);
   GangEvent OnResult(uint64_t stream_id, const v1::StepResult& result, Time now);
   absl::Status CheckAlone(const v1::Register& registration) const;

@@ -92,6 +92,10 @@ void AddFlags(CLI::App& app, Flags& flags) {
       "A worker that is silent so long is given up, and its gang with it; it ends itself before. "
       "Long steps are not silence: workers report while they compute")
       ->check(CLI::Range(0.2, 60.0));
+  app.add_flag("--keep-workers", flags.server.keep_workers,
+               "Do not end the workers with this coordinator: they keep their weights and wait for "
+               "the next one at this address (their --reconnect-timeout-s)")
+      ->envname("TRIREME_KEEP_WORKERS");
   add("--step-timeout-s", flags.step_timeout_s, "TRIREME_STEP_TIMEOUT_S",
       "Workers that need longer for a step are given up")
       ->check(CLI::Range(0.001, 1e6));

@@ -6,10 +6,8 @@
 #include <random>
 #include <utility>
 
-#include "absl/strings/match.h"
-#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
-#include "base/log.h"
+#include "base/listen_address.h"
 #include "base/status_macros.h"
 
 namespace trireme {
@@ -18,26 +16,10 @@ namespace {
 constexpr int kReceiveBytesMax = 16 << 20;
 constexpr std::chrono::milliseconds kShutdownTimeout{1500};
 
-absl::Status CheckAddress(const char* flag, const std::string& address, bool insecure) {
-  const size_t colon = address.rfind(':');
-  uint32_t port = 0;
-  if (colon == std::string::npos || colon == 0 ||
-      !absl::SimpleAtoi(address.substr(colon + 1), &port) || port > 65535) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        flag, " ", address, " is not HOST:PORT, for example 127.0.0.1:8001 or [::1]:8001"));
-  }
-  const std::string host = address.substr(0, colon);
-  const bool loopback = host == "localhost" || host == "[::1]" || absl::StartsWith(host, "127.");
-  if (loopback || insecure) return absl::OkStatus();
-  return absl::InvalidArgumentError(absl::StrCat(
-      flag, " ", address, " can be reached from other machines, without encryption or password; ",
-      "add --insecure if the network is trusted"));
-}
-
 absl::Status CheckOptions(const ServerOptions& options, const ModelConfig& config) {
-  RETURN_IF_ERROR(CheckAddress("--grpc", options.address, options.insecure));
+  RETURN_IF_ERROR(CheckListenAddress("--grpc", options.address, options.insecure));
   if (!options.metrics_address.empty()) {
-    RETURN_IF_ERROR(CheckAddress("--metrics", options.metrics_address, options.insecure));
+    RETURN_IF_ERROR(CheckListenAddress("--metrics", options.metrics_address, options.insecure));
   }
   const auto at_least_one = [](uint64_t value, const char* flag) {
     return value > 0 ? absl::OkStatus()
@@ -74,6 +56,7 @@ EngineOptions ToEngineOptions(const ServerOptions& options, const ServedModel& m
       options.max_model_len.value_or(static_cast<uint32_t>(model.config.max_position_embeddings));
   engine.gang.max_model_len_required = options.max_model_len.has_value();
   engine.gang.worker_timeout = options.worker_timeout;
+  engine.gang.keep_workers = options.keep_workers;
   engine.replica.scheduler.max_num_seqs = options.max_num_seqs;
   engine.replica.scheduler.max_num_batched_tokens = options.max_num_batched_tokens;
   engine.replica.scheduler.vocab_size = model.vocab_size();

@@ -19,6 +19,13 @@ constexpr int kBeatsPerLease = 8;
 constexpr int kLastWordsShare = 16;
 // For an orderly end, which waits for all ranks, of which one may be stuck.
 constexpr std::chrono::seconds kEndTimeout{10};
+// For the step under way when the stream ends, and the agreement after it.
+constexpr std::chrono::seconds kLastStepTimeout{30};
+
+[[noreturn]] void EndProcess(const char* why) {
+  LogError(why);
+  std::_Exit(1);
+}
 
 }  // namespace
 
@@ -41,9 +48,15 @@ ControlStream::~ControlStream() {
   if (beats_.joinable()) beats_.join();
 }
 
-std::optional<v1::CoordinatorMessage> ControlStream::Next() {
+std::optional<v1::CoordinatorMessage> ControlStream::Next(
+    std::optional<Clock::time_point> deadline) {
   std::unique_lock lock(mutex_);
-  changed_.wait(lock, [this] { return ended_ || !unread_.empty(); });
+  const auto come = [this] { return ended_ || !unread_.empty(); };
+  if (deadline.has_value()) {
+    changed_.wait_until(lock, *deadline, come);
+  } else {
+    changed_.wait(lock, come);
+  }
   if (unread_.empty()) return std::nullopt;
   v1::CoordinatorMessage message = std::move(unread_.front());
   unread_.pop_front();
@@ -76,6 +89,7 @@ absl::Status ControlStream::KeepLease(std::chrono::milliseconds lease) {
     lease_ = *std::move(taken);
     lease_length_ = lease;
     answered_ = Clock::now();
+    if (ended_) SetEnd();  // what Next returns may be from before
   }
   beats_ = std::thread([this] { Beat(); });
   return absl::OkStatus();
@@ -89,6 +103,17 @@ void ControlStream::BeginStep(uint64_t step) {
 void ControlStream::EndStep(uint64_t step) {
   const std::lock_guard lock(mutex_);
   progress_.set_step_done(step);
+}
+
+void ControlStream::BeginSelfTest() {
+  const std::lock_guard lock(mutex_);
+  testing_ = true;
+}
+
+void ControlStream::EndSelfTest() {
+  const std::lock_guard lock(mutex_);
+  testing_ = false;
+  progress_.set_self_tests(progress_.self_tests() + 1);
 }
 
 void ControlStream::Drain() {
@@ -111,15 +136,26 @@ void ControlStream::Read() {
     unread_.push_back(std::move(message));
     changed_.notify_all();
   }
+  OnEnd();
+}
+
+void ControlStream::OnEnd() {
   const std::lock_guard lock(mutex_);
   ended_ = true;
   changed_.notify_all();
+  if (lease_ != nullptr && !shut_down_) SetEnd();
+}
+
+// Needs mutex_.
+void ControlStream::SetEnd() {
+  end_ = Clock::now() + (computing() || !unread_.empty() ? kLastStepTimeout : kEndTimeout);
+  lease_->EndAt(end_);
 }
 
 void ControlStream::Renew(const v1::Heartbeat& heartbeat) {
   const Clock::time_point sent{std::chrono::nanoseconds(heartbeat.sent_ns())};
   const std::lock_guard lock(mutex_);
-  if (lease_ == nullptr || shut_down_ || sent <= answered_ || sent > Clock::now()) return;
+  if (lease_ == nullptr || over() || sent <= answered_ || sent > Clock::now()) return;
   answered_ = sent;
   lease_->EndAt(sent + lease_length_);
 }
@@ -128,14 +164,14 @@ void ControlStream::OnShutdown() {
   const std::lock_guard lock(mutex_);
   shut_down_ = true;
   // A gang that is lost in the middle of a step has no orderly end to wait for.
-  if (draining_ && progress_.step_begun() > progress_.step_done()) std::_Exit(128 + SIGTERM);
+  if (draining_ && computing()) std::_Exit(128 + SIGTERM);
   if (lease_ != nullptr) lease_->EndAt(Clock::now() + kEndTimeout);
 }
 
 void ControlStream::Beat() {
   bool drain_sent = false;
   std::unique_lock lock(mutex_);
-  while (!closing_ && !shut_down_) {
+  while (!over()) {
     v1::WorkerMessage message;
     if (draining_ && !std::exchange(drain_sent, true)) {
       message.mutable_drain();
@@ -147,12 +183,22 @@ void ControlStream::Beat() {
     Send(message);  // if it fails, nothing will be answered
     lock.lock();
     changed_.wait_for(lock, lease_length_ / kBeatsPerLease,
-                      [&] { return closing_ || shut_down_ || (draining_ && !drain_sent); });
-    if (closing_ || shut_down_) return;
-    if (Clock::now() - answered_ < lease_length_ - lease_length_ / kLastWordsShare) continue;
-    LogError("the coordinator is silent: this rank ends, as its place may be taken");
-    std::_Exit(1);
+                      [&] { return over() || (draining_ && !drain_sent); });
+    if (over() || Clock::now() - answered_ < lease_length_ - lease_length_ / kLastWordsShare) {
+      continue;
+    }
+    if (computing())
+      EndProcess("the coordinator is silent: this rank ends, as its place may be taken");
+    LogWarning("the coordinator is silent");
+    context_.TryCancel();
+    changed_.wait(lock, [this] { return over(); });
   }
+  if (closing_ || shut_down_) return;
+  const auto last_words = end_ - std::chrono::milliseconds(200);
+  if (changed_.wait_until(lock, last_words, [this] { return closing_; })) return;
+  EndProcess(
+      "the coordinator is gone, and not every rank has come to the end of the same step: this rank "
+      "ends, and its gang with it");
 }
 
 }  // namespace trireme

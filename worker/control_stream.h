@@ -25,8 +25,11 @@ class ControlStream {
   ControlStream(v1::WorkerControl::Stub& stub, const v1::Register& registration);
   ~ControlStream();  // cuts it, if it is not at its end
 
-  // The next message that is not a Heartbeat; waits for it. Nothing at the end of the stream.
-  std::optional<v1::CoordinatorMessage> Next();
+  using Clock = std::chrono::steady_clock;
+
+  // The next message that is not a Heartbeat; waits for it, until `deadline` if there is one.
+  // Nothing at the end of the stream, or at the deadline.
+  std::optional<v1::CoordinatorMessage> Next(std::optional<Clock::time_point> deadline = {});
 
   // False if the stream has ended.
   bool Send(const v1::WorkerMessage& message);
@@ -37,23 +40,30 @@ class ControlStream {
 
   // From now on a thread tells the coordinator several times per lease how far the rank is. The
   // lease runs from when the last Progress that has been answered was sent. When it runs out the
-  // process ends.
+  // process ends, or, if it is idle, the stream. After the end of the stream, when nothing this
+  // rank says can reach anyone, there is a fixed time for the rest of a step and for the ranks to
+  // agree what to do; the lease is given up with this object.
   absl::Status KeepLease(std::chrono::milliseconds lease);
   void BeginStep(uint64_t step);
   void EndStep(uint64_t step);
+  void BeginSelfTest();
+  void EndSelfTest();
 
   // Asks the coordinator to let the rank go when the steps under way are done; the answer is a
   // Shutdown. Ends the process if it has nothing to finish. Returns at once; any thread.
   void Drain();
 
  private:
-  using Clock = std::chrono::steady_clock;
   using Stream = grpc::ClientReaderWriterInterface<v1::WorkerMessage, v1::CoordinatorMessage>;
 
   void Read();
   void Beat();
   void Renew(const v1::Heartbeat& heartbeat);
   void OnShutdown();
+  void OnEnd();
+  void SetEnd();
+  bool computing() const { return testing_ || progress_.step_begun() > progress_.step_done(); }
+  bool over() const { return closing_ || shut_down_ || ended_; }
 
   grpc::ClientContext context_;
   const std::unique_ptr<Stream> stream_;
@@ -71,7 +81,9 @@ class ControlStream {
   std::unique_ptr<Lease> lease_;
   Clock::duration lease_length_{};
   Clock::time_point answered_;  // when the last Progress that was answered had been sent
+  Clock::time_point end_;       // of the lease, once the stream has ended
   v1::Progress progress_;
+  bool testing_ = false;
 
   std::thread reader_;
   std::thread beats_;

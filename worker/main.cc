@@ -16,6 +16,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "base/file_fingerprint.h"
+#include "base/listen_address.h"
 #include "base/log.h"
 #include "base/status_macros.h"
 #include "kernels/ops.h"
@@ -28,6 +29,7 @@
 #include "worker/memory_amount.h"
 #include "worker/model_runner.h"
 #include "worker/offline_bench.h"
+#include "worker/rank_health.h"
 #include "worker/stop_signal.h"
 #include "worker/worker_service.h"
 
@@ -43,6 +45,9 @@ struct Flags {
   std::string model_version;
   ControlOptions control;
   JoinOptions join;
+  std::string health;
+  int health_timeout_s = 60;
+  bool insecure = false;
   int peer_timeout_s = 600;
   std::string link_test = "auto";
   OfflineBenchOptions bench;
@@ -90,6 +95,21 @@ void DefineGangFlags(CLI::App& app, Flags& flags) {
                  "auto (where there are several hosts)")
       ->envname("TRIREME_LINK_TEST")
       ->check(CLI::IsMember({"auto", "on", "off"}))
+      ->capture_default_str();
+}
+
+void DefineHealthFlags(CLI::App& app, Flags& flags) {
+  app.add_option("--health", flags.health,
+                 "HOST:PORT where this rank answers grpc.health.v1, with mpirun PORT + the rank's "
+                 "number on its host; none if empty")
+      ->envname("TRIREME_HEALTH");
+  app.add_flag("--insecure", flags.insecure,
+               "allow a --health that other machines reach: there is no encryption or password")
+      ->envname("TRIREME_INSECURE");
+  app.add_option("--health-timeout-s", flags.health_timeout_s,
+                 "a rank that has ended no step for longer, nor a self-test, is not ready")
+      ->envname("TRIREME_HEALTH_TIMEOUT_S")
+      ->check(CLI::Range(1, 86'400))
       ->capture_default_str();
 }
 
@@ -155,7 +175,12 @@ void DefineFlags(CLI::App& app, Flags& flags) {
   option("--connect-timeout-ms", flags.control.connect_timeout_ms, "TRIREME_CONNECT_TIMEOUT_MS",
          "how long to wait for the coordinator")
       ->check(CLI::Range(1, 3'600'000));
+  option("--reconnect-timeout-s", flags.control.reconnect_timeout_s, "TRIREME_RECONNECT_TIMEOUT_S",
+         "how long the weights stay loaded for a coordinator that has gone and may come back; 0: "
+         "the worker ends")
+      ->check(CLI::Range(0, 86'400));
   DefineGangFlags(app, flags);
+  DefineHealthFlags(app, flags);
   option("--log-level", flags.log_level, "TRIREME_LOG_LEVEL", "debug, info, warning, error or off");
   app.add_flag(
       "--offline-bench", flags.offline_bench,
@@ -273,6 +298,19 @@ absl::Status TestLinks(const Flags& flags, const GangWorld& world) {
   return absl::OkStatus();
 }
 
+// Ranks that one launcher started with the same flags have ports of their own.
+absl::Status ListenForHealth(const Flags& flags, int local_rank, RankHealth& health) {
+  if (flags.health.empty()) return absl::OkStatus();
+  RETURN_IF_ERROR(CheckListenAddress("--health", flags.health, flags.insecure));
+  const size_t colon = flags.health.rfind(':');
+  const int port = std::stoi(flags.health.substr(colon + 1));
+  const std::string host = flags.health.substr(0, colon);
+  ASSIGN_OR_RETURN(const int listening,
+                   health.Listen(absl::StrCat(host, ":", port == 0 ? 0 : port + local_rank)));
+  LogInfo(absl::StrCat("health at ", host, ":", listening));
+  return absl::OkStatus();
+}
+
 // Peers may wait for this rank inside a collective, where an orderly end would wait for them: it
 // leaves at once, and the launcher ends them.
 [[noreturn]] void LeaveAtOnce(const Communicator& ranks, const absl::Status& status) {
@@ -365,7 +403,7 @@ absl::StatusOr<std::string> ModelVersion(const Flags& flags) {
   return version;
 }
 
-absl::Status RunRank(const Flags& flags, Rank& rank, Communicator& world) {
+absl::Status RunRank(const Flags& flags, Rank& rank, Communicator& world, RankHealth& health) {
   if (flags.offline_bench) return RunOfflineBench(flags.bench, *rank.runner, *rank.ops, world);
   ASSIGN_OR_RETURN(const std::string gang_id, MakeGangId(world));
   const LoadReport& report = rank.runner->load_report();
@@ -376,7 +414,7 @@ absl::Status RunRank(const Flags& flags, Rank& rank, Communicator& world) {
   LogInfo(DescribeKvCache(flags.runner, *rank.runner));
   v1::Register registration = MakeRegister(flags.runner, *rank.runner, *rank.ops, world, gang_id);
   ASSIGN_OR_RETURN(*registration.mutable_model()->mutable_version(), ModelVersion(flags));
-  return ServeCoordinator(flags.control, registration, *rank.runner);
+  return ServeCoordinator(flags.control, registration, *rank.runner, health);
 }
 
 int Complain(const absl::Status& status) {
@@ -409,21 +447,31 @@ int Run(int argc, char** argv) {
                                    "which form a gang themselves"));
   }
   const absl::StatusOr<std::vector<v1::Setting>> settings = GangSettings(flags);
+  RankHealth health{std::chrono::seconds(flags.health_timeout_s)};
   if (!mpi) {
     InitLog("worker", log_level);
+    if (const absl::Status listens = ListenForHealth(flags, 0, health); !listens.ok()) {
+      return Complain(listens);
+    }
     world = JoinWorld(flags, settings);
     if (!world.ok()) return Complain(world.status());
   }
   Communicator& ranks = *world->ranks;
   InitLog(absl::StrCat("rank ", ranks.rank()), log_level);
+  if (mpi) {
+    const absl::Status listens = ListenForHealth(flags, world->local_rank, health);
+    if (!listens.ok()) LeaveAtOnce(ranks, listens);
+  }
   const absl::Status same = AgreeOnStatus(CompareSettings(settings, *world), ranks);
-  if (!same.ok()) return ranks.rank() == 0 ? Complain(same) : 1;
+  // The ranks of mpirun share its output; others have their own.
+  const bool speaks = !mpi || ranks.rank() == 0;
+  if (!same.ok()) return speaks ? Complain(same) : 1;
   if (const absl::Status linked = TestLinks(flags, *world); !linked.ok())
     LeaveAtOnce(ranks, linked);
   absl::StatusOr<Rank> rank = LoadRank(flags, *world);
   const absl::Status loaded = AgreeOnStatus(rank.status(), ranks);
-  if (!loaded.ok()) return ranks.rank() == 0 ? Complain(loaded) : 1;
-  const absl::Status status = RunRank(flags, *rank, ranks);
+  if (!loaded.ok()) return speaks ? Complain(loaded) : 1;
+  const absl::Status status = RunRank(flags, *rank, ranks, health);
   if (!status.ok()) LeaveAtOnce(ranks, status);
   return 0;
 }

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cmath>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -109,6 +110,8 @@ absl::Status ModelRunner::AllocateKvCache() {
   max_model_len_ = std::min(wanted, tokens);
   ASSIGN_OR_RETURN(cache_, KvCache::Allocate(config_, shard_, num_blocks + swap_blocks_, block_size,
                                              options_.kv_dtype, ops_->memory()));
+  ASSIGN_OR_RETURN(test_cache_, KvCache::Allocate(config_, shard_, 1, block_size, options_.kv_dtype,
+                                                  ops_->memory()));
   sequences_ = Sequences({.vocab_size = config_.vocab_size,
                           .num_blocks = num_blocks,
                           .block_size = block_size,
@@ -140,7 +143,7 @@ absl::Status ModelRunner::PlanMemory(int64_t context) {
                    hidden_.Resize(ops_->memory(), batch.tokens() * config_.hidden_size));
   RETURN_IF_ERROR(ops_->memory().Zero(hidden.data(), hidden.size_bytes()));
   RETURN_IF_ERROR(ops_->BeginStep(batch));
-  RETURN_IF_ERROR(ComputeStage(batch, hidden));
+  RETURN_IF_ERROR(ComputeStage(batch, cache_, hidden));
   RETURN_IF_ERROR(WaitForHidden());
   cache_ = KvCache();
   ASSIGN_OR_RETURN(const int64_t after, ops_->memory().Available());
@@ -173,10 +176,11 @@ absl::StatusOr<v1::StepResult> ModelRunner::Step(const v1::StepPlan& plan) {
     batch_.wanted.resize(batch_.ids.size(), wanted.back().token);
   }
   RETURN_IF_ERROR(ops_->BeginStep(batch_));
-  RETURN_IF_ERROR(ForwardStage(batch_));
+  RETURN_IF_ERROR(ForwardStage(batch_, cache_));
   v1::StepResult result;
   RETURN_IF_ERROR(Sample(batch_, wanted, result));
   RETURN_IF_ERROR(FinishStep(plan, result));
+  ++steps_;
   result.set_epoch(plan.epoch());
   result.set_step(plan.step());
   result.set_step_ms(MillisecondsSince(start));
@@ -187,7 +191,7 @@ absl::StatusOr<v1::StepResult> ModelRunner::Step(const v1::StepPlan& plan) {
 absl::StatusOr<double> ModelRunner::RepeatStep(int times) {
   CHECK(options_.layout.pp == 1);
   const auto start = std::chrono::steady_clock::now();
-  for (int i = 0; i < times; ++i) RETURN_IF_ERROR(ForwardStage(batch_));
+  for (int i = 0; i < times; ++i) RETURN_IF_ERROR(ForwardStage(batch_, cache_));
   RETURN_IF_ERROR(WaitForHidden());
   return MillisecondsSince(start) / times;
 }
@@ -197,9 +201,55 @@ absl::Status ModelRunner::WaitForHidden() {
   return ops_->memory().CopyOut(std::as_writable_bytes(std::span(&done, 1)), hidden_.span().data());
 }
 
-absl::Status ModelRunner::Finish() {
+absl::Status ModelRunner::SelfTest() {
+  RETURN_IF_ERROR(CheckPeers());
+  const std::vector<int32_t> block_table{0};
+  StepBatch batch;
+  AppendToken(0, {.position = 0, .block_table = block_table}, batch);
+  if (shard_.last_stage) batch.wanted.push_back(0);
+  RETURN_IF_ERROR(ops_->BeginStep(batch));
+  RETURN_IF_ERROR(ForwardStage(batch, test_cache_));
+  ++steps_;
+  if (!shard_.last_stage) return WaitForHidden();
+  const std::span<const float> made = logits_.span().first(static_cast<size_t>(config_.vocab_size));
+  ASSIGN_OR_RETURN(const std::span<const float> logits, ops_->memory().Read(made, logits_room_));
+  const bool numbers =
+      std::all_of(logits.begin(), logits.end(), [](float logit) { return std::isfinite(logit); });
+  return numbers ? absl::OkStatus()
+                 : absl::InternalError(absl::StrCat(
+                       "self-test: the logits of a token are no numbers; the weights may be "
+                       "damaged, or the ",
+                       std::string(ops_->name()), " device"));
+}
+
+absl::Status ModelRunner::Finish() { return Settle(/*stay=*/false).status(); }
+
+absl::Status ModelRunner::Reset() {
+  ASSIGN_OR_RETURN(const bool all_stay, Settle(/*stay=*/true));
+  if (!all_stay) return absl::AbortedError("the coordinator has ended other ranks of the gang");
+  sequences_.Clear();
+  return absl::OkStatus();
+}
+
+// Brings the ranks to the same point, with nothing under way; true if all of them want to stay.
+// Ranks that are not at the same step would wait for each other's tokens, or take the wrong ones.
+absl::StatusOr<bool> ModelRunner::Settle(bool stay) {
+  struct Point {
+    uint64_t steps;
+    uint64_t stay;
+  };
+  const Point mine{.steps = steps_, .stay = stay ? 1U : 0U};
+  std::vector<Point> all(static_cast<size_t>(world_->size()));
+  RETURN_IF_ERROR(world_->AllGather(std::as_bytes(std::span(&mine, 1)),
+                                    std::as_writable_bytes(std::span(all))));
+  for (size_t rank = 0; rank < all.size(); ++rank) {
+    if (all[rank].steps == mine.steps) continue;
+    return absl::InternalError(absl::StrCat("rank ", rank, " has computed ", all[rank].steps,
+                                            " steps, this one ", mine.steps));
+  }
   while (takes_tokens() && sequences_.steps_unfilled() > 0) RETURN_IF_ERROR(TakeOldestTokens());
-  return world_->Barrier();
+  RETURN_IF_ERROR(world_->Barrier());
+  return std::all_of(all.begin(), all.end(), [](const Point& point) { return point.stay == 1; });
 }
 
 absl::Status ModelRunner::CopyBlocks(const v1::StepPlan& plan) {
@@ -243,7 +293,7 @@ StepBatch ModelRunner::BuildBatch(const v1::StepPlan& plan) const {
 // Activations go by Send, not Post: a large message needs the sender's help to get under way, and a
 // stage that computes the next step gives none. No stage waits for a later step of another, so
 // they cannot wait in a circle.
-absl::Status ModelRunner::ForwardStage(const StepBatch& batch) {
+absl::Status ModelRunner::ForwardStage(const StepBatch& batch, const KvCache& cache) {
   if (batch.tokens() == 0) return absl::OkStatus();
   ASSIGN_OR_RETURN(const std::span<float> hidden,
                    hidden_.Resize(ops_->memory(), batch.tokens() * config_.hidden_size));
@@ -254,8 +304,10 @@ absl::Status ModelRunner::ForwardStage(const StepBatch& batch) {
     }));
   }
   // Routing to experts and transfers by way of the host need the host in the middle of a step.
-  const bool repeatable = (tp_->size() == 1 || tp_->capturable()) && config_.num_experts == 0;
-  const auto compute = [&] { return ComputeStage(batch, hidden); };
+  // What is recorded to be repeated is of one cache.
+  const bool repeatable =
+      (tp_->size() == 1 || tp_->capturable()) && config_.num_experts == 0 && &cache == &cache_;
+  const auto compute = [&] { return ComputeStage(batch, cache, hidden); };
   RETURN_IF_ERROR(repeatable ? ops_->Run(compute) : compute());
   if (shard_.last_stage) return absl::OkStatus();
   const RankCoord next{.tp_rank = coord_.tp_rank, .pp_rank = coord_.pp_rank + 1};
@@ -263,9 +315,10 @@ absl::Status ModelRunner::ForwardStage(const StepBatch& batch) {
 }
 
 // With the first logits that are wanted, which in most steps are all.
-absl::Status ModelRunner::ComputeStage(const StepBatch& batch, std::span<float> hidden) {
+absl::Status ModelRunner::ComputeStage(const StepBatch& batch, const KvCache& cache,
+                                       std::span<float> hidden) {
   if (shard_.first_stage) RETURN_IF_ERROR(model_->Embed(batch, hidden));
-  RETURN_IF_ERROR(model_->Layers(batch, cache_, hidden));
+  RETURN_IF_ERROR(model_->Layers(batch, cache, hidden));
   if (batch.wanted.empty()) return absl::OkStatus();
   return ComputeLogits(batch, 0, std::min(kLogitsSlice, batch.wanted.size()));
 }

@@ -77,9 +77,19 @@ class ModelRunner {
   // what the rank knows stays as it is. Collective, without pipeline stages.
   absl::StatusOr<double> RepeatStep(int times);
 
-  // To be called after the last Step, so that nothing is under way when the communicators are
-  // destroyed. Collective.
+  // Computes one token of no request through all stages, in memory of its own, as a step does.
+  // Collective, in place of a Step. INTERNAL if what comes out is no number.
+  absl::Status SelfTest();
+
+  // To be called after the last Step or SelfTest, so that nothing is under way when the
+  // communicators are destroyed. Collective. INTERNAL if the ranks have not computed the same
+  // steps.
   absl::Status Finish();
+
+  // Forgets everything but the weights, so that the next Step can be of another coordinator, whose
+  // epochs and sequences begin anew. Collective, with Finish: ABORTED if other ranks have called
+  // that instead. After an error the gang ends.
+  absl::Status Reset();
 
   const ModelConfig& config() const { return config_; }
   const ModelShard& shard() const { return shard_; }
@@ -107,9 +117,9 @@ class ModelRunner {
   absl::Status PlanMemory(int64_t context);
   void AppendToken(int32_t id, const TokenPlace& place, StepBatch& batch) const;
   StepBatch BuildBatch(const v1::StepPlan& plan) const;
-  absl::Status ForwardStage(const StepBatch& batch);
+  absl::Status ForwardStage(const StepBatch& batch, const KvCache& cache);
   absl::Status WaitForHidden();
-  absl::Status ComputeStage(const StepBatch& batch, std::span<float> hidden);
+  absl::Status ComputeStage(const StepBatch& batch, const KvCache& cache, std::span<float> hidden);
   absl::Status ComputeLogits(const StepBatch& batch, size_t begin, size_t count);
   std::vector<LogitsWanted> WantedLogits(const v1::StepPlan& plan) const;
   absl::Status Sample(const StepBatch& batch, std::span<const LogitsWanted> wanted,
@@ -117,6 +127,7 @@ class ModelRunner {
   absl::Status ShowLogits(std::span<const LogitsWanted> wanted, std::span<const float> logits);
   absl::Status FinishStep(const v1::StepPlan& plan, const v1::StepResult& result);
   absl::Status TakeOldestTokens();
+  absl::StatusOr<bool> Settle(bool stay);
   absl::Status Wait(const std::function<absl::Status()>& transfer);
   absl::Status CheckPeers();
   absl::Status WaitForDevice(const std::function<absl::StatusOr<bool>()>& done);
@@ -143,12 +154,14 @@ class ModelRunner {
   int64_t swap_blocks_ = 0;
   Sequences sequences_;
   StepBatch batch_;       // of this step, or the last
+  KvCache test_cache_;    // a block for SelfTest
+  uint64_t steps_ = 0;    // computed
   double bubble_ms_ = 0;  // of this step
   double sampling_ms_ = 0;
   DeviceVector<float> hidden_;  // [tokens, hidden_size]
   DeviceVector<float> logits_;  // of wanted tokens, a slice at a time
   std::unique_ptr<BatchSampler> sampler_;
-  std::vector<float> logits_room_;  // for on_logits
+  std::vector<float> logits_room_;  // for on_logits and SelfTest
 };
 
 }  // namespace trireme

@@ -44,6 +44,10 @@ class Sequences {
   // finished sequences go, new ones come, and the scheduled ones get their blocks.
   absl::Status Apply(const v1::StepPlan& plan);
 
+  // Forgets all sequences, also of an epoch that the next plan may happen to have again. No tokens
+  // are on their way.
+  void Clear() { sequences_.clear(); }
+
   // A scheduled sequence of the plan applied last. The reference lasts until the next Apply.
   const RankSequence& at(uint64_t id) const { return sequences_.at(id); }
 

@@ -3,9 +3,13 @@
 #include <grpcpp/grpcpp.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <atomic>
 #include <chrono>
 #include <memory>
 #include <optional>
+#include <string>
+#include <thread>
 
 #include "absl/strings/str_cat.h"
 #include "base/log.h"
@@ -17,6 +21,9 @@
 
 namespace trireme {
 namespace {
+
+// After a coordinator, or what stands before it, that took the rank in and went at once.
+constexpr std::chrono::milliseconds kRejoinPause{500};
 
 // The end of a stream as the worker sees it.
 absl::Status StreamEnded(const std::string& coordinator, const grpc::Status& status) {
@@ -36,37 +43,159 @@ absl::Status SendFailure(ControlStream& stream, const absl::Status& error) {
   return error;
 }
 
-// Serves one connected stream. Plans wait in the stream while a step computes.
-absl::Status RunStream(ControlStream& stream, const std::string& coordinator, ModelRunner& runner) {
+// Why a stream is over without an error of this rank's.
+struct StreamEnd {
+  bool coordinator_gone = false;  // else it has told the rank to end
+  absl::Status why = {};
+};
+
+// A rank's service to its coordinator, over all the streams that takes.
+class Service {
+ public:
+  Service(const ControlOptions& options, const v1::Register& registration, ModelRunner& runner,
+          RankHealth& health)
+      : options_(options),
+        gang_id_(registration.gang_id()),
+        registration_(registration),
+        runner_(runner),
+        health_(health) {}
+
+  absl::Status Run();
+
+ private:
   using Clock = std::chrono::steady_clock;
-  v1::WorkerMessage answer;
-  auto step_end = Clock::now();
-  while (const std::optional<v1::CoordinatorMessage> message = stream.Next()) {
+
+  absl::StatusOr<StreamEnd> ServeStream(Clock::time_point connect_until);
+  absl::StatusOr<StreamEnd> RunStream(ControlStream& stream);
+  absl::Status Compute(const v1::StepPlan& plan, ControlStream& stream);
+  absl::Status SelfTest(ControlStream& stream);
+  absl::Status Stay();
+
+  const ControlOptions& options_;
+  const std::string gang_id_;
+  v1::Register registration_;
+  ModelRunner& runner_;
+  RankHealth& health_;
+  int times_served_ = 0;
+  bool serving_ = false;
+  std::atomic<bool> stopping_ = false;                // by SIGTERM
+  std::optional<Clock::time_point> welcome_until_{};  // once the coordinator was lost
+  Clock::time_point step_end_ = Clock::now();
+};
+
+absl::Status Service::Run() {
+  auto connect_until = Clock::now() + std::chrono::milliseconds(options_.connect_timeout_ms);
+  while (true) {
+    ASSIGN_OR_RETURN(const StreamEnd end, ServeStream(connect_until));
+    if (!end.coordinator_gone) return absl::OkStatus();
+    if (options_.reconnect_timeout_s == 0 || stopping_) return end.why;
+    LogWarning(absl::StrCat(end.why.message(), "; the weights stay, and wait for it for ",
+                            options_.reconnect_timeout_s, " s (--reconnect-timeout-s)"));
+    if (serving_ || !welcome_until_.has_value()) {
+      welcome_until_ = Clock::now() + std::chrono::seconds(options_.reconnect_timeout_s);
+    } else {
+      std::this_thread::sleep_for(kRejoinPause);
+    }
+    connect_until = *welcome_until_;
+    serving_ = false;
+  }
+}
+
+absl::StatusOr<StreamEnd> Service::ServeStream(Clock::time_point connect_until) {
+  using std::chrono::milliseconds;
+  const auto left = std::chrono::duration_cast<milliseconds>(connect_until - Clock::now());
+  ASSIGN_OR_RETURN(const std::shared_ptr<grpc::Channel> channel,
+                   ConnectCoordinator(options_.coordinator, std::max(left, milliseconds(1))));
+  const auto stub = v1::WorkerControl::NewStub(channel);
+  ControlStream stream(*stub, registration_);
+  if (options_.stop_signal != nullptr) {
+    options_.stop_signal->OnStop([&] {
+      stopping_ = true;
+      health_.Left();
+      stream.Drain();
+    });
+  }
+  absl::StatusOr<StreamEnd> end = RunStream(stream);
+  if (options_.stop_signal != nullptr) options_.stop_signal->OnStop(nullptr);
+  health_.Left();
+  const bool stays = end.ok() && end->coordinator_gone && serving_ && !stopping_ &&
+                     options_.reconnect_timeout_s > 0;
+  // While the stream still has its lease, which ends ranks that wait for each other in vain.
+  if (stays) RETURN_IF_ERROR(Stay());
+  return end;
+}
+
+// Plans wait in the stream while a step computes. Those that have come before its end are computed
+// also then: the other ranks have them, and may wait for this one.
+absl::StatusOr<StreamEnd> Service::RunStream(ControlStream& stream) {
+  while (true) {
+    const auto message = stream.Next(serving_ ? std::nullopt : welcome_until_);
+    if (!message.has_value()) break;
     if (message->has_registered()) {
       RETURN_IF_ERROR(
           stream.KeepLease(std::chrono::milliseconds(message->registered().lease_ms())));
     } else if (message->has_welcome()) {
       LogInfo(absl::StrCat("serving, epoch ", message->welcome().epoch()));
+      serving_ = true;
+      health_.Joined();
     } else if (message->has_shutdown()) {
       LogInfo(absl::StrCat("stopping: ", message->shutdown().reason()));
+      health_.Left();
       stream.SendsDone();
-      return runner.Finish();
+      RETURN_IF_ERROR(runner_.Finish());
+      return StreamEnd{};
     } else if (message->has_plan()) {
-      const std::chrono::duration<double, std::milli> idle = Clock::now() - step_end;
-      stream.BeginStep(message->plan().step());
-      absl::StatusOr<v1::StepResult> result = runner.Step(message->plan());
-      step_end = Clock::now();
-      if (!result.ok()) return SendFailure(stream, result.status());
-      stream.EndStep(message->plan().step());
-      if (!runner.is_responder()) continue;
-      result->set_idle_ms(idle.count());
-      *answer.mutable_result() = *std::move(result);
-      if (!stream.Send(answer)) break;
+      RETURN_IF_ERROR(Compute(message->plan(), stream));
+    } else if (message->has_self_test()) {
+      RETURN_IF_ERROR(SelfTest(stream));
     }
   }
-  while (stream.Next().has_value()) {
+  if (!serving_ && welcome_until_.has_value() && Clock::now() >= *welcome_until_) {
+    return absl::DeadlineExceededError(absl::StrCat(
+        "coordinator ", options_.coordinator, " is back, but not all ranks of the gang joined it ",
+        "within ", options_.reconnect_timeout_s, " s (--reconnect-timeout-s)"));
   }
-  return StreamEnded(coordinator, stream.Finish());
+  const grpc::Status status = stream.Finish();
+  const absl::Status why = StreamEnded(options_.coordinator, status);
+  // CANCELLED: by this rank, which heard nothing, or by a coordinator that had no time for more.
+  const bool gone = status.error_code() == grpc::StatusCode::UNAVAILABLE ||
+                    status.error_code() == grpc::StatusCode::CANCELLED;
+  if (!gone) return why;
+  return StreamEnd{.coordinator_gone = true, .why = why};
+}
+
+absl::Status Service::Compute(const v1::StepPlan& plan, ControlStream& stream) {
+  const std::chrono::duration<double, std::milli> idle = Clock::now() - step_end_;
+  stream.BeginStep(plan.step());
+  absl::StatusOr<v1::StepResult> result = runner_.Step(plan);
+  step_end_ = Clock::now();
+  if (!result.ok()) return SendFailure(stream, result.status());
+  stream.EndStep(plan.step());
+  health_.GetsOn();
+  if (!runner_.is_responder()) return absl::OkStatus();
+  result->set_idle_ms(idle.count());
+  v1::WorkerMessage answer;
+  *answer.mutable_result() = *std::move(result);
+  stream.Send(answer);  // if it fails, the stream has ended
+  return absl::OkStatus();
+}
+
+absl::Status Service::SelfTest(ControlStream& stream) {
+  stream.BeginSelfTest();
+  const absl::Status status = runner_.SelfTest();
+  if (!status.ok()) return SendFailure(stream, status);
+  stream.EndSelfTest();
+  health_.GetsOn();
+  return absl::OkStatus();
+}
+
+// A coordinator that was only cut off may not know yet that the old gang is gone, so this is
+// another one. All ranks have been in the same gangs, and count alike.
+absl::Status Service::Stay() {
+  RETURN_IF_ERROR(runner_.Reset());
+  ++times_served_;
+  registration_.set_gang_id(absl::StrCat(gang_id_, "-", times_served_));
+  return absl::OkStatus();
 }
 
 }  // namespace
@@ -113,16 +242,8 @@ v1::Register MakeRegister(const RunnerOptions& options, const ModelRunner& runne
 }
 
 absl::Status ServeCoordinator(const ControlOptions& options, const v1::Register& registration,
-                              ModelRunner& runner) {
-  ASSIGN_OR_RETURN(const std::shared_ptr<grpc::Channel> channel,
-                   ConnectCoordinator(options.coordinator,
-                                      std::chrono::milliseconds(options.connect_timeout_ms)));
-  const auto stub = v1::WorkerControl::NewStub(channel);
-  ControlStream stream(*stub, registration);
-  if (options.stop_signal != nullptr) options.stop_signal->OnStop([&stream] { stream.Drain(); });
-  const absl::Status status = RunStream(stream, options.coordinator, runner);
-  if (options.stop_signal != nullptr) options.stop_signal->OnStop(nullptr);
-  return status;
+                              ModelRunner& runner, RankHealth& health) {
+  return Service(options, registration, runner, health).Run();
 }
 
 }  // namespace trireme

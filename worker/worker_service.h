@@ -6,6 +6,7 @@
 #include "absl/status/status.h"
 #include "trireme/v1/worker.pb.h"
 #include "worker/model_runner.h"
+#include "worker/rank_health.h"
 #include "worker/stop_signal.h"
 
 namespace trireme {
@@ -13,6 +14,9 @@ namespace trireme {
 struct ControlOptions {
   std::string coordinator;  // host:port
   int64_t connect_timeout_ms = 30'000;
+  // How long ranks that have lost the coordinator keep what they have loaded, until it is back and
+  // they all serve again; 0: they end.
+  int64_t reconnect_timeout_s = 300;
   StopSignal* stop_signal = nullptr;  // not owned; asks to drain
 };
 
@@ -20,10 +24,13 @@ struct ControlOptions {
 v1::Register MakeRegister(const RunnerOptions& options, const ModelRunner& runner, const Ops& ops,
                           const Communicator& world, const std::string& gang_id);
 
-// Joins the coordinator and computes its step plans until it says Shutdown (returns OK), the stream
-// ends (UNAVAILABLE) or a step fails (the step's error). Blocks. Ends the process if the
-// coordinator falls silent (see ControlStream::KeepLease).
+// Joins the coordinator and computes its step plans until it says Shutdown (returns OK), a step
+// fails (the step's error), or it goes away and does not come back in time (UNAVAILABLE). If it
+// does, all ranks of the gang join it anew as another gang, with nothing but their weights. Tells
+// `health` how it goes. Blocks. Ends the process if the coordinator falls silent while it computes,
+// or if the ranks do not agree in time what to do without a coordinator (see
+// ControlStream::KeepLease).
 absl::Status ServeCoordinator(const ControlOptions& options, const v1::Register& registration,
-                              ModelRunner& runner);
+                              ModelRunner& runner, RankHealth& health);
 
 }  // namespace trireme

@@ -4,6 +4,8 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
+
 namespace trireme {
 namespace {
 
@@ -72,6 +74,39 @@ class GangsTest : public testing::Test {
   std::unique_ptr<GangSupervisor> supervisor_;
   std::vector<std::shared_ptr<RecordingStream>> streams_;
 };
+
+// How many self-tests a stream was sent.
+int SelfTests(const RecordingStream& stream) {
+  return static_cast<int>(std::count_if(stream.sent.begin(), stream.sent.end(),
+                                        [](const auto& sent) { return sent.has_self_test(); }));
+}
+
+TEST_F(GangsTest, AnIdleGangTestsItself) {
+  now_ += std::chrono::hours(1);
+  StartGang("a", 1);
+  v1::WorkerMessage message;
+  v1::Progress& progress = *message.mutable_progress();
+  const auto both_report = [&] {
+    for (const uint64_t id : {2, 1}) supervisor_->OnMessage(id, message, now_);
+    EXPECT_EQ(SelfTests(*streams_[0]), SelfTests(*streams_[1]));
+    return SelfTests(*streams_[0]);
+  };
+  EXPECT_EQ(both_report(), 1);  // at once, as nothing is known of it
+  now_ += std::chrono::seconds(60);
+  EXPECT_EQ(both_report(), 1);  // it has not passed yet
+  progress.set_self_tests(1);
+  EXPECT_EQ(both_report(), 2);
+  progress.set_self_tests(2);
+  EXPECT_EQ(both_report(), 2);  // it is not long ago
+  now_ += std::chrono::seconds(60);
+  progress.set_step_begun(1);
+  EXPECT_EQ(both_report(), 2);  // it computes
+  now_ += std::chrono::seconds(60);
+  progress.set_step_done(1);
+  EXPECT_EQ(both_report(), 2);  // it has got on
+  now_ += std::chrono::seconds(60);
+  EXPECT_EQ(both_report(), 3);
+}
 
 TEST_F(GangsTest, ServesWhenEveryRankHasRegistered) {
   const GangEvent event = StartGang("a", 1);

@@ -194,6 +194,9 @@ TEST_F(ServerTest, WithoutWorkersRequestsAreRefusedOrGivenUp) {
   options_.gang_timeout = milliseconds(100);
   StartServer();
   ExpectRefused(Request("a", 5), grpc::StatusCode::UNAVAILABLE, "trireme-worker --coordinator");
+  grpc::ClientContext hinted;
+  Ask(Request("a", 5), hinted);
+  EXPECT_EQ(hinted.GetServerTrailingMetadata().count("retry-after"), 1u);
   FakeGangOptions options = Gang();
   options.step_delay = milliseconds(20);
   const auto gang = StartGang(options);
@@ -414,6 +417,16 @@ TEST_F(ServerTest, ShutdownIsOrderly) {
   EXPECT_EQ(answer.status.error_message(), "maintenance");
   EXPECT_TRUE(gang->Join(0).ok());
   EXPECT_EQ(gang->shutdown_reason(1), "maintenance");
+  EXPECT_EQ(context.GetServerTrailingMetadata().count("retry-after"), 1u);
+}
+
+TEST_F(ServerTest, WorkersThatAreKeptAreNotToldToEnd) {
+  options_.keep_workers = true;
+  StartServer();
+  const auto gang = StartGang(Gang());
+  server_->Shutdown("maintenance");
+  EXPECT_EQ(gang->Join(0).error_code(), grpc::StatusCode::UNAVAILABLE);
+  EXPECT_EQ(gang->shutdown_reason(0), "");
 }
 
 TEST_F(ServerTest, BadStartsSayWhatIsWrong) {

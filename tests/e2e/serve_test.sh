@@ -135,8 +135,8 @@ case_a_stopped_coordinator_leaves_nothing() {
   return 0
 }
 
-case_a_killed_coordinator_ends_the_workers() {
-  start_coordinator && start_gang 2 1 || return 1
+case_a_killed_coordinator_ends_workers_that_do_not_wait() {
+  start_coordinator && TRIREME_RECONNECT_TIMEOUT_S=0 start_gang 2 1 || return 1
   kill -KILL "$coordinator"; wait "$coordinator" 2>/dev/null; coordinator=
   timeout 30 tail --pid="$gang" -f /dev/null || { echo "the gang goes on"; return 1; }
   gang=

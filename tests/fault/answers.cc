@@ -84,6 +84,10 @@ absl::StatusOr<Answer> Ask(v1::Inference::Stub& stub, const v1::GenerateRequest&
   }
   const grpc::Status status = stream->Finish();
   if (status.ok()) return answer;
+  if (status.error_code() == grpc::StatusCode::UNAVAILABLE && answer.continuations.empty() &&
+      context.GetServerTrailingMetadata().count("retry-after") > 0) {
+    return absl::UnavailableError(status.error_message());
+  }
   return absl::UnknownError(
       absl::StrCat("status ", status.error_code(), ": ", status.error_message()));
 }

@@ -32,7 +32,8 @@ struct Answer {
 // penalties, log probabilities, stop strings, prompts of many lengths.
 std::vector<v1::GenerateRequest> MakeRequests(int count, uint64_t seed);
 
-// `on_message` is called for each message as it comes.
+// `on_message` is called for each message as it comes. UNAVAILABLE: refused before it began, with a
+// hint to try again.
 absl::StatusOr<Answer> Ask(v1::Inference::Stub& stub, const v1::GenerateRequest& request,
                            const std::function<void()>& on_message);
 

@@ -164,13 +164,14 @@ int Run(int argc, char** argv) {
   const Totals totals = streams.Finish();
   const std::vector<double>& recoveries = injector.recovery_seconds();
   std::printf(
-      "%zu faults, %llu gangs lost, %llu requests, %llu tokens: %llu requests failed, %llu "
+      "%zu faults, %llu gangs lost, %llu requests, %llu tokens: %llu refused, %llu failed, %llu "
       "unequal; "
       "%zu tokens lost, %zu surplus, %zu differ\n"
       "recovery: median %.2f s, p99 %.2f s, longest %.2f s\n",
       recoveries.size(), static_cast<unsigned long long>(injector.gangs_lost()),
       static_cast<unsigned long long>(totals.requests),
       static_cast<unsigned long long>(totals.tokens),
+      static_cast<unsigned long long>(totals.refused),
       static_cast<unsigned long long>(totals.failed),
       static_cast<unsigned long long>(totals.unequal), totals.damage.lost, totals.damage.surplus,
       totals.damage.differing, Percentile(recoveries, 0.5), Percentile(recoveries, 0.99),

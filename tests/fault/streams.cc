@@ -34,6 +34,10 @@ void Streams::Run(const std::string& server, uint64_t seed) {
         Ask(*stub, requests_[which], [this] { last_message_ = Clock::now(); });
     if (!answer.ok()) std::this_thread::sleep_for(std::chrono::milliseconds(100));
     const std::lock_guard lock(mutex_);
+    if (absl::IsUnavailable(answer.status())) {
+      ++totals_.refused;
+      continue;
+    }
     ++totals_.requests;
     if (!answer.ok()) {
       if (++totals_.failed <= kReportsMax)

@@ -15,6 +15,7 @@ namespace trireme::fault {
 struct Totals {
   uint64_t requests = 0;
   uint64_t tokens = 0;
+  uint64_t refused = 0;  // requests that no gang was there for; they are asked again
   uint64_t failed = 0;   // requests that ended with an error
   uint64_t unequal = 0;  // requests whose answer was not the expected one
   Damage damage;

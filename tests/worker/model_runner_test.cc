@@ -5,7 +5,10 @@
 #include <gtest/gtest.h>
 
 #include <fstream>
+#include <functional>
+#include <thread>
 
+#include "base/status_macros.h"
 #include "tests/worker/gang_driver.h"
 
 namespace trireme {
@@ -15,6 +18,22 @@ namespace fs = std::filesystem;
 using testing::Test;
 
 const fs::path kModel = fs::path(TRIREME_SOURCE_DIR) / "tests/golden/models/qwen2";
+
+// One sequence of three tokens in one block.
+v1::StepPlan GoodPlan() {
+  v1::StepPlan plan;
+  plan.set_epoch(1);
+  v1::NewSequence& added = *plan.add_new_sequences();
+  added.set_id(1);
+  for (const int32_t id : {1, 2, 3}) added.add_token_ids(id);
+  *added.mutable_sampling() = GreedySampling();
+  v1::ScheduledSequence& scheduled = *plan.add_scheduled();
+  scheduled.set_id(1);
+  scheduled.set_num_tokens(3);
+  scheduled.set_sample(true);
+  scheduled.add_new_block_ids(0);
+  return plan;
+}
 
 class ModelRunnerTest : public Test {
  protected:
@@ -36,22 +55,6 @@ class ModelRunnerTest : public Test {
     options.swap_bytes_max = swap_bytes_max_;
     options.max_model_len = max_model_len_;
     return ModelRunner::Load(options, ops_.get(), world_.get());
-  }
-
-  // One sequence of three tokens in one block.
-  static v1::StepPlan GoodPlan() {
-    v1::StepPlan plan;
-    plan.set_epoch(1);
-    v1::NewSequence& added = *plan.add_new_sequences();
-    added.set_id(1);
-    for (const int32_t id : {1, 2, 3}) added.add_token_ids(id);
-    *added.mutable_sampling() = GreedySampling();
-    v1::ScheduledSequence& scheduled = *plan.add_scheduled();
-    scheduled.set_id(1);
-    scheduled.set_num_tokens(3);
-    scheduled.set_sample(true);
-    scheduled.add_new_block_ids(0);
-    return plan;
   }
 
   void ReplaceInConfig(const std::string& from, const std::string& to) {
@@ -237,6 +240,92 @@ TEST_F(ModelRunnerTest, EachRankReadsOnlyItsShard) {
     const int64_t stage_norms = config.num_layers * config.hidden_size + last_norm;
     EXPECT_EQ(read[i], static_cast<uint64_t>(2 * (matrices / 4 + embedding / 2 + stage_norms)));
   }
+}
+
+// Two ranks, each with its plans and its end: what became of rank 0's and rank 1's.
+std::vector<absl::Status> PartTwoRanks(
+    const std::vector<v1::StepPlan>& plans0, const std::vector<v1::StepPlan>& plans1,
+    const std::function<absl::Status(ModelRunner&, int rank)>& part) {
+  auto world = MakeLoopbackCommunicators(2);
+  std::vector<absl::Status> statuses(2);
+  std::vector<std::thread> threads;
+  for (const int rank : {0, 1}) {
+    threads.emplace_back([&, rank, ranks = std::move(world[static_cast<size_t>(rank)])] {
+      const auto ops = *MakeCpuOps(1);
+      RunnerOptions options;
+      options.model_dir = kModel;
+      options.layout = {.tp = 1, .pp = 2};
+      options.kv_memory.bytes = 1 << 24;
+      const auto runner = *ModelRunner::Load(options, ops.get(), ranks.get());
+      for (const v1::StepPlan& plan : rank == 0 ? plans0 : plans1) {
+        if (const auto result = runner->Step(plan); !result.ok()) ADD_FAILURE() << result.status();
+      }
+      statuses[static_cast<size_t>(rank)] = part(*runner, rank);
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  return statuses;
+}
+
+TEST(ModelRunnerReset, RanksThatAllWantToStayForgetTheirSequences) {
+  const v1::StepPlan plan = GoodPlan();
+  for (const absl::Status& status :
+       PartTwoRanks({plan}, {plan}, [&](ModelRunner&runner, int) -> absl::Status {
+         RETURN_IF_ERROR(runner.Reset());
+         RETURN_IF_ERROR(runner.Step(plan).status());  // the same epoch and the same sequence
+         return runner.Finish();
+       })) {
+    EXPECT_TRUE(status.ok()) << status;
+  }
+}
+
+// Between two steps of a sequence: the answer is the one without it.
+TEST_F(ModelRunnerTest, ASelfTestLeavesTheSequencesAlone) {
+  v1::StepPlan next;
+  next.set_epoch(1);
+  v1::ScheduledSequence& scheduled = *next.add_scheduled();
+  scheduled.set_id(1);
+  scheduled.set_num_tokens(1);
+  scheduled.set_sample(true);
+  std::vector<v1::SampledToken> tokens;
+  for (const bool test : {false, true}) {
+    const auto runner = *Load();
+    ASSERT_TRUE(runner->Step(GoodPlan()).ok());
+    if (test) {
+      EXPECT_TRUE(runner->SelfTest().ok());
+    }
+    const auto result = runner->Step(next);
+    ASSERT_TRUE(result.ok()) << result.status();
+    tokens.push_back(result->tokens(0));
+  }
+  EXPECT_EQ(tokens[0].token_id(), tokens[1].token_id());
+  EXPECT_EQ(tokens[0].logprob(), tokens[1].logprob());
+}
+
+TEST(ModelRunnerReset, ASelfTestTakesAllStages) {
+  for (const absl::Status& status :
+       PartTwoRanks({GoodPlan()}, {GoodPlan()}, [](ModelRunner&runner, int) -> absl::Status {
+         RETURN_IF_ERROR(runner.SelfTest());
+         return runner.Finish();
+       })) {
+    EXPECT_TRUE(status.ok()) << status;
+  }
+}
+
+TEST(ModelRunnerReset, OneThatEndsIsTheEndOfAll) {
+  const auto statuses = PartTwoRanks({}, {}, [](ModelRunner& runner, int rank) {
+    return rank == 0 ? runner.Reset() : runner.Finish();
+  });
+  EXPECT_TRUE(absl::IsAborted(statuses[0])) << statuses[0];
+  EXPECT_TRUE(statuses[1].ok()) << statuses[1];
+}
+
+// A plan without work is computed without the other ranks.
+TEST(ModelRunnerReset, RanksAtDifferentStepsCannotStay) {
+  const auto statuses =
+      PartTwoRanks({v1::StepPlan()}, {}, [](ModelRunner& runner, int) { return runner.Reset(); });
+  EXPECT_EQ(statuses[0].message(), "rank 1 has computed 0 steps, this one 1");
+  EXPECT_EQ(statuses[1].message(), "rank 0 has computed 1 steps, this one 0");
 }
 
 }  // namespace

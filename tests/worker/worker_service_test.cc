@@ -22,7 +22,8 @@ using Stream = grpc::ServerReaderWriter<v1::CoordinatorMessage, v1::WorkerMessag
 
 class FakeCoordinator final : public v1::WorkerControl::Service {
  public:
-  explicit FakeCoordinator(std::function<void(Stream&)> serve) : serve_(std::move(serve)) {
+  // `serve` is called for every stream, and says how it ends.
+  explicit FakeCoordinator(std::function<grpc::Status(Stream&)> serve) : serve_(std::move(serve)) {
     grpc::ServerBuilder builder;
     builder.AddListeningPort("127.0.0.1:0", grpc::InsecureServerCredentials(), &port_);
     builder.RegisterService(this);
@@ -31,25 +32,24 @@ class FakeCoordinator final : public v1::WorkerControl::Service {
   ~FakeCoordinator() override { server_->Shutdown(); }
 
   std::string address() const { return "127.0.0.1:" + std::to_string(port_); }
-  const v1::Register& registration() const { return registration_; }
+  const v1::Register& registration(size_t stream = 0) const { return registrations_.at(stream); }
 
   grpc::Status Connect(grpc::ServerContext*, Stream* stream) override {
     v1::WorkerMessage message;
-    if (stream->Read(&message)) registration_ = message.register_();
+    if (stream->Read(&message)) registrations_.push_back(message.register_());
     v1::CoordinatorMessage registered;
     registered.mutable_registered()->set_lease_ms(600'000);
     stream->Write(registered);
     v1::CoordinatorMessage welcome;
     welcome.mutable_welcome()->set_epoch(1);
     stream->Write(welcome);
-    serve_(*stream);
-    return grpc::Status::OK;
+    return serve_(*stream);
   }
 
  private:
-  const std::function<void(Stream&)> serve_;
+  const std::function<grpc::Status(Stream&)> serve_;
   int port_ = 0;
-  v1::Register registration_;
+  std::vector<v1::Register> registrations_;  // of the streams, in their order
   std::unique_ptr<grpc::Server> server_;
 };
 
@@ -59,8 +59,15 @@ void WritePlan(Stream& stream, const v1::StepPlan& plan) {
   stream.Write(message);
 }
 
+grpc::Status WriteShutdown(Stream& stream) {
+  v1::CoordinatorMessage message;
+  message.mutable_shutdown()->set_reason("done");
+  stream.Write(message);
+  return grpc::Status::OK;
+}
+
 // A gang of one that serves `coordinator` to the end.
-absl::Status Serve(const FakeCoordinator& coordinator) {
+absl::Status Serve(const FakeCoordinator& coordinator, RankHealth& health) {
   const auto world = std::move(MakeLoopbackCommunicators(1).front());
   const auto ops = *MakeCpuOps(1);
   RunnerOptions options;
@@ -69,7 +76,12 @@ absl::Status Serve(const FakeCoordinator& coordinator) {
   options.swap_bytes_max = 1 << 20;
   const auto runner = *ModelRunner::Load(options, ops.get(), world.get());
   return ServeCoordinator({.coordinator = coordinator.address()},
-                          MakeRegister(options, *runner, *ops, *world, "gang"), *runner);
+                          MakeRegister(options, *runner, *ops, *world, "gang"), *runner, health);
+}
+
+absl::Status Serve(const FakeCoordinator& coordinator) {
+  RankHealth health{std::chrono::seconds(60)};
+  return Serve(coordinator, health);
 }
 
 TEST(WorkerService, ComputesPlansThatWaitOneAfterAnother) {
@@ -83,9 +95,7 @@ TEST(WorkerService, ComputesPlansThatWaitOneAfterAnother) {
     while (results.size() < plans.size() && stream.Read(&message)) {
       if (message.has_result()) results.push_back(message.result());
     }
-    v1::CoordinatorMessage shutdown;
-    shutdown.mutable_shutdown()->set_reason("done");
-    stream.Write(shutdown);
+    return WriteShutdown(stream);
   });
   const absl::Status status = Serve(coordinator);
   ASSERT_TRUE(status.ok()) << status;
@@ -118,14 +128,61 @@ TEST(WorkerService, ABadPlanIsAFailureWithItsReason) {
     WritePlan(stream, plan);
     while (stream.Read(&answer) && !answer.has_failure()) {
     }
+    return grpc::Status::OK;
   });
   EXPECT_TRUE(absl::IsInternal(Serve(coordinator)));
   EXPECT_EQ(answer.failure().message(), "step plan: sequence 9: is not known");
 }
 
+TEST(WorkerService, TellsItsHealth) {
+  RankHealth health{std::chrono::seconds(60)};
+  const auto ready = [&] { return health.Ready(RankHealth::Clock::now()); };
+  FakeCoordinator coordinator([&](Stream& stream) {
+    v1::CoordinatorMessage test;
+    test.mutable_self_test();
+    stream.Write(test);
+    while (!ready()) std::this_thread::yield();
+    return WriteShutdown(stream);
+  });
+  EXPECT_FALSE(ready());
+  EXPECT_TRUE(Serve(coordinator, health).ok());
+  EXPECT_FALSE(ready());
+}
+
 TEST(WorkerService, TheEndOfTheStreamIsUnavailable) {
-  FakeCoordinator coordinator([](Stream&) {});
+  FakeCoordinator coordinator([](Stream&) { return grpc::Status::OK; });
   EXPECT_TRUE(absl::IsUnavailable(Serve(coordinator)));
+}
+
+TEST(WorkerService, ARefusalIsTheEnd) {
+  FakeCoordinator coordinator(
+      [](Stream&) { return grpc::Status(grpc::StatusCode::FAILED_PRECONDITION, "no such model"); });
+  const absl::Status status = Serve(coordinator);
+  EXPECT_NE(status.message().find("no such model"), absl::string_view::npos) << status;
+}
+
+// The next coordinator begins with the epoch, the steps and the ids of the one before.
+TEST(WorkerService, ServesTheNextCoordinatorAsAGangThatKnowsNoRequest) {
+  const DriverOptions options{.model_dir = kModel, .layout = {}};
+  const std::vector<v1::StepPlan> plans =
+      MakePlans(options, {{.prompt = {1, 2, 3}, .steps = 20, .sampling = GreedySampling()}});
+  std::vector<std::vector<int32_t>> answers;
+  FakeCoordinator coordinator([&](Stream& stream) {
+    for (const v1::StepPlan& plan : plans) WritePlan(stream, plan);
+    answers.emplace_back();
+    v1::WorkerMessage message;
+    while (answers.back().size() < plans.size() && stream.Read(&message)) {
+      if (message.has_result()) answers.back().push_back(message.result().tokens(0).token_id());
+    }
+    if (answers.size() == 1) return grpc::Status(grpc::StatusCode::UNAVAILABLE, "restarting");
+    return WriteShutdown(stream);
+  });
+  const absl::Status status = Serve(coordinator);
+  ASSERT_TRUE(status.ok()) << status;
+  ASSERT_EQ(answers.size(), 2u);
+  EXPECT_EQ(answers[0], answers[1]);
+  EXPECT_EQ(coordinator.registration(0).gang_id(), "gang");
+  EXPECT_EQ(coordinator.registration(1).gang_id(), "gang-1");
 }
 
 }  // namespace

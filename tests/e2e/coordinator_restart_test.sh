@@ -1,0 +1,130 @@
+#!/usr/bin/env bash
+# A coordinator that goes and comes back: tests/e2e/coordinator_restart_test.sh BIN-DIR SOURCE-DIR [CASE]
+source "${BASH_SOURCE%/*}/../distributed/gangs.sh"
+export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
+export TRIREME_CPU_VARIANT=scalar  # slow kernels: the coordinator goes in the middle of answers
+
+start_mpi_gang() {  # FLAGS...
+  start - workers.log mpirun --oversubscribe --bind-to none -np 2 "$bin/trireme-worker" --coordinator "$server" \
+    --model "$model" --threads 1 --kv-memory 64MiB "$@"
+  gang=$started
+}
+
+kill_coordinator() {
+  kill -KILL "$coordinator"
+  wait "$coordinator" 2>/dev/null
+}
+
+# A new coordinator at the old one's address.
+restart_coordinator() {
+  start - coordinator.log "$bin/trireme-coordinator" --model "$model" --grpc "$server" "$@"
+  coordinator=$started
+}
+
+# Clients that ask for long answers until the coordinator goes.
+load() {
+  local i
+  for i in 1 2 3 4; do
+    "$bin/trireme" generate --server "$server" --timeout 120 --ignore-eos --max-tokens 900 "$i" >"$work/client$i.txt" 2>&1 &
+    clients+=($!)
+  done
+  sleep 0.5
+}
+
+clients_failed() {
+  local one
+  for one in "${clients[@]}"; do
+    wait "$one" && { echo "a client got all of its answer: there was no load"; return 1; }
+  done
+  clients=()
+}
+
+# The workers' pids as the coordinator knows them.
+worker_pids() { "$bin/trireme" nodes --server "$server" --json | grep -oE '"pid": *"?[0-9]+' | sort; }
+
+# goes_and_comes_back LOG...: killed under load and idle, and the gang is the same, with one load in its logs.
+goes_and_comes_back() {
+  local before under clients=()
+  before=$(worker_pids)
+  [[ -n $before ]] || { echo "no pids"; return 1; }
+  for under in load idle load; do
+    [[ $under == load ]] && load
+    kill_coordinator
+    [[ $under == load ]] && { clients_failed || return 1; }
+    [[ $under == idle ]] && sleep 6  # longer than a lease
+    restart_coordinator
+    serving "" || { echo "they do not serve again ($under)"; return 1; }
+    [[ $(worker_pids) == "$before" ]] || { echo "other workers than before ($under)"; return 1; }
+    same_answer || return 1
+  done
+  [[ $(cd "$work" && cat "$@" | grep -c 'loaded .* MB') == 2 ]] || { echo "not one load for each rank"; return 1; }
+}
+
+case_a_gang_of_mpirun_keeps_its_weights() {
+  expected_answer && start_coordinator - 127.0.0.1 || return 1
+  start_mpi_gang --tp 2
+  serving "" && goes_and_comes_back workers.log
+}
+
+case_a_pipeline_keeps_its_weights() {
+  expected_answer && start_coordinator - 127.0.0.1 || return 1
+  start_mpi_gang --pp 2
+  serving "" && goes_and_comes_back workers.log
+}
+
+case_a_gang_of_the_rendezvous_keeps_its_weights() {
+  expected_answer && start_coordinator - 127.0.0.1 || return 1
+  start_worker - worker0.log --gang g --tp 2
+  start_worker - worker1.log --gang g --tp 2
+  serving "" && goes_and_comes_back worker0.log worker1.log
+}
+
+case_a_coordinator_that_is_stopped_may_leave_its_workers() {
+  expected_answer && start_coordinator - 127.0.0.1 --keep-workers || return 1
+  start_mpi_gang --tp 2
+  serving "" || return 1
+  local before clients=()
+  before=$(worker_pids)
+  load
+  kill -TERM "$coordinator"
+  wait "$coordinator" || { echo "its exit code is $?"; return 1; }
+  clients_failed && grep -q 'shutting down' "$work/client1.txt" || return 1
+  restart_coordinator --keep-workers
+  serving "" && same_answer || return 1
+  [[ $(worker_pids) == "$before" ]] || { echo "other workers than before"; return 1; }
+}
+
+case_a_rank_that_cannot_agree_ends_its_gang() {
+  start_coordinator - 127.0.0.1 || return 1
+  start_mpi_gang --tp 2
+  serving "" || return 1
+  kill -STOP "$(pgrep -P "$gang" -f trireme-worker | head -1)"  # its lease ends it
+  kill_coordinator
+  ends_with_an_error "$gang"
+}
+
+case_without_patience_the_workers_end() {
+  start_coordinator - 127.0.0.1 || return 1
+  start_mpi_gang --tp 2 --reconnect-timeout-s 0
+  serving "" || return 1
+  kill_coordinator
+  ends_with_an_error "$gang" && contains workers.log "coordinator 127.0.0.1" || return 1
+  start_coordinator - 127.0.0.1 || return 1
+  start_mpi_gang --tp 2 --reconnect-timeout-s 1
+  serving "" || return 1
+  kill_coordinator
+  ends_with_an_error "$gang" && contains workers.log "cannot reach the coordinator at $server within"
+}
+
+case_a_waiting_worker_ends_when_told() {
+  start_coordinator - 127.0.0.1 && start_worker - worker.log || return 1
+  local worker=$started
+  serving "" || return 1
+  kill_coordinator
+  for _ in {1..50}; do grep -q 'the weights stay' "$work/worker.log" && break; sleep 0.1; done
+  contains worker.log "the weights stay" || return 1
+  kill -TERM "$worker"
+  timeout 5 tail --pid="$worker" -f /dev/null || { echo "it goes on"; return 1; }
+}
+
+run_cases
