@@ -50,21 +50,23 @@ case_stopped_ranks_write_nothing_when_they_wake() {
 }
 
 # A coordinator, and a gang of two ranks on hosts of their own; the cable of the second is the bad
-# one. gang_over_hosts DELAY_MS LOSS_PERCENT MBIT_S
+# one. gang_over_hosts LAYOUT DELAY_MS LOSS_PERCENT MBIT_S
 gang_over_hosts() {
+  local layout=$1
+  shift
   make_hosts a b c || return
   replace_cable c "$@" || return
   cable=${pids[-1]}
   start_coordinator "$a" 10.213.0.1 --insecure || return 1
-  keep_worker "$b" worker-b.log --gang g --tp 2
-  keep_worker "$c" worker-c.log --gang g --tp 2
+  keep_worker "$b" worker-b.log --gang g "$layout" 2
+  keep_worker "$c" worker-c.log --gang g "$layout" 2
   serving "$a"
 }
 
 # partition SIGNALS...: the faults are cuts of the bad cable, by these signals to it. One alone is
 # longer than the worker timeout.
 partition() {
-  gang_over_hosts 0 0 0 || return
+  gang_over_hosts --tp 0 0 0 || return
   cat >"$work/cut.sh" <<END
 case \$1 in
   begin) for signal in $*; do kill -\$signal $cable || exit 1; done ;;
@@ -80,7 +82,8 @@ case_cut_off_one_way() { partition USR1; }
 case_cut_off_the_other_way() { partition USR2; }
 
 case_a_bad_network_is_no_fault() {
-  gang_over_hosts 5 5 0 || return
+  # Two exchanges a token, where tensor parallelism has dozens.
+  gang_over_hosts --pp 5 5 0 || return
   drive "$a" 1 --requests 8 --kind command --command true --duration-ms-min 15000 --duration-ms-max 15000 || return 1
   grep -q ' 0 gangs lost' "$work/driver.txt"
 }
