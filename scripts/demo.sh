@@ -39,5 +39,5 @@ read -r ttft rate < <(sed -E 's/.*after ([0-9.]+) ms, ([0-9.]+) tokens.*/\1 \2/'
 awk -v ttft="$ttft" -v rate="$rate" '
   NR == 1 { printf "%4s  %-16s %10s %10s %16s %10s\n", "rank", "host", "shard MB", "load ms",
                    "first token ms", "tokens/s"; next }
-  { printf "%4s  %-16s %10s %10s %16s %10s\n", $1, $4, $(NF-3), $(NF-1), ttft, rate }
+  { printf "%4s  %-16s %10s %10s %16s %10s\n", $2, $5, $(NF-3), $(NF-1), ttft, rate }
 ' "$logs/nodes.txt"

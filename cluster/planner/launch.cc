@@ -62,8 +62,9 @@ std::string LaunchCommands(const PlanSubject& subject, const LayoutPlan& plan) {
     text += "# --device cuda needs workers that are built for GPUs\n";
   }
   if (plan.replicas > 1) {
-    absl::StrAppend(&text, "# copy 1 of ", plan.replicas,
-                    "; the others are the same on their own hosts and ports\n");
+    absl::StrAppend(
+        &text, "# copy 1 of ", plan.replicas,
+        "; the others are started like it on their own hosts, with the same coordinator\n");
   }
   absl::StrAppend(&text, "trireme-coordinator --model ", Quoted(subject.model),
                   " --grpc node1:8001 --insecure\n", "mpirun -np ", plan.layout.world_size(),

@@ -1,11 +1,7 @@
 #!/usr/bin/env bash
 # Several gangs of real workers behind one coordinator, under load: tests/e2e/replicas_test.sh BIN-DIR SOURCE-DIR
-# Each case_* function is one test. fault_driver compares every answer with the one from before the first fault.
-set -uo pipefail
-bin=$1
-source=$2
-model=$source/models/pilot
-work=$(mktemp -d)
+# [CASE]; fault_driver compares every answer with the one from before the first fault.
+source "${BASH_SOURCE%/*}/../distributed/gangs.sh"
 small=(--threads 1 --kv-memory 64MiB)
 started=()
 
@@ -80,21 +76,4 @@ case_a_rolling_update_fails_no_request() { roll_over same; }
 # The weights are the same, so that answers can be compared, but nobody may count on that.
 case_a_rolling_update_of_the_model_fails_no_request() { roll_over "\$RANDOM"; }
 
-failed=0
-passed=0
-for name in $(declare -F | awk '/ case_/ {print $3}'); do
-  [[ -n ${3:-} && $name != *$3* ]] && continue
-  if output=$("$name" 2>&1; code=$?; stop_all >/dev/null 2>&1; exit $code); then
-    echo "ok   $name"
-    passed=$((passed + 1))
-  else
-    echo "FAIL $name"
-    echo "$output" | sed 's/^/  /'
-    tail -n 20 "$work"/*.log | sed 's/^/  | /'
-    failed=$((failed + 1))
-  fi
-  rm -f "$work"/*
-done
-rm -rf "$work"
-echo "replicas: $passed passed, $failed failed"
-exit $((failed > 0))
+run_cases
