@@ -150,7 +150,7 @@ run_cases() {
         tail -n 20 "$work"/*.log | sed 's/^/  | /'
         failed=$((failed + 1)) ;;
     esac
-    rm -f "$work"/*
+    rm -rf "${work:?}"/*
   done
   rm -rf "$work"
   echo "$passed passed, $failed failed"
