@@ -201,10 +201,13 @@ void Engine::CheckGangs(Clock::time_point now) {
   for (const auto& replica : replicas_) {
     if (!replica->gang_deadline().has_value() || now < *replica->gang_deadline()) continue;
     replica->GiveUp();
-    const absl::Status status = absl::UnavailableError(absl::StrCat(
-        "the workers were lost (", replica->lost_reason(), ") and none came back within ",
-        std::chrono::duration<double>(options_.gang_timeout).count(), " s"));
+    const absl::Status status = WithRetry(
+        absl::UnavailableError(absl::StrCat(
+            "the workers were lost (", replica->lost_reason(), ") and none came back within ",
+            std::chrono::duration<double>(options_.gang_timeout).count(), " s")),
+        kNoGangRetryMs);
     for (const uint64_t id : RequestsOf(*replica)) FailRequest(id, status);
+    PublishGangs();
   }
 }
 
@@ -291,19 +294,31 @@ absl::StatusOr<Replica*> Engine::Admit(const GenerationRequest& request,
     candidates = Candidates(drain);
     chosen = Choose(candidates, std::nullopt, root, request.prompt, tokens_max);
   }
-  if (chosen == nullptr && !supervisor_.has_gang()) {
-    return WithRetry(absl::UnavailableError(
-                         absl::StrCat("no workers are ready to serve; ", options_.worker_hint)),
-                     kNoGangRetryMs);
+  Replica* replica = chosen == nullptr ? nullptr : chosen->replica;
+  if (!supervisor_.has_gang()) {
+    // Who comes while a gang is being started anew waits for it, like those that it computed.
+    replica = AwaitedReplica(tokens_max);
+    if (replica == nullptr) {
+      return WithRetry(absl::UnavailableError(
+                           absl::StrCat("no workers are ready to serve; ", options_.worker_hint)),
+                       kNoGangRetryMs);
+    }
   }
-  if (chosen == nullptr) {
+  if (replica == nullptr) {
     return absl::InvalidArgumentError(absl::StrCat("prompt and max_tokens come to ", tokens_max,
                                                    " tokens, the workers serve a context of ",
                                                    max_model_len()));
   }
-  RETURN_IF_ERROR(CheckQueue(request, *chosen->replica));
-  RETURN_IF_ERROR(CheckDeadline(request, *chosen->replica));
-  return chosen->replica;
+  RETURN_IF_ERROR(CheckQueue(request, *replica));
+  RETURN_IF_ERROR(CheckDeadline(request, *replica));
+  return replica;
+}
+
+Replica* Engine::AwaitedReplica(uint64_t tokens_max) const {
+  const auto found = std::find_if(replicas_.begin(), replicas_.end(), [&](const auto& replica) {
+    return replica->awaits_gang() && replica->capacity().Holds(tokens_max);
+  });
+  return found == replicas_.end() ? nullptr : found->get();
 }
 
 std::vector<Engine::Candidate> Engine::Candidates(bool drain) const {
@@ -643,6 +658,10 @@ void Engine::PublishGangs() {
     gang.set_max_model_len(replica.scheduler().capacity()->max_model_len);
     gang.set_draining(replica.draining().has_value());
     context = std::max(context, gang.max_model_len());
+  }
+  for (const auto& replica : replicas_) {
+    if (supervisor_.has_gang() || !replica->awaits_gang()) continue;
+    context = std::max(context, replica->capacity().max_model_len);
   }
   max_model_len_ = context > 0 ? context : options_.gang.max_model_len;
   const bool ready = description.ready();
