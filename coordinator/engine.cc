@@ -106,6 +106,26 @@ void Engine::OnWorkerDisconnect(uint64_t stream_id, std::string why) {
   });
 }
 
+void Engine::Drain(std::function<std::vector<GangEvent>()> find, const Drained& done) {
+  const bool posted = Post([this, find = std::move(find), done] {
+    std::vector<uint64_t> epochs;
+    for (GangEvent& event : find()) {
+      if (const auto* drains = std::get_if<GangDrains>(&event)) epochs.push_back(drains->epoch);
+      HandleGangEvent(std::move(event));
+    }
+    done(std::move(epochs));
+  });
+  if (!posted) done({});
+}
+
+void Engine::DrainGang(uint64_t epoch, const Drained& done) {
+  Drain([this, epoch] { return supervisor_.DrainGang(epoch); }, done);
+}
+
+void Engine::DrainHost(const std::string& host, const Drained& done) {
+  Drain([this, host] { return supervisor_.DrainHost(host); }, done);
+}
+
 v1::ListRanksResponse Engine::Describe() const {
   const std::lock_guard lock(description_mutex_);
   return description_;

@@ -105,6 +105,12 @@ class Engine {
   void OnWorkerMessage(uint64_t stream_id, v1::WorkerMessage message);
   void OnWorkerDisconnect(uint64_t stream_id, std::string why);
 
+  // For an operator: ends gangs as SIGTERM to a rank does. `done` hears the epochs of those that
+  // drain, on the engine's thread; none if it has stopped.
+  using Drained = std::function<void(std::vector<uint64_t> epochs)>;
+  void DrainGang(uint64_t epoch, const Drained& done);
+  void DrainHost(const std::string& host, const Drained& done);
+
   bool ready() const { return ready_; }
   // The longest of the serving gangs', or of those that may come back, or else what the coordinator
   // wants to serve.
@@ -173,6 +179,7 @@ class Engine {
   BlockHash CacheRoot(const GenerationRequest& request) const;
   void HandlePause(uint64_t request_id);
   void HandleResume(uint64_t request_id);
+  void Drain(std::function<std::vector<GangEvent>()> find, const Drained& done);
   void HandleGangEvent(GangEvent event);
   void HandleGangReady(const GangIsReady& ready);
   void HandleGangLost(const GangIsLost& lost);
