@@ -36,9 +36,6 @@ struct GenerationRequest {
   std::optional<std::chrono::steady_clock::time_point> deadline;
 };
 
-// Errors that will pass carry this payload: milliseconds, in decimal, after which to try again.
-inline constexpr const char* kRetryAfterMs = "retry-after-ms";
-
 // Receives what becomes of a request. The engine's thread calls it, so it must not block; it may
 // call the engine. What it hears it may keep back until Flush, which comes soon after: at once
 // where steps are slow, every few milliseconds where many are fast and messages of one token each
