@@ -113,6 +113,19 @@ class Ops {
   virtual void TopKSoftmax(std::span<const float> scores, int64_t n, int64_t k,
                            std::span<int32_t> ids, std::span<float> weights) = 0;
 
+  // Sorts choices of experts by expert, those of one expert by token: expert e's are the rows
+  // [first_row[e], first_row[e + 1]), a row's token is token_of_row, a choice's row row_of. ids and
+  // row_of [tokens, k], token_of_row [tokens * k], first_row [experts + 1]; ids are below experts.
+  // A device may leave out padding: its row_of, and token_of_row behind the last row, are then -1,
+  // which GatherRows and CombineRows take for zeros.
+  virtual void RouteExperts(const StepBatch& batch, std::span<const int32_t> ids,
+                            std::span<int32_t> first_row, std::span<int32_t> token_of_row,
+                            std::span<int32_t> row_of) = 0;
+  // Linear of each expert's rows of x, as RouteExperts has sorted them for this batch: `products`
+  // are as many of each expert, expert after expert, their y as long as x.
+  virtual void ExpertLinear(std::span<const float> x, std::span<const int32_t> first_row,
+                            std::span<const Product> products, int groups) = 0;
+
   // out[i, :] = x[rows[i], :]; x has rows of n.
   virtual void GatherRows(std::span<const float> x, int64_t n, std::span<const int32_t> rows,
                           std::span<float> out) = 0;
@@ -128,6 +141,28 @@ class Ops {
   // f must not throw.
   virtual void ForEach(int64_t n, const std::function<void(int64_t)>& f) = 0;
 };
+
+// Calls linear(x, products) for each expert that has rows, with those rows and its products: what
+// ExpertLinear is where the host can read first_row.
+template <class F>
+void ForExperts(std::span<const float> x, std::span<const int32_t> first_row,
+                std::span<const Ops::Product> products, const F& linear) {
+  const size_t each = products.size() / (first_row.size() - 1);
+  for (size_t e = 0; e + 1 < first_row.size(); ++e) {
+    const auto begin = static_cast<size_t>(first_row[e]);
+    const size_t rows = static_cast<size_t>(first_row[e + 1]) - begin;
+    if (rows == 0) continue;
+    std::vector<Ops::Product> own;
+    for (const Ops::Product& product : products.subspan(e * each, each)) {
+      const auto out = static_cast<size_t>(product.weight.rows);
+      own.push_back({.weight = product.weight,
+                     .bias = product.bias,
+                     .y = product.y.subspan(begin * out, rows * out)});
+    }
+    const auto cols = static_cast<size_t>(own.front().weight.cols);
+    linear(x.subspan(begin * cols, rows * cols), std::span<const Ops::Product>(own));
+  }
+}
 
 // The CPU's instruction sets we have variants for, best first among those this machine runs.
 std::vector<std::string> CpuVariants();

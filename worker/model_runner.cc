@@ -303,10 +303,9 @@ absl::Status ModelRunner::ForwardStage(const StepBatch& batch, const KvCache& ca
       return stages_->Recv(std::as_writable_bytes(hidden), RankOf(options_.layout, previous));
     }));
   }
-  // Routing to experts and transfers by way of the host need the host in the middle of a step.
-  // What is recorded to be repeated is of one cache.
-  const bool repeatable =
-      (tp_->size() == 1 || tp_->capturable()) && config_.num_experts == 0 && &cache == &cache_;
+  // Transfers by way of the host need it in the middle of a step. What is recorded to be repeated
+  // is of one cache.
+  const bool repeatable = (tp_->size() == 1 || tp_->capturable()) && &cache == &cache_;
   const auto compute = [&] { return ComputeStage(batch, cache, hidden); };
   RETURN_IF_ERROR(repeatable ? ops_->Run(compute) : compute());
   if (shard_.last_stage) return absl::OkStatus();

@@ -2,7 +2,9 @@
 #include <array>
 #include <atomic>
 #include <cstring>
+#include <numeric>
 #include <utility>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
@@ -183,6 +185,29 @@ class CpuOps final : public Ops {
       kernels_.top_k_softmax(scores.data() + row * n, n, k, ids.data() + row * k,
                              weights.data() + row * k);
     });
+  }
+
+  void RouteExperts(const StepBatch& batch, std::span<const int32_t> ids,
+                    std::span<int32_t> first_row, std::span<int32_t> token_of_row,
+                    std::span<int32_t> row_of) override {
+    CHECK(ids.size() == token_of_row.size() && ids.size() == row_of.size());
+    const int64_t choices = Rows(ids.size(), batch.tokens());
+    std::fill(first_row.begin(), first_row.end(), 0);
+    for (const int32_t expert : ids) ++first_row[static_cast<size_t>(expert) + 1];
+    std::partial_sum(first_row.begin(), first_row.end(), first_row.begin());
+    std::vector<int32_t> next(first_row.begin(), first_row.end() - 1);
+    for (size_t choice = 0; choice < ids.size(); ++choice) {
+      const int32_t row = next[static_cast<size_t>(ids[choice])]++;
+      row_of[choice] = row;
+      token_of_row[static_cast<size_t>(row)] =
+          static_cast<int32_t>(static_cast<int64_t>(choice) / choices);
+    }
+  }
+
+  void ExpertLinear(std::span<const float> x, std::span<const int32_t> first_row,
+                    std::span<const Product> products, int groups) override {
+    ForExperts(x, first_row, products,
+               [&](std::span<const float> rows, const auto& own) { Linear(rows, own, groups); });
   }
 
   void GatherRows(std::span<const float> x, int64_t n, std::span<const int32_t> rows,

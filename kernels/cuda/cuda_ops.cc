@@ -86,7 +86,7 @@ class CudaOps final : public Ops {
   // The first step of a shape runs as it is, which takes what memory it needs and lets libraries
   // choose their kernels; the second is recorded.
   absl::Status Run(const std::function<absl::Status()>& work) override {
-    if (shape_.query_max > 1 || shape_.tokens > kGraphTokensMax) return work();
+    if (!Repeats()) return work();
     const Key key = {shape_.tokens, shape_.blocks, shape_.wanted};
     const auto [record, is_new] = records_.try_emplace(key);
     if (is_new) return work();
@@ -163,13 +163,20 @@ class CudaOps final : public Ops {
   }
 
   void Linear(std::span<const float> x, std::span<const Product> products, int) override {
-    if (x.empty()) return;
+    if (!x.empty()) Multiply(x, products, {});
+  }
+
+  // With first_row: as many products of each expert, of its rows of x, which only the device knows.
+  void Multiply(std::span<const float> x, std::span<const Product> products,
+                std::span<const int32_t> first_row) {
+    const size_t each = first_row.empty() ? 0 : products.size() / (first_row.size() - 1);
     std::vector<LinearProduct> parts;
     std::vector<Weight> weights;
     for (const Product& product : products) {
       weights.push_back(product.weight);
       parts.push_back(
           {.weight = product.weight, .bias = DataOrNull(product.bias), .y = product.y.data()});
+      if (each > 0) parts.back().token_range = first_row.data() + (parts.size() - 1) / each;
     }
     const int64_t tokens = Rows(x.size(), weights.front().cols);
     const int64_t bytes = LinearWorkspaceBytes(tokens, weights);
@@ -178,6 +185,7 @@ class CudaOps final : public Ops {
     memory_->Note(cuda::Linear({.x = x.data(),
                                 .tokens = tokens,
                                 .products = parts,
+                                .range_tokens = each > 0 ? batch_->tokens() : 0,
                                 .workspace = *workspace,
                                 .workspace_bytes = bytes,
                                 .gemm = gemm_.get(),
@@ -265,6 +273,32 @@ class CudaOps final : public Ops {
                        .stream = stream()});
   }
 
+  void RouteExperts(const StepBatch& batch, std::span<const int32_t> ids,
+                    std::span<int32_t> first_row, std::span<int32_t> token_of_row,
+                    std::span<int32_t> row_of) override {
+    CHECK(&batch == batch_ && ids.size() == token_of_row.size() && ids.size() == row_of.size());
+    Route({.ids = ids.data(),
+           .positions = At<int32_t>(layout_.positions),
+           .tokens = batch.tokens(),
+           .k = Rows(ids.size(), batch.tokens()),
+           .experts = static_cast<int64_t>(first_row.size()) - 1,
+           .first_row = first_row.data(),
+           .token_of_row = token_of_row.data(),
+           .row_of = row_of.data(),
+           .stream = stream()});
+  }
+
+  // Prompts bring enough rows for the library's products, whose sizes the host must know.
+  void ExpertLinear(std::span<const float> x, std::span<const int32_t> first_row,
+                    std::span<const Product> products, int groups) override {
+    if (Repeats()) return Multiply(x, products, first_row);
+    std::vector<int32_t> room;
+    const auto host = memory_->Read(first_row, room);
+    if (!host.ok()) return memory_->Note(host.status());
+    ForExperts(x, *host, products,
+               [&](std::span<const float> rows, const auto& own) { Linear(rows, own, groups); });
+  }
+
   void GatherRows(std::span<const float> x, int64_t n, std::span<const int32_t> rows,
                   std::span<float> out) override {
     CHECK(out.size() == rows.size() * static_cast<size_t>(n));
@@ -326,6 +360,9 @@ class CudaOps final : public Ops {
   using Key = std::tuple<int64_t, int64_t, int64_t>;  // tokens, columns of block tables, wanted
 
   CudaOps() = default;
+
+  // Whether the step is of a kind that is recorded.
+  bool Repeats() const { return shape_.query_max == 1 && shape_.tokens <= kGraphTokensMax; }
   cudaStream_t stream() const { return memory_->stream().get(); }
 
   template <class T>

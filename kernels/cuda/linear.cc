@@ -58,6 +58,12 @@ int SplitsOf(DType dtype, LinearPath path, int64_t tokens, int64_t rows, int64_t
                       path == LinearPath::kPanels ? kPanelStepColumns : kRowsStepColumns);
 }
 
+// The library must know how many tokens there are, so ranges are not for it.
+LinearPath PathOf(DType dtype, const LinearArgs& args) {
+  if (args.range_tokens == 0) return ChooseLinearPath(dtype, args.tokens);
+  return IsQuantized(dtype) ? LinearPath::kPanels : LinearPath::kRows;
+}
+
 // One call's launches for products whose weights have one type. Several such groups use the
 // workspace one after the other.
 class Group {
@@ -67,7 +73,9 @@ class Group {
         products_(products),
         dtype_(products[0].weight.dtype),
         cols_(products[0].weight.cols),
-        path_(ChooseLinearPath(dtype_, args.tokens)) {}
+        ranged_(args.range_tokens > 0),
+        path_(PathOf(dtype_, args)),
+        tokens_(ranged_ ? args.range_tokens : args.tokens) {}
 
   std::optional<Rounding> rounding() const { return RoundingFor(dtype_, path_); }
   bool few_tokens() const { return path_ == LinearPath::kRows || path_ == LinearPath::kPanels; }
@@ -97,8 +105,12 @@ class Group {
 
  private:
   int64_t PartialBytes(const Weight& w) const {
-    const int64_t splits = SplitsOf(dtype_, path_, args_.tokens, w.rows, w.cols);
+    const int64_t splits = Splits(w);
     return splits == 1 ? 0 : splits * args_.tokens * w.rows * int64_t{sizeof(float)};
+  }
+  // The experts of a mixture are enough blocks together.
+  int Splits(const Weight& w) const {
+    return ranged_ ? 1 : SplitsOf(dtype_, path_, tokens_, w.rows, w.cols);
   }
   int64_t ChunkBytes(const Weight& w) const {
     return path_ == LinearPath::kDequantize
@@ -114,8 +126,9 @@ class Group {
                         .y = product.y,
                         .partials = static_cast<float*>(workspace.Take(PartialBytes(w))),
                         .counters = counters,
+                        .token_range = product.token_range,
                         .first_block = first_block,
-                        .splits = SplitsOf(dtype_, path_, args_.tokens, w.rows, w.cols),
+                        .splits = Splits(w),
                         .rows = static_cast<int32_t>(w.rows),
                         .row_stride = static_cast<int32_t>(w.row_stride),
                         .block_offset = static_cast<int32_t>(w.block_offset),
@@ -135,18 +148,17 @@ class Group {
     ProductsLaunch launch = {
         .args = {.products = {},
                  .x = plain_x ? args_.x : x,
-                 .tokens = static_cast<int32_t>(args_.tokens),
+                 .tokens = static_cast<int32_t>(tokens_),
                  .cols = static_cast<int32_t>(cols_),
                  .x_stride = static_cast<int32_t>(plain_x ? cols_ : RoundedStride(cols_))},
         .dtype = dtype_,
-        .tiling = path_ == LinearPath::kPanels ? PanelTilingFor(args_.tokens)
-                                               : RowsTilingFor(args_.tokens),
+        .tiling = path_ == LinearPath::kPanels ? PanelTilingFor(tokens_) : RowsTilingFor(tokens_),
         .blocks = 0,
         .aligned = true,
         .stream = args_.stream};
-    const LinearTiling& tiling = TilingOf(path_, args_.tokens);
+    const LinearTiling& tiling = TilingOf(path_, tokens_);
     const int64_t block_rows = dtype_ == DType::kF32 ? kF32Rows : tiling.rows();
-    const int64_t tiles = (args_.tokens + tiling.tokens() - 1) / tiling.tokens();
+    const int64_t tiles = (tokens_ + tiling.tokens() - 1) / tiling.tokens();
     int64_t counted = 0;
     for (int i = 0; i < kProductsMax; ++i) {
       ProductPart& part = launch.args.products[i];
@@ -210,7 +222,9 @@ class Group {
   std::span<const LinearProduct> products_;
   DType dtype_;
   int64_t cols_;
+  bool ranged_;
   LinearPath path_;
+  int64_t tokens_;  // that a product has at most
 };
 
 // Products from `begin` on that one launch can take.
@@ -240,6 +254,7 @@ void CheckProducts(const LinearArgs& args) {
   for (const LinearProduct& p : args.products) {
     const Weight& w = p.weight;
     CHECK(w.cols == args.products[0].weight.cols && w.cols <= INT32_MAX && w.rows <= INT32_MAX);
+    CHECK((p.token_range != nullptr) == (args.range_tokens > 0));
     CHECK(w.packed == IsQuantized(w.dtype) && (w.packed || w.row_stride >= w.cols));
   }
 }

@@ -19,13 +19,19 @@ struct LinearProduct {
   Weight weight;
   const float* bias = nullptr;  // null: none
   float* y = nullptr;
+  // Of a mixture's expert, in device memory: its first token, and the one behind its last one. Only
+  // these tokens are multiplied, and only their rows of y written. Null: all tokens.
+  const int32_t* token_range = nullptr;
 };
 
 struct LinearArgs {
   const float* x = nullptr;  // [tokens, cols]
   int64_t tokens = 0;
   std::span<const LinearProduct> products;  // all of the same number of columns
-  void* workspace = nullptr;                // LinearWorkspaceBytes, at a multiple of 256
+  // Most tokens of a token_range, which all products have, or none (0). Launches depend on it, and
+  // not on the ranges: such calls may be captured, and replayed with other ranges.
+  int64_t range_tokens = 0;
+  void* workspace = nullptr;  // LinearWorkspaceBytes, at a multiple of 256
   int64_t workspace_bytes = 0;
   Gemm* gemm = nullptr;  // for many tokens
   int64_t dequantize_bytes = kDequantizeBytes;

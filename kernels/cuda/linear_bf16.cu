@@ -128,6 +128,7 @@ __global__ void __launch_bounds__(RowsShape<kTiling>::kThreads)
   using S = RowsShape<kTiling>;
   constexpr LinearTiling kT = S::kT;
   const BlockPlace place = FindBlock(args, kT.tokens());
+  if (place.tokens <= 0) return;
   const int warp = static_cast<int>(threadIdx.x) / 32;
   RowsWarp w;
   w.lane = static_cast<int>(threadIdx.x) % 32;
@@ -180,9 +181,11 @@ __global__ void __launch_bounds__(RowsShape<kTiling>::kThreads)
 template <bool kHalf, int kTiling, bool kAligned>
 void LaunchRows(const ProductsLaunch& launch) {
   constexpr LinearTiling kT = kRowsTilings[kTiling];
-  const size_t floats = static_cast<size_t>(kT.k_warps) * kT.rows() * launch.args.tokens;
+  const int tokens = std::min(launch.args.tokens, kT.tokens());
+  const size_t floats = static_cast<size_t>(kT.k_warps) * kT.rows() * tokens;
   Launch(RowsProductsKernel<kHalf, kTiling, kAligned>,
-         LaunchShape{.grid = dim3(static_cast<unsigned>(launch.blocks)),
+         LaunchShape{.grid = dim3(static_cast<unsigned>(launch.blocks),
+                                  (launch.args.tokens + kT.tokens() - 1) / kT.tokens()),
                      .block = dim3(32 * kT.warps()),
                      .shared_bytes = floats * sizeof(float),
                      .stream = launch.stream},

@@ -3,6 +3,7 @@
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/linear_kernels.h"
 #include "kernels/cuda/linear_plan.h"
+#include "kernels/cuda/split_sums.cuh"
 #include "kernels/cuda/warp.cuh"
 
 // Products with float32 weights, in float32 throughout, for few tokens: routers and small models,
@@ -28,14 +29,11 @@ __device__ inline float4 LoadFour(const float* row, int column, int end) {
 
 template <bool kAligned>
 __global__ void __launch_bounds__(32 * kWarps) F32ProductsKernel(const ProductsArgs args) {
-  ProductPart p = args.products[0];
-#pragma unroll
-  for (int i = 1; i < kProductsMax; ++i) {
-    if (static_cast<int>(blockIdx.x) >= args.products[i].first_block) p = args.products[i];
-  }
+  const BlockPlace place = FindBlock(args, kTokens);
+  if (place.tokens <= 0) return;
+  const ProductPart& p = place.product;
   const int lane = static_cast<int>(threadIdx.x) % 32;
-  const int first = (static_cast<int>(blockIdx.x) - p.first_block) * kF32Rows +
-                    static_cast<int>(threadIdx.x) / 32 * kWarpRows;
+  const int first = place.row_block * kF32Rows + static_cast<int>(threadIdx.x) / 32 * kWarpRows;
   float sums[kWarpRows][kTokens] = {};
   for (int column = lane * 4; column < args.cols; column += 32 * 4) {
     float4 weights[kWarpRows];
@@ -48,9 +46,10 @@ __global__ void __launch_bounds__(32 * kWarps) F32ProductsKernel(const ProductsA
     }
 #pragma unroll
     for (int token = 0; token < kTokens; ++token) {
-      if (token >= args.tokens) break;
+      if (token >= place.tokens) break;
       const float4 x = LoadFour<kAligned>(
-          static_cast<const float*>(args.x) + int64_t{token} * args.x_stride, column, args.cols);
+          static_cast<const float*>(args.x) + int64_t{place.token + token} * args.x_stride, column,
+          args.cols);
 #pragma unroll
       for (int i = 0; i < kWarpRows; ++i) {
         float& sum = sums[i][token];
@@ -63,13 +62,14 @@ __global__ void __launch_bounds__(32 * kWarps) F32ProductsKernel(const ProductsA
   }
 #pragma unroll
   for (int token = 0; token < kTokens; ++token) {
-    if (token >= args.tokens) break;
+    if (token >= place.tokens) break;
 #pragma unroll
     for (int i = 0; i < kWarpRows; ++i) {
       const float sum = WarpSum(sums[i][token]);
       const int row = first + i;
       if (lane == 0 && row < p.rows) {
-        p.y[int64_t{token} * p.rows + row] = p.bias == nullptr ? sum : sum + p.bias[row];
+        p.y[int64_t{place.token + token} * p.rows + row] =
+            p.bias == nullptr ? sum : sum + p.bias[row];
       }
     }
   }
@@ -79,7 +79,8 @@ __global__ void __launch_bounds__(32 * kWarps) F32ProductsKernel(const ProductsA
 
 void LaunchF32Products(const ProductsLaunch& launch) {
   Launch(launch.aligned ? F32ProductsKernel<true> : F32ProductsKernel<false>,
-         LaunchShape{.grid = dim3(static_cast<unsigned>(launch.blocks)),
+         LaunchShape{.grid = dim3(static_cast<unsigned>(launch.blocks),
+                                  (launch.args.tokens + kTokens - 1) / kTokens),
                      .block = dim3(32 * kWarps),
                      .stream = launch.stream},
          launch.args);

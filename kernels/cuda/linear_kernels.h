@@ -17,11 +17,12 @@ inline constexpr int kProductsMax = 4;  // of a launch
 // One product of a launch.
 struct ProductPart {
   const std::byte* weight;
-  const float* bias;    // null: none
-  float* y;             // [tokens, rows]
-  float* partials;      // [splits, tokens, rows]; unused if splits is 1
-  int32_t* counters;    // a zero for each row block and token tile; zero again after the launch
-  int32_t first_block;  // of the launch's; INT32_MAX: there is no such product
+  const float* bias;  // null: none
+  float* y;           // [tokens, rows]
+  float* partials;    // [splits, tokens, rows]; unused if splits is 1
+  int32_t* counters;  // a zero for each row block and token tile; zero again after the launch
+  const int32_t* token_range;  // as LinearProduct's; with splits 1 only
+  int32_t first_block;         // of the launch's; INT32_MAX: there is no such product
   int32_t splits;
   int32_t rows;
   int32_t row_stride;    // of row-major weights, in elements
@@ -32,8 +33,8 @@ struct ProductPart {
 
 struct ProductsArgs {
   ProductPart products[kProductsMax];
-  const void* x;  // rounded (RoundActivations), or float32 for float32 weights
-  int32_t tokens;
+  const void* x;   // rounded (RoundActivations), or float32 for float32 weights
+  int32_t tokens;  // of x, or at most of a token range
   int32_t cols;
   int32_t x_stride;  // elements
 };
@@ -48,8 +49,8 @@ struct ProductsLaunch {
 };
 
 void LaunchQuantProducts(const ProductsLaunch& launch);  // DType: quantised
-void LaunchRowsProducts(const ProductsLaunch& launch);   // kBF16, kF16; 1 to 16 tokens
-void LaunchF32Products(const ProductsLaunch& launch);    // kF32; 1 to 8 tokens, no splits
+void LaunchRowsProducts(const ProductsLaunch& launch);   // kBF16, kF16
+void LaunchF32Products(const ProductsLaunch& launch);    // kF32; no splits
 inline constexpr int kF32Rows = 16;                      // of a block of LaunchF32Products
 
 // How rounded activations lie: a row of RoundedStride(cols) elements a token, its end filled up

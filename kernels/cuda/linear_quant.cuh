@@ -227,6 +227,7 @@ __global__ void __launch_bounds__(32 * kPanelTilings[kTiling].warps(), kBlocksMi
     QuantProductsKernel(const ProductsArgs args) {
   constexpr LinearTiling kT = kPanelTilings[kTiling];
   const BlockPlace place = FindBlock(args, kT.tokens());
+  if (place.tokens <= 0) return;
   const int warp = static_cast<int>(threadIdx.x) / 32;
   QuantWarp w;
   w.lane = static_cast<int>(threadIdx.x) % 32;

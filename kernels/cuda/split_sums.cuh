@@ -16,7 +16,7 @@ struct BlockPlace {
   int row_block;
   int split;
   int token;   // first one
-  int tokens;  // of this tile
+  int tokens;  // of this tile; none if a token range ends before it
 };
 
 __device__ inline BlockPlace FindBlock(const ProductsArgs& args, int tile_tokens) {
@@ -31,7 +31,11 @@ __device__ inline BlockPlace FindBlock(const ProductsArgs& args, int tile_tokens
   place.row_block = at / place.product.splits;
   place.split = at % place.product.splits;
   place.token = static_cast<int>(blockIdx.y) * tile_tokens;
-  const int left = args.tokens - place.token;
+  int left = args.tokens - place.token;
+  if (const int32_t* range = place.product.token_range; range != nullptr) {
+    place.token += range[0];
+    left = range[1] - place.token;
+  }
   place.tokens = left < tile_tokens ? left : tile_tokens;
   return place;
 }

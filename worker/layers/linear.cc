@@ -51,8 +51,7 @@ void ColumnParallelLinear::Forward(std::span<const float> x,
                                    std::initializer_list<Output> outputs) {
   std::vector<Ops::Product> products;
   for (const Output& output : outputs) {
-    products.push_back(
-        {.weight = output.layer.weight_, .bias = output.layer.bias_.span(), .y = output.y});
+    products.push_back(output.layer.Into(output.y));
   }
   outputs.begin()->layer.ops_->Linear(x, products, /*groups=*/1);
 }
@@ -72,12 +71,8 @@ absl::StatusOr<RowParallelLinear> RowParallelLinear::Load(const RankContext& ran
 }
 
 absl::Status RowParallelLinear::Forward(std::span<const float> x, std::span<float> y) const {
-  ForwardPartial(x, y);
-  return tp_->AllReduceSum(y);
-}
-
-void RowParallelLinear::ForwardPartial(std::span<const float> x, std::span<float> y) const {
   ops_->Linear(x, weight_, {}, local_groups_, y);
+  return tp_->AllReduceSum(y);
 }
 
 }  // namespace trireme

@@ -23,6 +23,9 @@ class ColumnParallelLinear {
   int64_t out_features() const { return weight_.rows; }
   // x [tokens, in]; y [tokens, out_features()].
   void Forward(std::span<const float> x, std::span<float> y) const;
+  Ops::Product Into(std::span<float> y) const {
+    return {.weight = weight_, .bias = bias_.span(), .y = y};
+  }
 
   // Several layers of one input, for example queries, keys and values, in one product.
   struct Output {
@@ -48,8 +51,11 @@ class RowParallelLinear {
   int64_t out_features() const { return weight_.rows; }
   std::span<const float> bias() const { return bias_.span(); }
   absl::Status Forward(std::span<const float> x, std::span<float> y) const;
-  // This rank's share of the sum, for a caller that all-reduces it together with others.
-  void ForwardPartial(std::span<const float> x, std::span<float> y) const;
+  // This rank's share of the sum, of local_groups() terms, for a caller that all-reduces it.
+  Ops::Product PartInto(std::span<float> y) const {
+    return {.weight = weight_, .bias = {}, .y = y};
+  }
+  int local_groups() const { return local_groups_; }
 
  private:
   Ops* ops_ = nullptr;

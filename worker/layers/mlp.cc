@@ -31,33 +31,46 @@ absl::StatusOr<GatedMlp> GatedMlp::LoadNamed(const RankContext& rank, const Mode
   return mlp;
 }
 
-// activation(gate(x)) * up(x), in the scratch.
-absl::StatusOr<std::span<const float>> GatedMlp::Inner(std::span<const float> x,
-                                                       int64_t tokens) const {
-  const int64_t size = tokens * gate_->out_features();
-  ASSIGN_OR_RETURN(const std::span<float> gate, scratch_->mlp.gate.Resize(ops_->memory(), size));
-  ASSIGN_OR_RETURN(const std::span<float> up, scratch_->mlp.up.Resize(ops_->memory(), size));
-  ColumnParallelLinear::Forward(x, {{*gate_, gate}, {*up_, up}});
+absl::StatusOr<GatedMlp::InnerRoom> GatedMlp::Room(int64_t rows) const {
+  InnerRoom room;
+  const int64_t size = rows * gate_->out_features();
+  ASSIGN_OR_RETURN(room.gate, scratch_->mlp.gate.Resize(ops_->memory(), size));
+  ASSIGN_OR_RETURN(room.up, scratch_->mlp.up.Resize(ops_->memory(), size));
+  return room;
+}
+
+// gate = activation(gate) * up.
+void GatedMlp::Activate(const InnerRoom& inner) const {
   switch (activation_) {
     case Activation::kSilu:
-      ops_->SiluMul(gate, up);
-      break;
+      return ops_->SiluMul(inner.gate, inner.up);
     case Activation::kGeluTanh:
-      ops_->GeluTanhMul(gate, up);
-      break;
+      return ops_->GeluTanhMul(inner.gate, inner.up);
   }
-  return gate;
 }
 
-absl::Status GatedMlp::Forward(std::span<const float> x, int64_t tokens, std::span<float> y) const {
-  ASSIGN_OR_RETURN(const std::span<const float> inner, Inner(x, tokens));
-  return down_->Forward(inner, y);
+absl::Status GatedMlp::Forward(const StepBatch& batch, std::span<const float> x,
+                               std::span<float> y) const {
+  ASSIGN_OR_RETURN(const InnerRoom inner, Room(batch.tokens()));
+  ColumnParallelLinear::Forward(x, {{*gate_, inner.gate}, {*up_, inner.up}});
+  Activate(inner);
+  return down_->Forward(inner.gate, y);
 }
 
-absl::Status GatedMlp::ForwardPartial(std::span<const float> x, int64_t tokens,
-                                      std::span<float> y) const {
-  ASSIGN_OR_RETURN(const std::span<const float> inner, Inner(x, tokens));
-  down_->ForwardPartial(inner, y);
+absl::Status GatedMlp::ForwardExperts(std::span<const GatedMlp> experts, std::span<const float> x,
+                                      std::span<const int32_t> first_row, int64_t rows,
+                                      std::span<float> y) {
+  const GatedMlp& first = experts.front();
+  ASSIGN_OR_RETURN(const InnerRoom inner, first.Room(rows));
+  std::vector<Ops::Product> in, out;
+  for (const GatedMlp& expert : experts) {
+    in.push_back(expert.gate_->Into(inner.gate));
+    in.push_back(expert.up_->Into(inner.up));
+    out.push_back(expert.down_->PartInto(y));
+  }
+  first.ops_->ExpertLinear(x, first_row, in, /*groups=*/1);
+  first.Activate(inner);
+  first.ops_->ExpertLinear(inner.gate, first_row, out, first.local_groups());
   return absl::OkStatus();
 }
 

@@ -22,16 +22,25 @@ class GatedMlp {
   static absl::StatusOr<GatedMlp> LoadExpert(const RankContext& rank, const ModelConfig& config,
                                              const std::string& name);
   // x [tokens, hidden]; y [tokens, hidden], without down_proj's bias, which is bias().
-  absl::Status Forward(std::span<const float> x, int64_t tokens, std::span<float> y) const;
+  absl::Status Forward(const StepBatch& batch, std::span<const float> x, std::span<float> y) const;
   std::span<const float> bias() const { return down_->bias(); }
-  // The same without the all-reduce: this rank's share of y.
-  absl::Status ForwardPartial(std::span<const float> x, int64_t tokens, std::span<float> y) const;
+  // Of a mixture's experts, all of one shape: each for its rows of x, as Ops::RouteExperts has
+  // sorted them, without the all-reduce: this rank's share of y.
+  static absl::Status ForwardExperts(std::span<const GatedMlp> experts, std::span<const float> x,
+                                     std::span<const int32_t> first_row, int64_t rows,
+                                     std::span<float> y);
+  // The terms of this rank's share of the sum.
+  int local_groups() const { return down_->local_groups(); }
 
  private:
   static absl::StatusOr<GatedMlp> LoadNamed(const RankContext& rank, const ModelConfig& config,
                                             const std::string& gate, const std::string& up,
                                             const std::string& down);
-  absl::StatusOr<std::span<const float>> Inner(std::span<const float> x, int64_t tokens) const;
+  struct InnerRoom {
+    std::span<float> gate, up;
+  };
+  absl::StatusOr<InnerRoom> Room(int64_t rows) const;
+  void Activate(const InnerRoom& inner) const;
 
   Ops* ops_ = nullptr;
   LayerScratch* scratch_ = nullptr;

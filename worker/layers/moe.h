@@ -26,12 +26,10 @@ class MixtureOfExperts {
   static absl::StatusOr<MixtureOfExperts> Load(const RankContext& rank, const ModelConfig& config,
                                                const std::string& name);
   // x [tokens, hidden]; y [tokens, hidden].
-  absl::Status Forward(std::span<const float> x, int64_t tokens, std::span<float> y);
+  absl::Status Forward(const StepBatch& batch, std::span<const float> x, std::span<float> y);
   std::span<const float> bias() const { return {}; }
 
  private:
-  absl::Status Route(std::span<const float> x, int64_t tokens);
-
   Ops* ops_ = nullptr;
   DeviceCommunicator* tp_ = nullptr;
   std::optional<ColumnParallelLinear> router_;
@@ -41,15 +39,14 @@ class MixtureOfExperts {
 
   // Of the last call. A choice is one of a token's experts; each has a row of the sorted inputs and
   // outputs, the first rows are expert 0's, and so on.
-  DeviceVector<float> scores_;      // [tokens, experts]
-  DeviceVector<int32_t> ids_;       // [tokens, choices]: the experts
-  DeviceVector<float> weights_;     // [tokens, choices]
-  DeviceVector<int32_t> row_of_;    // [tokens, choices]
-  DeviceVector<int32_t> token_of_;  // [tokens * choices]: a row's token
-  DeviceVector<float> inputs_;      // [tokens * choices, hidden]
-  DeviceVector<float> outputs_;     // [tokens * choices, hidden]
-  std::vector<int64_t> first_row_;  // [experts + 1]
-  std::vector<int32_t> room_;
+  DeviceVector<float> scores_;          // [tokens, experts]
+  DeviceVector<int32_t> ids_;           // [tokens, choices]: the experts
+  DeviceVector<float> weights_;         // [tokens, choices]
+  DeviceVector<int32_t> row_of_;        // [tokens, choices]
+  DeviceVector<int32_t> token_of_row_;  // [tokens * choices]
+  DeviceVector<int32_t> first_row_;     // [experts + 1]: an expert's
+  DeviceVector<float> inputs_;          // [tokens * choices, hidden]
+  DeviceVector<float> outputs_;         // [tokens * choices, hidden]
 };
 
 }  // namespace trireme

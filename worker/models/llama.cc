@@ -98,9 +98,8 @@ class Llama final : public Model {
           layer.attention.Forward(batch, cache.layer(static_cast<int64_t>(i)), normed, delta));
       if (layer.attention_output_norm) layer.attention_output_norm->Forward(delta, delta);
       layer.feed_forward_norm.AddForward(hidden, delta, layer.attention.bias(), normed);
-      RETURN_IF_ERROR(
-          std::visit([&](auto& block) { return block.Forward(normed, batch.tokens(), delta); },
-                     layer.feed_forward));
+      RETURN_IF_ERROR(std::visit([&](auto& block) { return block.Forward(batch, normed, delta); },
+                                 layer.feed_forward));
       if (layer.feed_forward_output_norm) layer.feed_forward_output_norm->Forward(delta, delta);
       const std::span<const float> bias =
           std::visit([](auto& block) { return block.bias(); }, layer.feed_forward);

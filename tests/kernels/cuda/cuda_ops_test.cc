@@ -8,6 +8,7 @@
 #include <thread>
 
 #include "kernels/memory.h"
+#include "tests/kernels/reference.h"
 
 namespace trireme::cuda {
 namespace {
@@ -76,6 +77,96 @@ TEST_F(CudaOpsTest, RecordsTheSecondStepOfAShapeAndRepeatsItWithTheNewBatch) {
                   })
                   .ok());
   EXPECT_EQ(runs, 3);
+}
+
+// Each step's tokens choose other experts, in a replayed record too; one token is padding. The
+// choices are the CPU's, sums may differ in their order.
+TEST_F(CudaOpsTest, ExpertsAreRoutedInARecord) {
+  constexpr int64_t kExperts = 5, kChoices = 2, kCols = 32, kOut = 48, kTokens = 4;
+  const std::vector<float> table = RandomFloats(8 * kCols, 1);
+  const std::vector<float> router = RandomFloats(kExperts * kCols, 2);
+  const std::vector<float> experts = RandomFloats(kExperts * kOut * kCols, 3);
+  const std::vector<std::vector<int32_t>> tables(kTokens, std::vector<int32_t>{0});
+  int runs = 0;
+  // The step's outputs and choices.
+  const auto steps = [&](Ops& ops) {
+    Memory& memory = ops.memory();
+    std::vector<std::pair<std::vector<float>, std::vector<int32_t>>> results;
+    DeviceVector<float> d_table, d_router, d_experts, x, scores, weights, inputs, outputs, y;
+    DeviceVector<int32_t> ids, first_row, token_of_row, row_of;
+    const auto weight = [&](DeviceVector<float>& to, const std::vector<float>& values,
+                            int64_t rows) {
+      EXPECT_TRUE(to.Assign(memory, values).ok());
+      return Weight{.data = to.span().data(),
+                    .dtype = DType::kF32,
+                    .rows = rows,
+                    .cols = kCols,
+                    .row_stride = kCols};
+    };
+    const Weight embedding = weight(d_table, table, 8), gate = weight(d_router, router, kExperts);
+    Weight expert = weight(d_experts, experts, kOut);
+    std::vector<Weight> matrices;
+    for (int64_t e = 0; e < kExperts; ++e) {
+      matrices.push_back(expert);
+      matrices.back().data = d_experts.span().data() + e * kOut * kCols;
+    }
+    for (auto* vector : {&x, &scores, &weights, &inputs, &outputs, &y}) {
+      EXPECT_TRUE(vector->Resize(memory, kTokens * kChoices * kOut).ok());
+    }
+    for (auto* vector : {&ids, &first_row, &token_of_row, &row_of}) {
+      EXPECT_TRUE(vector->Resize(memory, 64).ok());
+    }
+    const auto rows = ids.span().first(kTokens * kChoices);
+    std::vector<Ops::Product> products;
+    for (const Weight& matrix : matrices) {
+      products.push_back({.weight = matrix, .bias = {}, .y = outputs.span()});
+    }
+    for (const std::vector<int32_t>& tokens : {std::vector<int32_t>{0, 1, 2, 0},
+                                               {3, 3, 3, 0},
+                                               {4, 7, 6, 0},
+                                               {5, 0, 6, 0},
+                                               {1, 2, 3, 0}}) {
+      StepBatch batch = Decode(tokens, tables);
+      batch.places.back().position = TokenPlace::kPadding;
+      EXPECT_TRUE(ops.BeginStep(batch).ok());
+      const absl::Status status = ops.Run([&] {
+        ++runs;
+        const auto of = [](auto& vector, int64_t n) { return vector.span().first(n); };
+        ops.Embedding(batch, embedding, 0, 1.0f, of(x, kTokens * kCols));
+        ops.Linear(of(x, kTokens * kCols), gate, {}, 1, of(scores, kTokens * kExperts));
+        ops.TopKSoftmax(of(scores, kTokens * kExperts), kExperts, kChoices, rows,
+                        of(weights, kTokens * kChoices));
+        ops.RouteExperts(batch, rows, of(first_row, kExperts + 1),
+                         of(token_of_row, kTokens * kChoices), of(row_of, kTokens * kChoices));
+        ops.GatherRows(of(x, kTokens * kCols), kCols, of(token_of_row, kTokens * kChoices),
+                       of(inputs, kTokens * kChoices * kCols));
+        ops.ExpertLinear(of(inputs, kTokens * kChoices * kCols), of(first_row, kExperts + 1),
+                         products, 1);
+        ops.CombineRows(outputs.span(), kOut, of(row_of, kTokens * kChoices),
+                        of(weights, kTokens * kChoices), kChoices, of(y, kTokens * kOut));
+        return absl::OkStatus();
+      });
+      EXPECT_TRUE(status.ok()) << status;
+      std::vector<float> out(3 * kOut);
+      std::vector<int32_t> chosen(3 * kChoices);
+      EXPECT_TRUE(memory.CopyOut(std::as_writable_bytes(std::span(out)), y.span().data()).ok());
+      EXPECT_TRUE(
+          memory.CopyOut(std::as_writable_bytes(std::span(chosen)), ids.span().data()).ok());
+      results.emplace_back(std::move(out), std::move(chosen));
+    }
+    return results;
+  };
+  const auto want = steps(**MakeCpuOps(1, "scalar"));
+  runs = 0;
+  const auto got = steps(*ops_);
+  EXPECT_EQ(runs, 3);  // a workspace grew in the first step, which dropped its record
+  for (size_t step = 0; step < want.size(); ++step) {
+    EXPECT_EQ(got[step].second, want[step].second);
+    for (size_t i = 0; i < want[step].first.size(); ++i) {
+      ASSERT_NEAR(got[step].first[i], want[step].first[i], 1e-4) << step << " " << i;
+    }
+  }
+  EXPECT_NE(want[1].second, want[2].second);
 }
 
 TEST_F(CudaOpsTest, PromptsAreNotRecorded) {

@@ -16,6 +16,7 @@
 #include "kernels/bfloat16.h"
 #include "kernels/cuda/linear_kernels.h"
 #include "kernels/cuda/linear_plan.h"
+#include "kernels/cuda/runtime.h"
 #include "tests/kernels/cuda/device_array.h"
 #include "tests/kernels/quant_golden.h"
 #include "tests/kernels/reference.h"
@@ -178,6 +179,68 @@ class LinearTest : public testing::Test {
   int64_t dequantize_bytes_ = kDequantizeBytes;
   std::unique_ptr<Gemm> gemm_;
 };
+
+// One expert's tokens are not another's, and nobody writes those of none; what is captured follows
+// the ranges.
+TEST_F(LinearTest, RangesOfTokensChangeBetweenReplays) {
+  constexpr int64_t kTokens = 40, kMost = 34, kCols = 256;
+  const std::vector<float> x = RandomFloats(kTokens * kCols, 7);
+  const DeviceArray<float> device_x(x);
+  for (const DType dtype : {DType::kF32, DType::kF16, DType::kBF16, DType::kQ4_0, DType::kInt8}) {
+    std::vector<Matrix> matrices;
+    std::vector<std::unique_ptr<DeviceArray<float>>> y;
+    for (const int64_t rows : {37, 70, 16}) {
+      matrices.push_back(IsQuantized(dtype) ? Quantized(dtype, rows, 0, kCols)
+                                            : Floats(dtype, rows, kCols, 8));
+      y.push_back(std::make_unique<DeviceArray<float>>(kTokens * rows));
+    }
+    const DeviceArray<int32_t> first(matrices.size() + 1);
+    std::vector<LinearProduct> products;
+    std::vector<Weight> weights;
+    for (size_t i = 0; i < matrices.size(); ++i) {
+      products.push_back(
+          {.weight = matrices[i].weight, .y = y[i]->data(), .token_range = first.data() + i});
+      weights.push_back(matrices[i].weight);
+    }
+    const int64_t bytes = LinearWorkspaceBytes(kTokens, weights);
+    const std::vector<std::byte> zeros(bytes);
+    const DeviceArray<std::byte> workspace(zeros);
+    const auto stream = Stream::Create();
+    ASSERT_TRUE(stream.ok());
+    const auto graph = Graph::Capture(*stream, [&] {
+      return Linear({.x = device_x.data(),
+                     .tokens = kTokens,
+                     .products = products,
+                     .range_tokens = kMost,
+                     .workspace = workspace.data(),
+                     .workspace_bytes = bytes,
+                     .gemm = gemm_.get(),
+                     .stream = stream->get()});
+    });
+    ASSERT_TRUE(graph.ok()) << graph.status();
+    for (const std::vector<int32_t>& ranges :
+         {std::vector<int32_t>{0, 23, 23, 39}, {0, 0, 34, 40}, {0, 1, 2, 3}}) {
+      ASSERT_EQ(cudaMemcpy(first.data(), ranges.data(), ranges.size() * 4, cudaMemcpyHostToDevice),
+                cudaSuccess);
+      for (const auto& out : y) {
+        ASSERT_EQ(cudaMemset(out->data(), 0xff, out->size() * sizeof(float)), cudaSuccess);
+      }
+      ASSERT_TRUE(graph->Launch(*stream).ok());
+      for (size_t i = 0; i < matrices.size(); ++i) {
+        const std::vector<float> got = y[i]->ToHost();
+        const int64_t rows = matrices[i].weight.rows, begin = ranges[i], end = ranges[i + 1];
+        const std::vector<float> own(got.begin() + begin * rows, got.begin() + end * rows);
+        const std::vector<float> own_x(x.begin() + begin * kCols, x.begin() + end * kCols);
+        EXPECT_LT(Error(matrices[i], own_x, end - begin, {}, own, false), 2e-6)
+            << DTypeName(dtype) << " " << i;
+        for (size_t at = 0; at < got.size(); ++at) {
+          const auto token = static_cast<int64_t>(at) / rows;
+          ASSERT_EQ(std::isnan(got[at]), token < begin || token >= end) << at;
+        }
+      }
+    }
+  }
+}
 
 class QuantLinearTest : public LinearTest, public testing::WithParamInterface<DType> {};
 
