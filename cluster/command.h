@@ -15,6 +15,7 @@ void AddServeCommand(CLI::App& app, Command& chosen);
 void AddGenerateCommand(CLI::App& app, Command& chosen);
 void AddChatCommand(CLI::App& app, Command& chosen);
 void AddNodesCommand(CLI::App& app, Command& chosen);
+void AddDrainCommands(CLI::App& app, Command& chosen);
 void AddPlanCommand(CLI::App& app, Command& chosen);
 void AddStatsCommand(CLI::App& app, Command& chosen);
 void AddBenchCommand(CLI::App& app, Command& chosen);

@@ -13,6 +13,7 @@ int main(int argc, char** argv) {
   trireme::AddGenerateCommand(app, chosen);
   trireme::AddChatCommand(app, chosen);
   trireme::AddNodesCommand(app, chosen);
+  trireme::AddDrainCommands(app, chosen);
   trireme::AddStatsCommand(app, chosen);
   trireme::AddPlanCommand(app, chosen);
   trireme::AddBenchCommand(app, chosen);

@@ -9,6 +9,7 @@
 #include <thread>
 
 #include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
 #include "cluster/client.h"
 #include "cluster/command.h"
 #include "trireme/v1/cluster.grpc.pb.h"
@@ -58,6 +59,9 @@ int Print(const NodesFlags& flags, const v1::ListRanksResponse& response) {
     std::cout << text << std::endl;
   } else if (response.ready()) {
     PrintTable(response);
+  }
+  if (!flags.json && !response.cordoned_hosts().empty()) {
+    std::cout << "cordoned: " << absl::StrJoin(response.cordoned_hosts(), ", ") << "\n";
   }
   if (response.ready()) return 0;
   std::cerr << "trireme: no gang is serving; start workers with: mpirun -np N trireme-worker "

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <limits>
+#include <set>
 #include <utility>
 
 #include "absl/strings/escaping.h"
@@ -179,6 +180,28 @@ GangEvent GangSupervisor::OnRegister(uint64_t stream_id, const v1::Register& reg
   return StartServing(registration.gang_id());
 }
 
+std::vector<GangEvent> GangSupervisor::DrainGang(uint64_t epoch) const {
+  if (!serving_.contains(epoch)) return {};
+  return {GangDrains{epoch, "an operator has drained it"}};
+}
+
+std::vector<GangEvent> GangSupervisor::DrainHost(const std::string& host) {
+  const std::string reason = absl::StrCat("an operator has drained host ", absl::CHexEscape(host));
+  std::set<std::string> gang_ids;
+  for (const auto& [id, stream] : streams_) {
+    const v1::Register& registration = stream.registration;
+    if (!registration.gang_id().empty() && registration.info().host() == host) {
+      gang_ids.insert(registration.gang_id());
+    }
+  }
+  std::vector<GangEvent> events;
+  for (const std::string& gang_id : gang_ids) {
+    const std::optional<uint64_t> epoch = EpochOf(gang_id);
+    events.push_back(epoch.has_value() ? GangDrains{*epoch, reason} : EndGang(gang_id, reason));
+  }
+  return events;
+}
+
 absl::Status GangSupervisor::CheckAlone(const v1::Register& registration) const {
   if (registration.gang_id().empty() || registration.gang_id().size() > kNameBytesMax) {
     return absl::InvalidArgumentError(
@@ -191,6 +214,9 @@ absl::Status GangSupervisor::CheckAlone(const v1::Register& registration) const 
       registration.model().version().size() > kNameBytesMax) {
     return absl::InvalidArgumentError(
         absl::StrCat("a name in the registration exceeds ", kNameBytesMax, " bytes"));
+  }
+  if (requirements_.cordoned != nullptr) {
+    RETURN_IF_ERROR(requirements_.cordoned->Check(registration.info().host()));
   }
   RETURN_IF_ERROR(CheckPlace(registration));
   if (registration.kv_block_size() == 0 || registration.kv_blocks() == 0 ||

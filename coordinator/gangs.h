@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "coordinator/cordoned_hosts.h"
 #include "coordinator/scheduler.h"
 #include "parallel/model_config.h"
 #include "trireme/v1/cluster.pb.h"
@@ -33,6 +34,7 @@ struct GangRequirements {
   uint32_t max_model_len = 0;           // the context to serve
   bool max_model_len_required = false;  // refuse a gang with less, instead of serving less
   std::chrono::milliseconds worker_timeout{5'000};  // a rank that is silent so long is given up
+  const CordonedHosts* cordoned = nullptr;          // not owned; null: none is
   bool keep_workers = false;  // ShutdownAll leaves them waiting for the next coordinator
 };
 
@@ -86,6 +88,10 @@ class GangSupervisor {
 
   // Ends a gang for a reason found outside of its streams. No effect if it does not serve.
   GangEvent LoseGang(uint64_t epoch, const std::string& reason);
+
+  // What an operator wants to end: gangs that serve drain, one that still forms ends.
+  std::vector<GangEvent> DrainGang(uint64_t epoch) const;
+  std::vector<GangEvent> DrainHost(const std::string& host);
 
   // Tells every rank of every gang to shut down, unless workers are kept, and closes all streams.
   void ShutdownAll(const std::string& reason);

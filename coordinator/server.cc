@@ -95,12 +95,14 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServerOptions& optio
 Server::Server(ServedModel model, EngineOptions engine_options)
     : model_(std::move(model)),
       engine_([&] {
+        engine_options.gang.cordoned = &cordoned_;
         engine_options.on_ready_change = [this](bool ready) { PublishHealth(ready); };
         return std::move(engine_options);
       }()),
       inference_(model_, engine_),
-      cluster_(engine_),
-      worker_control_(engine_) {}
+      cluster_(engine_, cordoned_),
+      worker_control_(engine_),
+      rendezvous_(cordoned_) {}
 
 Server::~Server() { Shutdown("the coordinator has stopped"); }
 

@@ -11,6 +11,7 @@
 #include <string>
 
 #include "absl/status/statusor.h"
+#include "coordinator/cordoned_hosts.h"
 #include "coordinator/engine.h"
 #include "coordinator/gateway/cluster_service.h"
 #include "coordinator/gateway/inference_service.h"
@@ -66,6 +67,7 @@ class Server {
   void PublishHealth(bool ready);
 
   const ServedModel model_;
+  CordonedHosts cordoned_;
   Engine engine_;
   InferenceService inference_;
   ClusterService cluster_;

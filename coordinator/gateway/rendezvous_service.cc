@@ -36,11 +36,12 @@ grpc::ServerUnaryReactor* RendezvousService::Join(grpc::CallbackServerContext* /
                                                   grpc::ByteBuffer* response) {
   auto* call = new Call(*this, response);
   v1::JoinRequest join;
-  const absl::Status parsed = ParseMessage(*request, join);
-  if (parsed.ok()) {
+  absl::Status status = ParseMessage(*request, join);
+  if (status.ok()) status = cordoned_.Check(join.host());
+  if (status.ok()) {
     Enter(*call, join);
   } else {
-    call->Answer(parsed);
+    call->Answer(status);
   }
   return call;
 }

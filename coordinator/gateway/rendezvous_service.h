@@ -8,6 +8,7 @@
 #include <mutex>
 #include <string>
 
+#include "coordinator/cordoned_hosts.h"
 #include "coordinator/rendezvous.h"
 #include "trireme/v1/rendezvous.grpc.pb.h"
 
@@ -18,6 +19,8 @@ namespace trireme {
 class RendezvousService
     : public v1::Rendezvous::WithRawCallbackMethod_Join<v1::Rendezvous::Service> {
  public:
+  explicit RendezvousService(const CordonedHosts& cordoned) : cordoned_(cordoned) {}
+
   grpc::ServerUnaryReactor* Join(grpc::CallbackServerContext* context,
                                  const grpc::ByteBuffer* request,
                                  grpc::ByteBuffer* response) override;
@@ -31,6 +34,7 @@ class RendezvousService
   void Enter(Call& call, const v1::JoinRequest& request);
   void Leave(Call& call);
 
+  const CordonedHosts& cordoned_;
   std::mutex mutex_;
   Rendezvous rendezvous_;
   std::map<uint64_t, Call*> waiting_;  // not answered yet

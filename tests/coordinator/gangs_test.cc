@@ -369,5 +369,45 @@ TEST_F(GangsTest, ARankThatIsToldToEndDrainsItsGang) {
   EXPECT_TRUE(supervisor_->has_gang());
 }
 
+TEST_F(GangsTest, ADrainedHostsGangsEndAndItsWorkersMayNotJoin) {
+  CordonedHosts cordoned;
+  supervisor_ = std::make_unique<GangSupervisor>(
+      GangRequirements{.config = config_, .max_model_len = 512, .cordoned = &cordoned});
+  StartGang("a", 1);
+  StartGang("b", 3);
+  const auto forming = Connect(9);
+  supervisor_->OnMessage(9, Register("early", 1), now_);
+  ASSERT_TRUE(cordoned.Cordon("node1").ok());
+  const std::vector<GangEvent> events = supervisor_->DrainHost("node1");
+  const auto drains = std::count_if(events.begin(), events.end(), [](const GangEvent& event) {
+    return std::holds_alternative<GangDrains>(event);
+  });
+  EXPECT_EQ(drains, 2);
+  EXPECT_EQ(forming->closed.size(), 1U);
+  EXPECT_TRUE(supervisor_->DrainHost("node7").empty());
+  EXPECT_EQ(std::get<GangDrains>(supervisor_->DrainGang(2).at(0)).epoch, 2U);
+  EXPECT_TRUE(supervisor_->DrainGang(3).empty());
+
+  const auto refused = Connect(10);
+  supervisor_->OnMessage(10, Register("new", 1), now_);
+  ASSERT_FALSE(refused->closed.empty());  // only the first close counts
+  EXPECT_NE(refused->closed[0].message().find("`trireme uncordon node1`"), std::string::npos);
+  ASSERT_TRUE(cordoned.Uncordon("node1").ok());
+  EXPECT_EQ(cordoned.Uncordon("node1").code(), absl::StatusCode::kNotFound);
+  const auto taken = Connect(11);
+  supervisor_->OnMessage(11, Register("new", 1), now_);
+  EXPECT_TRUE(taken->closed.empty());
+}
+
+TEST(CordonedHostsTest, NamesAreBounded) {
+  CordonedHosts cordoned;
+  EXPECT_EQ(cordoned.Cordon("").code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(cordoned.Cordon(std::string(257, 'x')).code(), absl::StatusCode::kInvalidArgument);
+  for (int i = 0; i < 4096; ++i) ASSERT_TRUE(cordoned.Cordon(std::to_string(i)).ok());
+  EXPECT_EQ(cordoned.Cordon("one more").code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_TRUE(cordoned.Cordon("7").ok());
+  EXPECT_EQ(cordoned.List().size(), 4096U);
+}
+
 }  // namespace
 }  // namespace trireme

@@ -72,6 +72,35 @@ END
   ! grep -q "wait for new workers" "$work/coordinator.log" || { echo "a request had to wait"; return 1; }
 }
 
+# An operator drains one gang of two under load, then the host, and lets it serve again.
+case_drained_gangs_and_hosts() {
+  start_serve --replicas 2 || return 1
+  cat >"$work/drain.sh" <<END
+[[ \$1 == end ]] && exit
+gang=\$("$bin/trireme" nodes --server $server | awk 'NR == 2 { print \$1 }')
+"$bin/trireme" drain --gang "\$gang" --server $server >>"$work/drain.log" 2>&1 || exit 1
+for _ in {1..200}; do
+  (( \$("$bin/trireme" nodes --server $server | wc -l) == 3 )) && exit
+  sleep 0.05
+done
+exit 1
+END
+  timeout 300 "$bin/fault_driver" --server "$server" --kind command --command "bash $work/drain.sh" --faults 3 \
+    --streams 8 --duration-ms-min 100 --duration-ms-max 300 || { cat "$work/drain.log"; return 1; }
+  local host
+  host=$("$bin/trireme" nodes --server "$server" | awk 'NR == 2 { print $5 }')
+  "$bin/trireme" drain "$host" --server "$server" >"$work/drain.txt" || return 1
+  grep -q "no gang serves now" "$work/drain.txt" || { cat "$work/drain.txt"; return 1; }
+  sleep 1
+  "$bin/trireme" nodes --server "$server" >"$work/nodes.txt" 2>&1 && { echo "a drained host serves"; return 1; }
+  grep -q "cordoned: $host" "$work/nodes.txt" || { cat "$work/nodes.txt"; return 1; }
+  grep -q "may join after .trireme uncordon $host" "$work/serve.log" || { echo "nobody was refused"; return 1; }
+  "$bin/trireme" drain --gang 77 --server "$server" && { echo "drained a gang that is not"; return 1; }
+  "$bin/trireme" uncordon "$host" --server "$server" || return 1
+  "$bin/trireme" uncordon "$host" --server "$server" && { echo "uncordoned twice"; return 1; }
+  "$bin/trireme" nodes --server "$server" --wait 30 >/dev/null
+}
+
 case_a_rolling_update_fails_no_request() { roll_over same; }
 # The weights are the same, so that answers can be compared, but nobody may count on that.
 case_a_rolling_update_of_the_model_fails_no_request() { roll_over "\$RANDOM"; }
