@@ -14,6 +14,7 @@
 #include "base/status_macros.h"
 #include "kernels/quant/packed.h"
 #include "worker/checkpoint/slice.h"
+#include "worker/load_progress.h"
 
 namespace trireme {
 
@@ -36,6 +37,7 @@ struct PlacedSlice {
     const IndexRange cols = BlockColumns(*slice, stored);
     return DTypeRowBytes(stored, cols.size());
   }
+  int64_t stored_bytes() const { return stored_row_bytes() * slice->rows.size(); }
   int64_t bytes() const {
     return layout ? layout->bytes() : slice->elements() * DTypeBlock(dtype).block_bytes;
   }
@@ -126,7 +128,9 @@ absl::Status LoadRows(const Checkpoint& checkpoint, const Task& task, std::byte*
 absl::Status LoadSlices(const Checkpoint& checkpoint, const std::vector<PlacedSlice>& slices,
                         Memory& memory, int threads) {
   std::vector<Task> tasks;
+  uint64_t stored_bytes = 0;
   for (const PlacedSlice& placed : slices) {
+    stored_bytes += static_cast<uint64_t>(placed.stored_bytes());
     const int64_t rows = placed.slice->rows.size();
     const int64_t panels =
         std::max<int64_t>(1, kTaskBytes / (quant::kPanelRows * placed.stored_row_bytes()));
@@ -135,6 +139,7 @@ absl::Status LoadSlices(const Checkpoint& checkpoint, const std::vector<PlacedSl
       tasks.push_back({&placed, first, std::min(each, rows - first)});
     }
   }
+  LoadProgress progress(stored_bytes);
   std::atomic<size_t> next{0};
   std::mutex mutex;
   absl::Status first_error;
@@ -146,6 +151,7 @@ absl::Status LoadSlices(const Checkpoint& checkpoint, const std::vector<PlacedSl
                                                           static_cast<size_t>(task.bytes())));
       RETURN_IF_ERROR(LoadRows(checkpoint, task, to));
       RETURN_IF_ERROR(writer->End());
+      progress.Add(static_cast<uint64_t>(task.rows * task.placed->stored_row_bytes()));
     }
     return writer->Finish();
   };
