@@ -36,9 +36,6 @@ struct GenerationRequest {
   std::optional<std::chrono::steady_clock::time_point> deadline;
 };
 
-// Errors that will pass carry this payload: milliseconds, in decimal, after which to try again.
-inline constexpr const char* kRetryAfterMs = "retry-after-ms";
-
 // Receives what becomes of a request. The engine's thread calls it, so it must not block; it may
 // call the engine. What it hears it may keep back until Flush, which comes soon after: at once
 // where steps are slow, every few milliseconds where many are fast and messages of one token each
@@ -87,9 +84,9 @@ class Engine {
 
   uint64_t NewRequestId() { return next_request_id_++; }
 
-  // The sink hears all about the request, also that it is refused: UNAVAILABLE (no gang),
-  // RESOURCE_EXHAUSTED (queue full, or not before the deadline), INVALID_ARGUMENT (exceeds every
-  // gang's context).
+  // The sink hears all about the request, also that it is refused: UNAVAILABLE (no gang, and none
+  // that was lost less than gang_timeout ago, for which it would wait), RESOURCE_EXHAUSTED (queue
+  // full, or not before the deadline), INVALID_ARGUMENT (exceeds every gang's context).
   void Submit(uint64_t request_id, GenerationRequest request, std::shared_ptr<TokenSink> sink);
 
   // Frees the request's sequences; the sink hears nothing more. No effect if it is over.
@@ -112,7 +109,8 @@ class Engine {
   void DrainHost(const std::string& host, const Drained& done);
 
   bool ready() const { return ready_; }
-  // The longest of the serving gangs', or else what the coordinator wants to serve.
+  // The longest of the serving gangs', or of those that may come back, or else what the coordinator
+  // wants to serve.
   uint32_t max_model_len() const { return max_model_len_; }
   v1::ListRanksResponse Describe() const;
   v1::GetStatsResponse Stats() const;
@@ -157,6 +155,8 @@ class Engine {
   absl::StatusOr<Replica*> Admit(const GenerationRequest& request, const BlockHash& root) const;
   absl::Status CheckQueue(const GenerationRequest& request, const Replica& replica) const;
   absl::Status CheckDeadline(const GenerationRequest& request, const Replica& replica) const;
+  // Of those whose gang may come back, one whose last gang held so many tokens; null if none did.
+  Replica* AwaitedReplica(uint64_t tokens_max) const;
   // The gangs that serve and drain, or do not.
   std::vector<Candidate> Candidates(bool drain) const;
   // The candidate for a request with these tokens; null if none holds it.

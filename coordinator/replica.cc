@@ -13,6 +13,7 @@ constexpr uint32_t kTokensAtUnknownSpeed = 64;
 void Replica::Begin(const GangCapacity& capacity, const std::string& version) {
   gang_deadline_.reset();
   version_ = version;
+  capacity_ = capacity;
   scheduler_.GangReady(capacity);
 }
 

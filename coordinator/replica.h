@@ -47,6 +47,8 @@ class Replica {
   // Whether it takes new work.
   bool accepts() const { return serves() && !draining_.has_value(); }
   uint64_t epoch() const { return serves() ? scheduler_.capacity()->epoch : 0; }
+  // Whether a gang was lost and may still come back in time.
+  bool awaits_gang() const { return gang_deadline_.has_value(); }
   // No gang came in time.
   void GiveUp() { gang_deadline_.reset(); }
   // Why the last gang was lost.
@@ -60,6 +62,8 @@ class Replica {
 
   // Of the gang's model, or the last one's.
   const std::string& version() const { return version_; }
+  // Of the gang, or the last one.
+  const GangCapacity& capacity() const { return capacity_; }
 
   // It takes no new work. No more plans either, unless it is to `finish` what it has; the gang may
   // be ended when it owes no result.
@@ -107,6 +111,7 @@ class Replica {
   std::optional<Time> gang_deadline_;
   std::string lost_reason_;
   std::string version_;
+  GangCapacity capacity_;
   std::optional<std::string> draining_;
   bool finishes_ = false;  // if it drains: what only this version can
 };

@@ -9,6 +9,7 @@
 #include "base/log.h"
 #include "base/status_macros.h"
 #include "coordinator/gateway/wire.h"
+#include "coordinator/retry_hint.h"
 
 namespace trireme {
 namespace {

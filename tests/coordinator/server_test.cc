@@ -208,6 +208,40 @@ TEST_F(ServerTest, WithoutWorkersRequestsAreRefusedOrGivenUp) {
   EXPECT_NE(answer.status.error_message().find("none came back"), std::string::npos);
 }
 
+TEST_F(ServerTest, NewRequestsWaitForAGangThatIsStartedAnew) {
+  options_.max_waiting = 4;
+  StartServer();
+  std::unique_ptr<FakeGang> gang = StartGang(Gang());
+  gang->Kill();
+  while (server_->engine().ready()) std::this_thread::sleep_for(milliseconds(1));
+  EXPECT_EQ(server_->engine().max_model_len(), kContext);
+  std::vector<std::thread> clients;
+  std::atomic<int> right = 0;
+  for (int i = 0; i < 4; ++i) {
+    clients.emplace_back([this, i, &right] {
+      const Answer answer = Ask(Request("between", 40, i));
+      EXPECT_TRUE(answer.status.ok()) << answer.status.error_message();
+      right += answer.texts[0] == FakeText("between", i, 40);
+    });
+  }
+  while (server_->engine().Stats().waiting() < 4) std::this_thread::sleep_for(milliseconds(1));
+  ExpectRefused(Request("a", 5), grpc::StatusCode::RESOURCE_EXHAUSTED, "the queue is full");
+  FakeGangOptions second = Gang();
+  second.gang_id = "second";
+  gang = StartGang(second);
+  for (std::thread& client : clients) client.join();
+  EXPECT_EQ(right, 4);
+}
+
+TEST_F(ServerTest, NobodyWaitsForAGangThatDoesNotComeBack) {
+  options_.gang_timeout = milliseconds(200);
+  StartServer();
+  StartGang(Gang())->Kill();
+  while (server_->engine().ready()) std::this_thread::sleep_for(milliseconds(1));
+  ExpectRefused(Request("a", 5), grpc::StatusCode::UNAVAILABLE, "none came back within 0.2 s");
+  ExpectRefused(Request("a", 5), grpc::StatusCode::UNAVAILABLE, "no workers are ready");
+}
+
 TEST_F(ServerTest, AGangThatIsStuckOrLiesIsLost) {
   options_.step_timeout = milliseconds(100);
   options_.gang_timeout = milliseconds(50);
