@@ -22,6 +22,7 @@
 #include "kernels/ops.h"
 #include "parallel/communicator.h"
 #include "parallel/link_test.h"
+#include "worker/checksums.h"
 #include "worker/cpu_binding.h"
 #include "worker/device.h"
 #include "worker/gang_settings.h"
@@ -52,6 +53,7 @@ struct Flags {
   int peer_timeout_s = 600;
   std::string link_test = "auto";
   std::string load = "slices";
+  bool verify_checksum = false;
   OfflineBenchOptions bench;
   bool offline_bench = false;
   int threads = 0;
@@ -139,6 +141,10 @@ void DefineFlags(CLI::App& app, Flags& flags) {
       "slices: each rank reads its own part of the weights; broadcast: rank 0 alone reads them and "
       "sends the others theirs, which need no more of a model's directory than config.json")
       ->check(CLI::IsMember({"slices", "broadcast"}));
+  app.add_flag("--verify-checksum", flags.verify_checksum,
+               "while loading, compare the model's files with SHA256SUMS beside them, as sha256sum "
+               "writes it: once on each host that reads them")
+      ->envname("TRIREME_VERIFY_CHECKSUM");
   option("--max-model-len", flags.runner.max_model_len, "TRIREME_MAX_MODEL_LEN",
          "context in tokens; 0: the model's own, as far as the KV cache holds it")
       ->check(CLI::Range(0, 1 << 24));
@@ -262,6 +268,7 @@ absl::StatusOr<std::vector<v1::Setting>> GangSettings(const Flags& flags) {
       MakeSetting("--max-num-batched-tokens", absl::StrCat(runner.max_num_batched_tokens)),
       MakeSetting("--link-test", flags.link_test),
       MakeSetting("--load", flags.load),
+      MakeSetting("--verify-checksum", flags.verify_checksum ? "on" : "off"),
   };
   ASSIGN_OR_RETURN(std::vector<v1::Setting> model,
                    ModelSettings(runner.model_dir, /*weights=*/flags.load == "slices"));
@@ -389,7 +396,22 @@ absl::StatusOr<Rank> LoadRank(Flags& flags, const GangWorld& world, StartPhases&
   flags.runner.ranks_sharing_memory = device.ranks;
   flags.runner.load_threads = default_threads;
   flags.runner.kv_dtype = ParseKvDType(flags.kv_cache_dtype).value_or(device.kv_dtype_auto);
-  ASSIGN_OR_RETURN(rank.runner, ModelRunner::Load(flags.runner, rank.ops.get(), world.ranks.get()));
+  // In the file cache of a host that all its ranks read from, what is verified is what is loaded.
+  absl::Status verified;
+  std::thread verify;
+  const bool reads = flags.runner.broadcast ? world.ranks->rank() == 0 : world.local_rank == 0;
+  if (flags.verify_checksum && reads) {
+    verify =
+        std::thread([&] { verified = VerifyChecksums(flags.runner.model_dir, default_threads); });
+  }
+  absl::StatusOr<std::unique_ptr<ModelRunner>> runner =
+      ModelRunner::Load(flags.runner, rank.ops.get(), world.ranks.get());
+  if (verify.joinable()) {
+    verify.join();
+    phases.End("checksums");
+  }
+  RETURN_IF_ERROR(verified);
+  ASSIGN_OR_RETURN(rank.runner, std::move(runner));
   return rank;
 }
 
