@@ -39,7 +39,7 @@ absl::StatusOr<std::map<std::string, std::string>> ReadSums(const fs::path& path
     return absl::NotFoundError(absl::StrCat(
         path.string(),
         ": missing; --verify-checksum compares with it. Fetch it with the model, or ",
-        "write it where the files are right: sha256sum config.json *.safetensors > ", kSums));
+        "write it where the files are right: sha256sum *.json *.safetensors > ", kSums));
   }
   RETURN_IF_ERROR(text.status());
   std::map<std::string, std::string> sums;
