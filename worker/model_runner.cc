@@ -39,13 +39,17 @@ absl::StatusOr<std::unique_ptr<ModelRunner>> ModelRunner::Load(const RunnerOptio
     ops->memory().WaitBy(
         [runner = runner.get()](const auto& done) { return runner->WaitForDevice(done); });
   }
+  options.phase_ended("connections");
   absl::Status loaded = runner->LoadModel();
   if (loaded.ok()) loaded = runner->MakeSampler();
+  options.phase_ended("weights");
   // Also after an error, so that no other rank waits for this one. What is available then is what
   // all ranks have left.
   RETURN_IF_ERROR(world->Barrier());
+  options.phase_ended("other ranks' weights");
   RETURN_IF_ERROR(loaded);
   RETURN_IF_ERROR(runner->AllocateKvCache());
+  options.phase_ended("KV cache");
   return runner;
 }
 

@@ -6,6 +6,7 @@
 #include <memory>
 #include <optional>
 #include <span>
+#include <string_view>
 #include <vector>
 
 #include "absl/status/statusor.h"
@@ -41,6 +42,8 @@ struct RunnerOptions {
   bool float32 = false;         // widens weights of 16 bits, so that activations are not rounded
   int64_t max_model_len = 0;    // 0: the model's own, as far as the KV cache holds it
   int64_t max_num_batched_tokens = 512;
+  // Told when a phase of Load has ended, by its name.
+  std::function<void(std::string_view phase)> phase_ended = [](std::string_view) {};
   // Sees the logits of every sampled token, on the ranks of the last stage. For tests.
   std::function<void(uint64_t sequence_id, std::span<const float> logits)> on_logits;
 };

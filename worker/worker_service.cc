@@ -138,6 +138,7 @@ absl::StatusOr<StreamEnd> Service::RunStream(ControlStream& stream) {
       LogInfo(absl::StrCat("serving, epoch ", message->welcome().epoch()));
       serving_ = true;
       health_.Joined();
+      if (times_served_ == 0) options_.on_ready();
     } else if (message->has_shutdown()) {
       LogInfo(absl::StrCat("stopping: ", message->shutdown().reason()));
       health_.Left();

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <string>
 
 #include "absl/status/status.h"
@@ -20,6 +21,7 @@ struct ControlOptions {
   int64_t reconnect_timeout_s = 300;
   StopSignal* stop_signal = nullptr;       // not owned; asks to drain
   const CollectiveWatch* watch = nullptr;  // not owned; what the ranks exchange
+  std::function<void()> on_ready = [] {};  // called when it serves for the first time
 };
 
 // What the rank tells of itself when it registers.
