@@ -16,7 +16,7 @@ namespace trireme {
 
 // The ranks of a gang as one of them sees them, whoever brought them together.
 struct GangWorld {
-  std::unique_ptr<CollectiveWatch> watch;  // of what `ranks` exchange
+  std::unique_ptr<CollectiveWatch> watch = {};  // of what `ranks` exchange
   std::unique_ptr<Communicator> ranks;
   std::vector<std::string> hosts;  // by rank
   int local_rank = 0;              // among the ranks of this host
