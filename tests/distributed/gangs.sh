@@ -6,6 +6,7 @@ source=$2
 case=${3:-}
 model=$source/models/pilot
 question="Tell me about Trireme"
+tokens=200  # of its answer
 work=$(mktemp -d)
 skipped=77
 
@@ -51,11 +52,17 @@ start_worker() {
     --kv-memory 64MiB "$@"
 }
 
+# A directory as a rank needs it that is sent its weights: sets $unread.
+directory_without_weights() {
+  unread=$work/without-weights
+  mkdir -p "$unread" && cp "$model/config.json" "$unread"
+}
+
 serving() { ${1:+ip netns exec "$1"} "$bin/trireme" nodes --server "$server" --wait 60 >"$work/nodes.txt"; }
 
 # The tokens of one long answer, with their text.
 ask() {
-  ${1:+ip netns exec "$1"} "$bin/trireme" generate --server "$server" --timeout 120 --ignore-eos --max-tokens 200 \
+  ${1:+ip netns exec "$1"} "$bin/trireme" generate --server "$server" --timeout 120 --ignore-eos --max-tokens "$tokens" \
     --temperature 0.8 --seed 7 "$question"
 }
 
@@ -72,10 +79,13 @@ same_answer() {
 
 stop_all() {
   ((${#pids[@]} == 0)) || kill -TERM "${pids[@]}" 2>/dev/null
-  wait "${pids[@]}" 2>/dev/null
+  local pid namespace
+  for pid in "${pids[@]}"; do timeout 30 tail -s 0.1 --pid="$pid" -f /dev/null || kill -KILL "$pid"; done
   pids=()
-  local namespace
-  for namespace in "${namespaces[@]}"; do ip netns del "$namespace"; done
+  for namespace in "${namespaces[@]}"; do
+    ip netns pids "$namespace" | xargs -r kill -KILL  # what a lost network kept from ending
+    ip netns del "$namespace"
+  done
   namespaces=()
 }
 
@@ -133,6 +143,24 @@ replace_cable() {
   ip -n "$host" link del wire0 && ip link set "$near" netns "$host" name wire0 || return 1
   ip -n "$host" addr add "$address" dev wire0 && ip -n "$host" link set wire0 up || return 1
   ip link set "$far" netns "${namespaces[0]}" && ip -n "${namespaces[0]}" link set "$far" master switch0 up
+}
+
+# data_cable NAME NAME: a network of its own between two hosts, 10.214.0.1 and .2 at the interface data0; sets $cable to
+# the process that carries it.
+data_cable() {
+  local ends=("one-$$" "two-$$") number
+  start - cable-data.log python3 "${BASH_SOURCE%/*}/bad_cable.py" "${ends[@]}" 0 0 0
+  cable=$started
+  for _ in {1..50}; do grep -q 'plugged in' "$work/cable-data.log" && break; sleep 0.1; done
+  if ! grep -q 'plugged in' "$work/cable-data.log"; then
+    echo "TAP interfaces are not permitted here: $(tail -1 "$work/cable-data.log")"
+    return $skipped
+  fi
+  for number in 1 2; do
+    local name=${!number} end=${ends[number - 1]}
+    ip link set "$end" netns "${!name}" name data0 || return 1
+    ip -n "${!name}" addr add "10.214.0.$number/24" dev data0 && ip -n "${!name}" link set data0 up || return 1
+  done
 }
 
 # Runs the cases whose names contain $case, and ends.
