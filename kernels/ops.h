@@ -47,6 +47,9 @@ class Ops {
   // To how many tokens a step of one token a sequence is to be padded, so that Run finds it
   // recorded more often; `tokens` if it need not be.
   virtual int64_t PaddedTokens(int64_t tokens) const = 0;
+  // Whether ExpertLinear waits for a device, in a step of so many tokens, `query_max` of one
+  // sequence at most.
+  virtual bool ExpertLinearWaits(int64_t tokens, int64_t query_max) const = 0;
   // Does `work`: operations for this step that read nothing else that changes from step to step,
   // and do not need the host. A device may record it, and later repeat the record in its place
   // where a step has the same shape.

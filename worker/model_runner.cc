@@ -230,6 +230,17 @@ absl::Status ModelRunner::Launch(const v1::StepPlan& plan) {
   return absl::OkStatus();
 }
 
+bool ModelRunner::LaunchWaits(const v1::StepPlan& plan) const {
+  if (config_.num_experts == 0) return false;
+  int64_t tokens = 0;
+  int64_t query_max = 0;
+  for (const v1::ScheduledSequence& scheduled : plan.scheduled()) {
+    tokens += scheduled.num_tokens();
+    query_max = std::max<int64_t>(query_max, scheduled.num_tokens());
+  }
+  return ops_->ExpertLinearWaits(tokens, query_max);
+}
+
 absl::StatusOr<v1::StepResult> ModelRunner::Collect() {
   CHECK(under_way() > 0);
   if (results_.empty()) RETURN_IF_ERROR(FinishOldest());

@@ -90,6 +90,9 @@ class ModelRunner {
   // How many plans may be under way while another is launched, so that the device need not wait for
   // it: 0 where tokens or activations go through the host in a step.
   size_t plans_ahead() const { return queues_steps() ? 1 : 0; }
+  // Whether Launch of this plan ends only when most of its work is done: then what is under way is
+  // better collected before, or its results are late.
+  bool LaunchWaits(const v1::StepPlan& plan) const;
   // Launch and Collect.
   absl::StatusOr<v1::StepResult> Step(const v1::StepPlan& plan);
 

@@ -178,6 +178,7 @@ absl::StatusOr<StreamEnd> Service::RunStream(ControlStream& stream) {
 }
 
 absl::Status Service::Launch(const v1::StepPlan& plan, ControlStream& stream) {
+  if (runner_.LaunchWaits(plan)) RETURN_IF_ERROR(AnswerAll(stream));
   const std::chrono::duration<double, std::milli> idle = Clock::now() - step_end_;
   idle_ms_.push_back(runner_.under_way() == 0 ? idle.count() : 0);
   stream.BeginStep(plan.step());

@@ -36,6 +36,7 @@ class CpuOps final : public Ops {
 
   absl::Status BeginStep(const StepBatch&) override { return absl::OkStatus(); }
   int64_t PaddedTokens(int64_t tokens) const override { return tokens; }
+  bool ExpertLinearWaits(int64_t /*tokens*/, int64_t /*query_max*/) const override { return false; }
   absl::Status Run(const std::function<absl::Status()>& work) override { return work(); }
   std::span<const int32_t> Wanted(const StepBatch& batch) const override { return batch.wanted; }
 

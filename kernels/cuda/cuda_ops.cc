@@ -82,6 +82,9 @@ class CudaOps final : public Ops {
   }
 
   int64_t PaddedTokens(int64_t tokens) const override { return GraphTokens(tokens); }
+  bool ExpertLinearWaits(int64_t tokens, int64_t query_max) const override {
+    return !IsRecorded(tokens, query_max);
+  }
 
   // The first step of a shape runs as it is, which takes what memory it needs and lets libraries
   // choose their kernels; the second is recorded.
@@ -362,8 +365,11 @@ class CudaOps final : public Ops {
 
   CudaOps() = default;
 
-  // Whether the step is of a kind that is recorded.
-  bool Repeats() const { return shape_.query_max == 1 && shape_.tokens <= kGraphTokensMax; }
+  // The kind of step that is recorded.
+  static bool IsRecorded(int64_t tokens, int64_t query_max) {
+    return query_max == 1 && tokens <= kGraphTokensMax;
+  }
+  bool Repeats() const { return IsRecorded(shape_.tokens, shape_.query_max); }
   cudaStream_t stream() const { return memory_->stream().get(); }
 
   template <class T>

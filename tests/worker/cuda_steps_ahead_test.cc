@@ -167,17 +167,18 @@ TEST_P(StepsAheadTest, HaveTheResultsOfStepsThatWait) {
   EXPECT_EQ(Text(*unseen), Text(*want));
 }
 
-INSTANTIATE_TEST_SUITE_P(Ways, StepsAheadTest,
-                         testing::Values(Way{.layout = {.tp = 1, .pp = 1}},
-                                         Way{.layout = {.tp = 2, .pp = 1}, .gpus = 2},
-                                         // Through the host in each step.
-                                         Way{.layout = {.tp = 2, .pp = 1}, .plans_ahead = 0},
-                                         Way{.layout = {.tp = 1, .pp = 2}, .plans_ahead = 0}),
-                         [](const auto& info) {
-                           return "Tp" + std::to_string(info.param.layout.tp) + "Pp" +
-                                  std::to_string(info.param.layout.pp) + "Gpus" +
-                                  std::to_string(info.param.gpus);
-                         });
+INSTANTIATE_TEST_SUITE_P(
+    Ways, StepsAheadTest,
+    testing::Values(Way{.layout = {.tp = 1, .pp = 1}}, Way{.layout = {.tp = 2, .pp = 1}, .gpus = 2},
+                    Way{.model = "mixtral", .layout = {.tp = 1, .pp = 1}},
+                    Way{.model = "mixtral", .layout = {.tp = 2, .pp = 1}, .gpus = 2},
+                    // Through the host in each step.
+                    Way{.layout = {.tp = 2, .pp = 1}, .plans_ahead = 0},
+                    Way{.layout = {.tp = 1, .pp = 2}, .plans_ahead = 0}),
+    [](const auto& info) {
+      return info.param.model + "Tp" + std::to_string(info.param.layout.tp) + "Pp" +
+             std::to_string(info.param.layout.pp) + "Gpus" + std::to_string(info.param.gpus);
+    });
 
 void AddPrompt(uint64_t id, uint32_t computed, v1::StepPlan& plan) {
   v1::NewSequence& added = *plan.add_new_sequences();

@@ -15,8 +15,9 @@
 namespace trireme {
 namespace {
 
-const std::filesystem::path kModel =
-    std::filesystem::path(TRIREME_SOURCE_DIR) / "tests/golden/models/qwen2";
+const std::filesystem::path kModels =
+    std::filesystem::path(TRIREME_SOURCE_DIR) / "tests/golden/models";
+const std::filesystem::path kModel = kModels / "qwen2";
 
 using Stream = grpc::ServerReaderWriter<v1::CoordinatorMessage, v1::WorkerMessage>;
 
@@ -68,12 +69,13 @@ grpc::Status WriteShutdown(Stream& stream) {
 
 // A gang of one that serves `coordinator` to the end. "cuda" is emulated, and computes ahead.
 absl::Status Serve(const FakeCoordinator& coordinator, RankHealth& health,
-                   const std::string& device_name = "cpu") {
+                   const std::string& device_name = "cpu",
+                   const std::filesystem::path& model = kModel) {
   const auto world = std::move(MakeLoopbackCommunicators(1).front());
   const Device device = *MakeDevice({.name = device_name});
   Ops& ops = *device.ops;
   RunnerOptions options;
-  options.model_dir = kModel;
+  options.model_dir = model;
   options.sampler = device.sampler;
   options.kv_memory.bytes = 1 << 24;
   options.swap_bytes_max = 1 << 20;
@@ -143,6 +145,29 @@ TEST_P(WorkerServiceOn, ComputesPlansThatWaitOneAfterAnother) {
     EXPECT_GT(idle_ms.front(), 0);
   }
   EXPECT_LT(median, 20);  // tens of microseconds on a machine that is not busy
+}
+
+// The host takes part in a mixture's prompts: what was under way before one is answered first.
+TEST(WorkerService, AMixturesPromptsKeepNoResultBack) {
+  const DriverOptions options{.model_dir = kModels / "mixtral", .max_batched_tokens = 32};
+  const std::vector<v1::StepPlan> plans = MakePlans(
+      options, {{.prompt = {1, 2, 3}, .steps = 6, .sampling = GreedySampling()},
+                {.prompt = {4, 5}, .steps = 2, .start_after = 3, .sampling = GreedySampling()}});
+  std::vector<v1::StepResult> results;
+  FakeCoordinator coordinator([&](Stream& stream) {
+    for (const v1::StepPlan& plan : plans) WritePlan(stream, plan);
+    v1::WorkerMessage message;
+    while (results.size() < plans.size() && stream.Read(&message)) {
+      if (message.has_result()) results.push_back(message.result());
+    }
+    return WriteShutdown(stream);
+  });
+  RankHealth health{std::chrono::seconds(60)};
+  const absl::Status status = Serve(coordinator, health, "cuda", kModels / "mixtral");
+  ASSERT_TRUE(status.ok()) << status;
+  ASSERT_EQ(results.size(), plans.size());
+  ASSERT_EQ(plans[3].new_sequences_size(), 1);
+  EXPECT_GT(results[3].idle_ms(), 0);  // 0: it was launched behind another
 }
 
 // Behind a good one, whose result is not lost.
