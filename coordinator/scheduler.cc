@@ -323,11 +323,13 @@ void Scheduler::SwapOut(Sequence& sequence) {
 }
 
 Sequence* Scheduler::NextSuspect() const {
+  Sequence* next = nullptr;
   for (const uint64_t id : suspects_) {
     Sequence* suspect = sequences_.at(id).get();
-    if (!suspect->paused && suspect->state != SequenceState::kHeld) return suspect;
+    if (suspect->paused || suspect->state == SequenceState::kHeld) continue;
+    if (next == nullptr || suspect->gangs_lost < next->gangs_lost) next = suspect;
   }
-  return nullptr;
+  return next;
 }
 
 // One that runs has its blocks: it leaves the suspects with the token behind its prefill.

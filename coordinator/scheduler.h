@@ -185,7 +185,9 @@ class Scheduler {
   void Preempt(Sequence& sequence);
   void SwapOut(Sequence& sequence);
 
-  // The suspect whose turn it is to be computed alone; null if there is none.
+  // The suspect whose turn it is to be computed alone; null if there is none. The one under which
+  // the fewest gangs died: those that only happened to be there get on before what kills gangs, and
+  // do not reach gangs_lost_max by faults that follow each other closely.
   Sequence* NextSuspect() const;
   void PlanAlone(Sequence& suspect, v1::StepPlan& plan);
   bool AdmitNext(uint32_t& budget, v1::StepPlan& plan);
