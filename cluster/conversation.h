@@ -13,7 +13,7 @@ struct ConversationOptions {
   std::string system;  // system message; empty: none
   v1::SamplingParams sampling;
   v1::Scheduling scheduling;
-  RetryFlags retry = {.idempotency_key = "", .retry_s = 0};
+  RetryFlags retry;
   bool chat = true;  // false: each question is a text to go on with, without those before it
 };
 
