@@ -27,6 +27,7 @@ namespace {
 using Clock = std::chrono::steady_clock;
 
 constexpr int kReadyPollMs = 5;
+constexpr int kStuckPollMs = 500;
 constexpr std::chrono::seconds kAnswerTimeout{1};
 constexpr std::chrono::milliseconds kPartTimeout{2'000};
 constexpr std::chrono::milliseconds kStopTimeout{3'000};
@@ -131,7 +132,7 @@ absl::Status LocalCluster::Watch() {
     for (const LocalGang& gang : gangs_) {
       events.push_back({.fd = gang.end_fd(), .events = POLLIN, .revents = 0});
     }
-    poll(events.data(), events.size(), AllServe() ? -1 : kReadyPollMs);
+    poll(events.data(), events.size(), AllServe() ? kStuckPollMs : kReadyPollMs);
     if (events[0].revents != 0) return absl::OkStatus();
     if (events[1].revents != 0) {
       return absl::UnavailableError(
@@ -140,6 +141,9 @@ absl::Status LocalCluster::Watch() {
     for (size_t i = 0; i < gangs_.size(); ++i) {
       LocalGang& gang = gangs_[i];
       if (events[2 + i].revents != 0) RETURN_IF_ERROR(AfterGang(gang));
+      if (gang.KillIfStuck(Clock::now())) {
+        std::cerr << "trireme: mpirun has lost a worker and does not end; killed" << std::endl;
+      }
       if (!gang.running() && Clock::now() >= gang.restart_at()) RETURN_IF_ERROR(gang.Start());
     }
     if (!AllServe()) SeeWhoServes();

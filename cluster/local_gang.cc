@@ -21,19 +21,32 @@ constexpr std::chrono::seconds kSteadyTime{1};
 constexpr milliseconds kRestartPause{250};  // before the second restart in a row
 constexpr milliseconds kRestartPauseMax{30'000};
 constexpr int kRestartDoublings = 10;
+// It takes mpirun far less to end once it has lost a rank.
+constexpr std::chrono::seconds kStuckTime{2};
 
-// 0 if there is no such process.
+// 0 if there is no such process, or it has ended.
 pid_t ParentOf(pid_t pid) {
   std::ifstream stat(absl::StrCat("/proc/", pid, "/stat"));
   stat.ignore(std::numeric_limits<std::streamsize>::max(), ')');  // behind the program's name
   char state = 0;
   pid_t parent = 0;
-  return stat >> state >> parent ? parent : 0;
+  return stat >> state >> parent && state != 'Z' ? parent : 0;
+}
+
+// That have not ended.
+std::vector<pid_t> ChildrenOf(pid_t parent) {
+  std::ifstream list(absl::StrCat("/proc/", parent, "/task/", parent, "/children"));
+  std::vector<pid_t> children;
+  for (pid_t child = 0; list >> child;) {
+    if (ParentOf(child) == parent) children.push_back(child);
+  }
+  return children;
 }
 
 }  // namespace
 
-LocalGang::LocalGang(const std::vector<std::string>& command, int ranks) : by_mpirun_(ranks > 1) {
+LocalGang::LocalGang(const std::vector<std::string>& command, int ranks)
+    : ranks_(ranks), by_mpirun_(ranks > 1) {
   if (by_mpirun_) {
     // A gang of which a rank is lost has nothing to finish: the others need no second's notice.
     command_ = {"mpirun",
@@ -60,11 +73,26 @@ absl::Status LocalGang::Start() {
   }
   RETURN_IF_ERROR(started.status());
   process_ = *std::move(started);
+  complete_ = false;
+  rank_lost_.reset();
   return absl::OkStatus();
 }
 
 bool LocalGang::Has(pid_t pid) const {
   return running() && (by_mpirun_ ? ParentOf(pid) : pid) == process_->pid();
+}
+
+bool LocalGang::KillIfStuck(Time now) {
+  if (!running() || !by_mpirun_) return false;
+  const std::vector<pid_t> ranks = ChildrenOf(process_->pid());
+  const bool all = static_cast<int>(ranks.size()) >= ranks_;
+  complete_ = complete_ || all;
+  if (all || !complete_) return false;
+  if (!rank_lost_.has_value()) rank_lost_ = now;
+  if (now - *rank_lost_ < kStuckTime) return false;
+  for (const pid_t rank : ranks) kill(rank, SIGKILL);  // each has a process group of its own
+  process_->Signal(SIGKILL);
+  return true;
 }
 
 LocalGang::Ended LocalGang::Wait(bool worked, Time now) {

@@ -30,6 +30,10 @@ class LocalGang {
   // Whether a process is one of its ranks.
   bool Has(pid_t pid) const;
 
+  // Kills it, ranks and all, if mpirun has lost a rank a while ago and yet has not ended: Open
+  // MPI's may lock up for ever over one that died while it came up. Returns whether it did.
+  bool KillIfStuck(Time now);
+
   // It has been seen to serve.
   void Serves(Time now) { served_at_ = now; }
   bool serving() const { return served_at_.has_value(); }
@@ -52,9 +56,12 @@ class LocalGang {
 
  private:
   std::vector<std::string> command_;
+  const int ranks_;
   const bool by_mpirun_;
   std::optional<ChildProcess> process_;
   std::optional<Time> served_at_;  // since when, if it does
+  bool complete_ = false;          // every rank has been seen
+  std::optional<Time> rank_lost_;  // when that was seen
   Time restart_at_;
   int short_lives_ = 0;  // in a row that were of no use, the last of them started anew
 };

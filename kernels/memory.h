@@ -87,6 +87,12 @@ class Memory {
   // work.
   virtual void WaitBy(DeviceWait) {}
 
+  // The point behind all that was asked for until now. The host's work is done by then.
+  virtual absl::StatusOr<uint64_t> Mark() { return uint64_t{0}; }
+  // Waits until the work before a mark, one of the last four, is done: true. Or false, as soon as
+  // `instead`, which may be null, says true.
+  virtual absl::StatusOr<bool> Reach(uint64_t, const std::function<bool()>&) { return true; }
+
   // The values as the host can read them: themselves, or a copy in `room`.
   template <class T>
   absl::StatusOr<std::span<const T>> Read(std::span<const T> values, std::vector<T>& room) {

@@ -54,7 +54,8 @@ class Ops {
   // The batch's wanted tokens, for GatherRows.
   virtual std::span<const int32_t> Wanted(const StepBatch& batch) const = 0;
 
-  // out[t, :] = table[ids[t] - first_id, :] * scale, or zeros where the table does not hold ids[t].
+  // out[t, :] = table[id - first_id, :] * scale, or zeros where the table does not hold the token's
+  // id. A CPU's steps know all ids.
   virtual void Embedding(const StepBatch& batch, const Weight& table, int64_t first_id, float scale,
                          std::span<float> out) = 0;
 

@@ -25,11 +25,14 @@ struct RopeAngles {
 // other, by position. Behind the others may be padding, as Ops::PaddedTokens asks for: it is in no
 // sequence, and nothing of it reaches the KV cache.
 struct StepBatch {
-  std::vector<int32_t> ids;        // one per token; unknown ones only behind the first stage
+  // One per token; -1 - i: the i-th token that the step before has sampled. Behind the first stage
+  // nobody asks.
+  std::vector<int32_t> ids;
   std::vector<TokenPlace> places;  // one per token
   RopeAngles rope;
-  RopeAngles local_rope;        // of windowed layers, if the model has a base of their own
-  std::vector<int32_t> wanted;  // tokens whose logits are wanted, by index
+  RopeAngles local_rope;             // of windowed layers, if the model has a base of their own
+  std::vector<int32_t> wanted;       // tokens whose logits are wanted, by index
+  std::span<const int32_t> sampled;  // what negative ids mean, in the memory of the Ops
 
   int64_t tokens() const { return static_cast<int64_t>(ids.size()); }
 };

@@ -64,6 +64,11 @@ std::optional<v1::CoordinatorMessage> ControlStream::Next(
   return message;
 }
 
+bool ControlStream::HasNext() {
+  const std::lock_guard lock(mutex_);
+  return ended_ || !unread_.empty();
+}
+
 bool ControlStream::Send(const v1::WorkerMessage& message) {
   const std::lock_guard lock(write_mutex_);
   return stream_->Write(message);

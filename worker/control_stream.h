@@ -31,6 +31,9 @@ class ControlStream {
   // Nothing at the end of the stream, or at the deadline.
   std::optional<v1::CoordinatorMessage> Next(std::optional<Clock::time_point> deadline = {});
 
+  // Whether Next would return at once.
+  bool HasNext();
+
   // False if the stream has ended.
   bool Send(const v1::WorkerMessage& message);
   // After the last Send.

@@ -1,6 +1,8 @@
 #include "worker/cuda_sampler.h"
 
 #include <algorithm>
+#include <deque>
+#include <memory>
 #include <utility>
 #include <vector>
 
@@ -52,18 +54,12 @@ struct Inputs {
   std::vector<LogprobRequest> requests;      // of prompt tokens; padding for the others
   std::vector<std::vector<SeenToken>> seen;  // of the penalised rows
   int32_t seen_max = 0;                      // of the longest
-  int32_t others = 0;                        // rows that are sampled without
   bool samples = false;
   bool asks_prompt = false;
 };
 
-// Sequences are numbered anew in each step, the penalised ones first: only those have lists.
 absl::StatusOr<Inputs> InputsOf(std::span<const LogitsWanted> wanted, int32_t vocab_size) {
   Inputs inputs(vocab_size);
-  int32_t penalised = 0;
-  for (const LogitsWanted& want : wanted) {
-    penalised += want.sample && IsPenalised(RowOf(*want.sequence).params) ? 1 : 0;
-  }
   for (const LogitsWanted& want : wanted) {
     const RankSequence& sequence = *want.sequence;
     if (!want.sample) {
@@ -81,12 +77,10 @@ absl::StatusOr<Inputs> InputsOf(std::span<const LogitsWanted> wanted, int32_t vo
     }
     inputs.samples = true;
     cuda::SamplingRow row = RowOf(sequence);
+    row.params.sequence = static_cast<int32_t>(inputs.seen.size());
     if (IsPenalised(row.params)) {
-      row.params.sequence = static_cast<int32_t>(inputs.seen.size());
       inputs.seen.push_back(cuda::CountSeen(sequence.token_ids, sequence.prompt_tokens));
       inputs.seen_max = std::max(inputs.seen_max, static_cast<int32_t>(inputs.seen.back().size()));
-    } else {
-      row.params.sequence = penalised + inputs.others++;
     }
     RETURN_IF_ERROR(inputs.batch.Add(row));
     inputs.requests.push_back({});
@@ -114,22 +108,18 @@ struct UploadArrays {
   size_t bytes;
 };
 
-// Of one download; `last_tokens` stay.
+// Of one download.
 struct ResultArrays {
   ResultArrays(void* memory, size_t rows) {
     cuda::Workspace workspace(memory);
     token_ids = workspace.Take<int32_t>(rows);
     logprobs = workspace.Take<TokenLogprobs>(rows);
     bytes = workspace.bytes();
-    last_tokens = workspace.Take<int32_t>(rows);
-    all_bytes = workspace.bytes();
   }
 
   int32_t* token_ids;
   TokenLogprobs* logprobs;
-  int32_t* last_tokens;
   size_t bytes;
-  size_t all_bytes;
 };
 
 void Pack(const Inputs& inputs, const UploadArrays& to) {
@@ -151,76 +141,118 @@ void FillLogprobs(const TokenLogprobs& from, Message& message) {
   }
 }
 
-void AppendResults(std::span<const LogitsWanted> wanted, const ResultArrays& got,
+// What a result says of a row beside what was computed.
+struct ResultRow {
+  uint64_t id = 0;
+  size_t position = 0;
+  bool sampled = false;
+  bool logprobs = false;
+};
+
+void AppendResults(std::span<const ResultRow> rows, const ResultArrays& got,
                    v1::StepResult& result) {
-  for (size_t row = 0; row < wanted.size(); ++row) {
-    const LogitsWanted& want = wanted[row];
-    if (want.sample) {
+  for (size_t i = 0; i < rows.size(); ++i) {
+    const ResultRow& row = rows[i];
+    if (row.sampled) {
       v1::SampledToken& token = *result.add_tokens();
-      token.set_sequence_id(want.id);
-      token.set_token_id(got.token_ids[row]);
-      if (want.sequence->sampling.has_logprobs()) FillLogprobs(got.logprobs[row], token);
+      token.set_sequence_id(row.id);
+      token.set_token_id(got.token_ids[i]);
+      if (row.logprobs) FillLogprobs(got.logprobs[i], token);
     } else {
       v1::PromptLogprob& prompt = *result.add_prompt_logprobs();
-      prompt.set_sequence_id(want.id);
-      prompt.set_position(static_cast<uint32_t>(want.position + 1));
-      FillLogprobs(got.logprobs[row], prompt);
+      prompt.set_sequence_id(row.id);
+      prompt.set_position(static_cast<uint32_t>(row.position + 1));
+      FillLogprobs(got.logprobs[i], prompt);
     }
   }
 }
 
+// One launch that was not collected yet, with the memory that the device copies from and to
+// meanwhile.
+struct SamplerLaunch {
+  std::vector<ResultRow> rows;
+  cuda::PinnedMemory upload, results;
+  cuda::Event begin, end;
+};
+
 class CudaSampler final : public BatchSampler {
  public:
-  static absl::StatusOr<std::unique_ptr<BatchSampler>> Create(Ops& ops) {
-    std::unique_ptr<CudaSampler> sampler(
-        new CudaSampler(static_cast<cuda::CudaMemory&>(ops.memory())));
-    ASSIGN_OR_RETURN(sampler->begin_, cuda::Event::Create(cuda::Event::Timing::kOn));
-    ASSIGN_OR_RETURN(sampler->end_, cuda::Event::Create(cuda::Event::Timing::kOn));
-    return sampler;
-  }
+  explicit CudaSampler(cuda::CudaMemory& memory) : memory_(memory) {}
 
-  absl::Status Reserve(int64_t row_count, int64_t vocab_size) override {
+  bool on_device() const override { return true; }
+
+  absl::Status Reserve(int64_t row_count, int64_t step_rows, int64_t vocab_size) override {
     const auto rows = static_cast<int>(row_count);
     const auto vocab = static_cast<int>(vocab_size);
     RETURN_IF_ERROR(Grow(workspace_, std::max(cuda::SampleWorkspaceBytes(rows, vocab),
                                               cuda::LogprobWorkspaceBytes(rows, vocab))));
-    const size_t bytes = ResultArrays(nullptr, static_cast<size_t>(rows)).all_bytes;
-    RETURN_IF_ERROR(Grow(results_, bytes));
-    return Grow(pinned_results_, bytes);
+    RETURN_IF_ERROR(Grow(tokens_, static_cast<size_t>(step_rows) * sizeof(int32_t)));
+    return Grow(logprobs_, static_cast<size_t>(rows) * sizeof(TokenLogprobs));
   }
 
-  // Pinned memory may be written again: the last call has waited for all of its work.
-  absl::StatusOr<double> Sample(std::span<const LogitsWanted> wanted, std::span<const float> logits,
-                                v1::StepResult& result) override {
+  absl::Status Launch(std::span<const LogitsWanted> wanted, std::span<const float> logits,
+                      size_t first) override {
     const size_t rows = wanted.size();
     const size_t vocab = logits.size() / rows;
-    RETURN_IF_ERROR(Reserve(static_cast<int64_t>(rows), static_cast<int64_t>(vocab)));
+    RETURN_IF_ERROR(Reserve(static_cast<int64_t>(rows), static_cast<int64_t>(first + rows),
+                            static_cast<int64_t>(vocab)));
     ASSIGN_OR_RETURN(const Inputs inputs, InputsOf(wanted, static_cast<int32_t>(vocab)));
+    ASSIGN_OR_RETURN(SamplerLaunch launch, TakeLaunch());
+    for (const LogitsWanted& want : wanted) {
+      launch.rows.push_back({.id = want.id,
+                             .position = want.position,
+                             .sampled = want.sample,
+                             .logprobs = want.sequence->sampling.has_logprobs()});
+    }
     const size_t upload_bytes = UploadArrays(nullptr, inputs).bytes;
     RETURN_IF_ERROR(Grow(upload_, upload_bytes));
-    RETURN_IF_ERROR(Grow(pinned_upload_, upload_bytes));
-    Pack(inputs, UploadArrays(pinned_upload_.data(), inputs));
+    RETURN_IF_ERROR(Grow(launch.upload, upload_bytes));
+    RETURN_IF_ERROR(Grow(launch.results, ResultArrays(nullptr, rows).bytes));
+    Pack(inputs, UploadArrays(launch.upload.data(), inputs));
     const cuda::Stream& stream = memory_.stream();
-    RETURN_IF_ERROR(begin_.Record(stream.get()));
+    RETURN_IF_ERROR(launch.begin.Record(stream.get()));
     RETURN_IF_ERROR(
-        stream.Copy(upload_.data(), pinned_upload_.data(), static_cast<int64_t>(upload_bytes)));
-    Launch(inputs, logits.data(), static_cast<int>(rows), static_cast<int>(vocab));
-    const ResultArrays got(pinned_results_.data(), rows);
-    RETURN_IF_ERROR(
-        stream.Copy(pinned_results_.data(), results_.data(), static_cast<int64_t>(got.bytes)));
-    RETURN_IF_ERROR(end_.Record(stream.get()));
-    RETURN_IF_ERROR(memory_.Finish());
-    AppendResults(wanted, got, result);
-    ASSIGN_OR_RETURN(const float milliseconds, cuda::Event::Milliseconds(begin_, end_));
+        stream.Copy(upload_.data(), launch.upload.data(), static_cast<int64_t>(upload_bytes)));
+    LaunchKernels(inputs, logits.data(), static_cast<int>(rows), static_cast<int>(vocab), first);
+    RETURN_IF_ERROR(CopyResults(inputs, ResultArrays(launch.results.data(), rows), rows, first));
+    RETURN_IF_ERROR(launch.end.Record(stream.get()));
+    launched_.push_back(std::move(launch));
+    return absl::OkStatus();
+  }
+
+  std::span<const int32_t> sampled() const override {
+    return {Tokens(), tokens_.size() / sizeof(int32_t)};
+  }
+
+  absl::StatusOr<double> Collect(v1::StepResult& result) override {
+    SamplerLaunch launch = std::move(launched_.front());
+    launched_.pop_front();
+    AppendResults(launch.rows, ResultArrays(launch.results.data(), launch.rows.size()), result);
+    ASSIGN_OR_RETURN(const float milliseconds, cuda::Event::Milliseconds(launch.begin, launch.end));
+    free_.push_back(std::move(launch));
     return milliseconds;
   }
 
  private:
-  explicit CudaSampler(cuda::CudaMemory& memory) : memory_(memory) {}
+  int32_t* Tokens() const { return reinterpret_cast<int32_t*>(tokens_.data()); }
+  TokenLogprobs* Logprobs() const { return reinterpret_cast<TokenLogprobs*>(logprobs_.data()); }
 
-  void Launch(const Inputs& inputs, const float* logits, int rows, int vocab) {
+  // One that is done, or another.
+  absl::StatusOr<SamplerLaunch> TakeLaunch() {
+    SamplerLaunch launch;
+    if (free_.empty()) {
+      ASSIGN_OR_RETURN(launch.begin, cuda::Event::Create(cuda::Event::Timing::kOn));
+      ASSIGN_OR_RETURN(launch.end, cuda::Event::Create(cuda::Event::Timing::kOn));
+      return launch;
+    }
+    launch = std::move(free_.back());
+    free_.pop_back();
+    launch.rows.clear();
+    return launch;
+  }
+
+  void LaunchKernels(const Inputs& inputs, const float* logits, int rows, int vocab, size_t first) {
     const UploadArrays in(upload_.data(), inputs);
-    const ResultArrays out(results_.data(), static_cast<size_t>(rows));
     const cudaStream_t stream = memory_.stream().get();
     if (inputs.samples) {
       cuda::Sample(
@@ -232,9 +264,8 @@ class CudaSampler final : public BatchSampler {
            .params = in.params,
            .biases = in.biases,
            .seen = {.tokens = in.seen, .counts = in.seen_counts, .capacity = inputs.seen_max},
-           .token_ids = out.token_ids,
-           .last_tokens = out.last_tokens,
-           .logprobs = out.logprobs,
+           .token_ids = Tokens() + first,
+           .logprobs = Logprobs(),
            .workspace = workspace_.data(),
            .stream = stream});
     }
@@ -244,10 +275,23 @@ class CudaSampler final : public BatchSampler {
                              .rows = rows,
                              .vocab_size = vocab,
                              .requests = in.requests,
-                             .logprobs = out.logprobs,
+                             .logprobs = Logprobs(),
                              .workspace = workspace_.data(),
                              .stream = stream});
     }
+  }
+
+  absl::Status CopyResults(const Inputs& inputs, const ResultArrays& to, size_t rows,
+                           size_t first) const {
+    const cuda::Stream& stream = memory_.stream();
+    const auto copy = [&](auto* there, const auto* here) {
+      return stream.Copy(there, here, static_cast<int64_t>(rows * sizeof(*here)));
+    };
+    if (inputs.samples) RETURN_IF_ERROR(copy(to.token_ids, Tokens() + first));
+    if (inputs.asks_prompt || inputs.batch.needs().logprobs) {
+      RETURN_IF_ERROR(copy(to.logprobs, Logprobs()));
+    }
+    return absl::OkStatus();
   }
 
   // Twice what is asked for, so that growing contexts seldom ask: what is freed drops the records.
@@ -266,15 +310,16 @@ class CudaSampler final : public BatchSampler {
   }
 
   cuda::CudaMemory& memory_;
-  Buffer workspace_, upload_, results_;
-  cuda::PinnedMemory pinned_upload_, pinned_results_;
-  cuda::Event begin_, end_;
+  Buffer workspace_, upload_, logprobs_;
+  Buffer tokens_;  // of a step
+  std::deque<SamplerLaunch> launched_;
+  std::vector<SamplerLaunch> free_;
 };
 
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<BatchSampler>> MakeCudaSampler(Ops& ops) {
-  return CudaSampler::Create(ops);
+  return std::make_unique<CudaSampler>(static_cast<cuda::CudaMemory&>(ops.memory()));
 }
 
 }  // namespace trireme

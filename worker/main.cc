@@ -30,6 +30,7 @@
 #include "worker/model_runner.h"
 #include "worker/offline_bench.h"
 #include "worker/rank_health.h"
+#include "worker/start_phases.h"
 #include "worker/stop_signal.h"
 #include "worker/worker_service.h"
 
@@ -352,7 +353,7 @@ struct Rank {
   std::unique_ptr<ModelRunner> runner;
 };
 
-absl::StatusOr<Rank> LoadRank(Flags& flags, const GangWorld& world) {
+absl::StatusOr<Rank> LoadRank(Flags& flags, const GangWorld& world, StartPhases& phases) {
   RETURN_IF_ERROR(ResolveFlags(flags));
   RETURN_IF_ERROR(CheckFlags(flags, *world.ranks));
   Rank rank;
@@ -371,6 +372,8 @@ absl::StatusOr<Rank> LoadRank(Flags& flags, const GangWorld& world) {
                                               .cpus = cpus,
                                               .wire = wire,
                                               .deterministic = flags.deterministic}));
+  phases.End("device");
+  flags.runner.phase_ended = [&](std::string_view phase) { phases.End(phase); };
   flags.runner.link = device.link;
   flags.runner.sampler = device.sampler;
   rank.ops = std::move(device.ops);
@@ -404,13 +407,13 @@ absl::StatusOr<std::string> ModelVersion(const Flags& flags) {
 }
 
 absl::Status RunRank(const Flags& flags, Rank& rank, Communicator& world, RankHealth& health) {
-  if (flags.offline_bench) return RunOfflineBench(flags.bench, *rank.runner, *rank.ops, world);
-  ASSIGN_OR_RETURN(const std::string gang_id, MakeGangId(world));
   const LoadReport& report = rank.runner->load_report();
   LogInfo(absl::StrFormat("loaded %.1f MB in %.0f ms (%.2f GB/s), %s, %d threads",
                           static_cast<double>(report.shard_bytes) / 1e6, report.load_ms,
                           static_cast<double>(report.bytes_read) / report.load_ms / 1e6,
                           std::string(rank.ops->name()), rank.ops->threads()));
+  if (flags.offline_bench) return RunOfflineBench(flags.bench, *rank.runner, *rank.ops, world);
+  ASSIGN_OR_RETURN(const std::string gang_id, MakeGangId(world));
   LogInfo(DescribeKvCache(flags.runner, *rank.runner));
   v1::Register registration = MakeRegister(flags.runner, *rank.runner, *rank.ops, world, gang_id);
   ASSIGN_OR_RETURN(*registration.mutable_model()->mutable_version(), ModelVersion(flags));
@@ -423,10 +426,15 @@ int Complain(const absl::Status& status) {
 }
 
 int Run(int argc, char** argv) {
+  StartPhases phases;
   StopSignal stop_signal;
   if (UnderMpiLauncher()) EndWithLauncher();
   Flags flags;
   flags.control.stop_signal = &stop_signal;
+  flags.control.on_ready = [&] {
+    phases.End("coordinator");
+    LogInfo(phases.Describe());
+  };
   CLI::App app("One rank of a Trireme gang: holds a shard of the model and computes its steps.");
   DefineFlags(app, flags);
   // MPI takes its own arguments first.
@@ -434,6 +442,7 @@ int Run(int argc, char** argv) {
   const bool mpi = UnderMpiLauncher();
   if (mpi) world = JoinMpiWorld(&argc, &argv);
   if (mpi && !world.ok()) return Complain(world.status());
+  phases.End("gang");
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
@@ -447,6 +456,7 @@ int Run(int argc, char** argv) {
                                    "which form a gang themselves"));
   }
   const absl::StatusOr<std::vector<v1::Setting>> settings = GangSettings(flags);
+  phases.End("settings");
   RankHealth health{std::chrono::seconds(flags.health_timeout_s)};
   if (!mpi) {
     InitLog("worker", log_level);
@@ -465,12 +475,15 @@ int Run(int argc, char** argv) {
   const absl::Status same = AgreeOnStatus(CompareSettings(settings, *world), ranks);
   // The ranks of mpirun share its output; others have their own.
   const bool speaks = !mpi || ranks.rank() == 0;
+  phases.End("gang");
   if (!same.ok()) return speaks ? Complain(same) : 1;
   if (const absl::Status linked = TestLinks(flags, *world); !linked.ok())
     LeaveAtOnce(ranks, linked);
-  absl::StatusOr<Rank> rank = LoadRank(flags, *world);
+  phases.End("link test");
+  absl::StatusOr<Rank> rank = LoadRank(flags, *world, phases);
   const absl::Status loaded = AgreeOnStatus(rank.status(), ranks);
   if (!loaded.ok()) return speaks ? Complain(loaded) : 1;
+  if (flags.offline_bench) LogInfo(phases.Describe());
   const absl::Status status = RunRank(flags, *rank, ranks, health);
   if (!status.ok()) LeaveAtOnce(ranks, status);
   return 0;

@@ -39,13 +39,17 @@ absl::StatusOr<std::unique_ptr<ModelRunner>> ModelRunner::Load(const RunnerOptio
     ops->memory().WaitBy(
         [runner = runner.get()](const auto& done) { return runner->WaitForDevice(done); });
   }
+  options.phase_ended("connections");
   absl::Status loaded = runner->LoadModel();
   if (loaded.ok()) loaded = runner->MakeSampler();
+  options.phase_ended("weights");
   // Also after an error, so that no other rank waits for this one. What is available then is what
   // all ranks have left.
   RETURN_IF_ERROR(world->Barrier());
+  options.phase_ended("other ranks' weights");
   RETURN_IF_ERROR(loaded);
   RETURN_IF_ERROR(runner->AllocateKvCache());
+  options.phase_ended("KV cache");
   return runner;
 }
 
@@ -133,9 +137,9 @@ absl::Status ModelRunner::PlanMemory(int64_t context) {
     batch.wanted.resize(
         static_cast<size_t>(std::min<int64_t>(batch.tokens(), int64_t{kLogitsSlice})));
   }
-  if (is_responder()) {
-    RETURN_IF_ERROR(
-        sampler_->Reserve(static_cast<int64_t>(batch.wanted.size()), config_.vocab_size));
+  if (samples()) {
+    RETURN_IF_ERROR(sampler_->Reserve(static_cast<int64_t>(batch.wanted.size()), batch.tokens(),
+                                      config_.vocab_size));
   }
   ASSIGN_OR_RETURN(cache_, KvCache::Allocate(config_, shard_, 1, options_.kv_block_size,
                                              options_.kv_dtype, ops_->memory()));
@@ -160,13 +164,14 @@ int64_t ModelRunner::block_bytes() const {
   return KvCache::BlockBytes(config_, shard_, options_.kv_block_size, options_.kv_dtype);
 }
 
-absl::StatusOr<v1::StepResult> ModelRunner::Step(const v1::StepPlan& plan) {
-  const auto start = std::chrono::steady_clock::now();
+absl::Status ModelRunner::Launch(const v1::StepPlan& plan) {
+  CHECK(under_way() <= plans_ahead());
+  Launched step{.result = {}, .begun = Clock::now()};
   bubble_ms_ = 0;
   RETURN_IF_ERROR(CheckPeers());
   RETURN_IF_ERROR(sequences_.Apply(plan));
+  RETURN_IF_ERROR(LearnTokens(plan));
   RETURN_IF_ERROR(CopyBlocks(plan));
-  while (takes_tokens() && sequences_.NeedsUnknown(plan)) RETURN_IF_ERROR(TakeOldestTokens());
   batch_ = BuildBatch(plan);
   std::vector<LogitsWanted> wanted;
   if (shard_.last_stage) wanted = WantedLogits(plan);
@@ -177,15 +182,67 @@ absl::StatusOr<v1::StepResult> ModelRunner::Step(const v1::StepPlan& plan) {
   }
   RETURN_IF_ERROR(ops_->BeginStep(batch_));
   RETURN_IF_ERROR(ForwardStage(batch_, cache_));
-  v1::StepResult result;
-  RETURN_IF_ERROR(Sample(batch_, wanted, result));
-  RETURN_IF_ERROR(FinishStep(plan, result));
+  ASSIGN_OR_RETURN(step.samplings, Sample(batch_, wanted));
+  sequences_.Finish(plan, /*to_fill=*/samples() || takes_tokens());
+  constexpr size_t kUnfilledMax = 64;  // what may wait in the responder's memory
+  while (takes_tokens() && sequences_.steps_unfilled() > kUnfilledMax) {
+    RETURN_IF_ERROR(TakeOldestTokens());
+  }
+  ASSIGN_OR_RETURN(step.end, ops_->memory().Mark());
   ++steps_;
-  result.set_epoch(plan.epoch());
-  result.set_step(plan.step());
-  result.set_step_ms(MillisecondsSince(start));
-  result.set_bubble_ms(bubble_ms_);
+  step.result.set_epoch(plan.epoch());
+  step.result.set_step(plan.step());
+  step.result.set_bubble_ms(bubble_ms_);
+  launched_.push_back(std::move(step));
+  return absl::OkStatus();
+}
+
+absl::StatusOr<v1::StepResult> ModelRunner::Collect() {
+  CHECK(under_way() > 0);
+  if (results_.empty()) RETURN_IF_ERROR(FinishOldest());
+  v1::StepResult result = std::move(results_.front());
+  results_.pop_front();
   return result;
+}
+
+absl::StatusOr<bool> ModelRunner::WaitForResult(const std::function<bool()>& instead) {
+  CHECK(under_way() > 0);
+  if (!results_.empty()) return true;
+  return ops_->memory().Reach(launched_.front().end, instead);
+}
+
+absl::StatusOr<v1::StepResult> ModelRunner::Step(const v1::StepPlan& plan) {
+  RETURN_IF_ERROR(Launch(plan));
+  return Collect();
+}
+
+// Brings the tokens that this rank must know before it computes the plan. A device that samples has
+// those of the step before; only penalties, which the host counts, need them here.
+absl::Status ModelRunner::LearnTokens(const v1::StepPlan& plan) {
+  while (takes_tokens() && sequences_.ComputesUnknown(plan)) RETURN_IF_ERROR(TakeOldestTokens());
+  while (samples() && sequences_.SamplesByUnknown(plan)) RETURN_IF_ERROR(FinishOldest());
+  return absl::OkStatus();
+}
+
+absl::Status ModelRunner::FinishOldest() {
+  Launched& step = launched_.front();
+  RETURN_IF_ERROR(ops_->memory().Reach(step.end, nullptr).status());
+  for (size_t i = 0; i < step.samplings; ++i) {
+    ASSIGN_OR_RETURN(const double milliseconds, sampler_->Collect(step.result));
+    sampling_ms_ += milliseconds;
+  }
+  std::vector<int32_t> ids;
+  for (const v1::SampledToken& token : step.result.tokens()) ids.push_back(token.token_id());
+  if (!ids.empty()) {
+    sequences_.Fill(ids);
+    RETURN_IF_ERROR(PostTokens(ids));
+  }
+  const Clock::time_point begun = std::max(step.begun, step_end_);
+  step_end_ = Clock::now();
+  step.result.set_step_ms(std::chrono::duration<double, std::milli>(step_end_ - begun).count());
+  results_.push_back(std::move(step.result));
+  launched_.pop_front();
+  return absl::OkStatus();
 }
 
 absl::StatusOr<double> ModelRunner::RepeatStep(int times) {
@@ -247,6 +304,8 @@ absl::StatusOr<bool> ModelRunner::Settle(bool stay) {
     return absl::InternalError(absl::StrCat("rank ", rank, " has computed ", all[rank].steps,
                                             " steps, this one ", mine.steps));
   }
+  while (!launched_.empty()) RETURN_IF_ERROR(FinishOldest());
+  results_.clear();
   while (takes_tokens() && sequences_.steps_unfilled() > 0) RETURN_IF_ERROR(TakeOldestTokens());
   RETURN_IF_ERROR(world_->Barrier());
   return std::all_of(all.begin(), all.end(), [](const Point& point) { return point.stay == 1; });
@@ -274,6 +333,7 @@ void ModelRunner::AppendToken(int32_t id, const TokenPlace& place, StepBatch& ba
 
 StepBatch ModelRunner::BuildBatch(const v1::StepPlan& plan) const {
   StepBatch batch;
+  batch.sampled = sampler_->sampled();
   for (const v1::ScheduledSequence& scheduled : plan.scheduled()) {
     const RankSequence& sequence = sequences_.at(scheduled.id());
     for (size_t i = 0; i < scheduled.num_tokens(); ++i) {
@@ -303,10 +363,8 @@ absl::Status ModelRunner::ForwardStage(const StepBatch& batch, const KvCache& ca
       return stages_->Recv(std::as_writable_bytes(hidden), RankOf(options_.layout, previous));
     }));
   }
-  // Routing to experts and transfers by way of the host need the host in the middle of a step.
   // What is recorded to be repeated is of one cache.
-  const bool repeatable =
-      (tp_->size() == 1 || tp_->capturable()) && config_.num_experts == 0 && &cache == &cache_;
+  const bool repeatable = stays_on_device() && &cache == &cache_;
   const auto compute = [&] { return ComputeStage(batch, cache, hidden); };
   RETURN_IF_ERROR(repeatable ? ops_->Run(compute) : compute());
   if (shard_.last_stage) return absl::OkStatus();
@@ -330,6 +388,7 @@ absl::Status ModelRunner::ComputeLogits(const StepBatch& batch, size_t begin, si
   return model_->Logits(ops_->Wanted(batch).subspan(begin, count), hidden_.span(), logits);
 }
 
+// Those that are sampled first, so that the i-th sampled token is of row i.
 std::vector<LogitsWanted> ModelRunner::WantedLogits(const v1::StepPlan& plan) const {
   std::vector<LogitsWanted> wanted;
   int32_t token = 0;
@@ -348,24 +407,26 @@ std::vector<LogitsWanted> ModelRunner::WantedLogits(const v1::StepPlan& plan) co
                         .sample = sample});
     }
   }
+  std::stable_partition(wanted.begin(), wanted.end(),
+                        [](const LogitsWanted& want) { return want.sample; });
   return wanted;
 }
 
-// The first slice is there already.
-absl::Status ModelRunner::Sample(const StepBatch& batch, std::span<const LogitsWanted> wanted,
-                                 v1::StepResult& result) {
+// Returns the launches of the sampler. The first slice of logits is there already.
+absl::StatusOr<size_t> ModelRunner::Sample(const StepBatch& batch,
+                                           std::span<const LogitsWanted> wanted) {
+  size_t launches = 0;
   const auto vocab = static_cast<size_t>(config_.vocab_size);
   for (size_t begin = 0; begin < wanted.size(); begin += kLogitsSlice) {
     const size_t count = std::min(kLogitsSlice, wanted.size() - begin);
     if (begin > 0) RETURN_IF_ERROR(ComputeLogits(batch, begin, count));
     const std::span<const float> logits = logits_.span().first(count * vocab);
     if (options_.on_logits) RETURN_IF_ERROR(ShowLogits(wanted.subspan(begin, count), logits));
-    if (!is_responder()) continue;
-    ASSIGN_OR_RETURN(const double milliseconds,
-                     sampler_->Sample(wanted.subspan(begin, count), logits, result));
-    sampling_ms_ += milliseconds;
+    if (!samples()) continue;
+    RETURN_IF_ERROR(sampler_->Launch(wanted.subspan(begin, count), logits, begin));
+    ++launches;
   }
-  return absl::OkStatus();
+  return launches;
 }
 
 absl::Status ModelRunner::ShowLogits(std::span<const LogitsWanted> wanted,
@@ -380,22 +441,13 @@ absl::Status ModelRunner::ShowLogits(std::span<const LogitsWanted> wanted,
   return absl::OkStatus();
 }
 
-// The responder posts the tokens to the ranks that embed them, which take them when a plan needs
-// them: so the first stage may be steps ahead of the last.
-absl::Status ModelRunner::FinishStep(const v1::StepPlan& plan, const v1::StepResult& result) {
-  if (takes_tokens()) {
-    sequences_.FinishUnknown(plan);
-    constexpr size_t kUnfilledMax = 64;  // what may wait in the responder's memory
-    while (sequences_.steps_unfilled() > kUnfilledMax) RETURN_IF_ERROR(TakeOldestTokens());
-    return absl::OkStatus();
-  }
-  std::vector<int32_t> ids;
-  for (const v1::SampledToken& token : result.tokens()) ids.push_back(token.token_id());
-  sequences_.Finish(plan, ids);
-  if (!is_responder() || ids.empty()) return absl::OkStatus();
+// To the ranks that embed the tokens and do not sample them. They take them when a plan needs them:
+// so the first stage may be steps ahead of the last.
+absl::Status ModelRunner::PostTokens(std::span<const int32_t> ids) {
+  if (queues_steps()) return absl::OkStatus();
   for (int tp_rank = 0; tp_rank < options_.layout.tp; ++tp_rank) {
     const int rank = RankOf(options_.layout, {.tp_rank = tp_rank, .pp_rank = 0});
-    if (rank != world_->rank()) RETURN_IF_ERROR(world_->Post(std::as_bytes(std::span(ids)), rank));
+    if (rank != world_->rank()) RETURN_IF_ERROR(world_->Post(std::as_bytes(ids), rank));
   }
   return absl::OkStatus();
 }

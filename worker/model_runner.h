@@ -1,11 +1,14 @@
 #pragma once
 
+#include <chrono>
 #include <cstdint>
+#include <deque>
 #include <filesystem>
 #include <functional>
 #include <memory>
 #include <optional>
 #include <span>
+#include <string_view>
 #include <vector>
 
 #include "absl/status/statusor.h"
@@ -41,6 +44,8 @@ struct RunnerOptions {
   bool float32 = false;         // widens weights of 16 bits, so that activations are not rounded
   int64_t max_model_len = 0;    // 0: the model's own, as far as the KV cache holds it
   int64_t max_num_batched_tokens = 512;
+  // Told when a phase of Load has ended, by its name.
+  std::function<void(std::string_view phase)> phase_ended = [](std::string_view) {};
   // Sees the logits of every sampled token, on the ranks of the last stage. For tests.
   std::function<void(uint64_t sequence_id, std::span<const float> logits)> on_logits;
 };
@@ -53,10 +58,10 @@ struct LoadReport {
   double load_ms = 0;
 };
 
-// One rank's engine: keeps the state of the sequences and computes one step at a time. Every rank
-// of the gang calls Step with the same plans in the same order, without waiting for the others'
-// results: each learns what it needs from the ranks themselves. So pipeline stages can be as many
-// steps apart as there are stages. Not thread safe.
+// One rank's engine: keeps the state of the sequences and computes steps in order. Every rank of
+// the gang launches the same plans in the same order, without waiting for the others' results: each
+// learns what it needs from the ranks themselves. So pipeline stages can be as many steps apart as
+// there are stages. Not thread safe.
 class ModelRunner {
  public:
   // Loads this rank's shard. `world` holds layout.world_size() ranks; collective.
@@ -65,14 +70,29 @@ class ModelRunner {
                                                            Communicator* world);
   ~ModelRunner();
 
-  // Computes this rank's part of one plan. The responder's result holds the sampled tokens and the
-  // prompt's log probabilities, the others' only times. bubble_ms is the time in Step that this
-  // rank waited to hand activations on, or for activations or tokens; idle_ms is the caller's to
-  // set. After an error the gang is of no further use: a peer is gone or the plan does not fit the
-  // state.
+  // Begins with this rank's part of one plan: all of it, or on a device, the queueing. Before it,
+  // plans_ahead() plans may be under way at most. After an error here or in Collect the gang is of
+  // no further use: a peer is gone, or the plan does not fit the state; plans that were launched
+  // before may still be collected.
+  absl::Status Launch(const v1::StepPlan& plan);
+  // The result of the oldest plan under way; waits for it. The responder's holds the sampled tokens
+  // and the prompt's log probabilities, the others' also them or only times. step_ms counts from
+  // the end of the step before, if that was later than the launch. bubble_ms is the time in Launch
+  // that this rank waited to hand activations on, or for activations or tokens; idle_ms is the
+  // caller's to set.
+  absl::StatusOr<v1::StepResult> Collect();
+  // Waits until Collect would not: true. Or false, as soon as `instead`, which may be null, says
+  // true. A plan is under way.
+  absl::StatusOr<bool> WaitForResult(const std::function<bool()>& instead);
+  // Plans launched and not collected.
+  size_t under_way() const { return launched_.size() + results_.size(); }
+  // How many plans may be under way while another is launched, so that the device need not wait for
+  // it: 0 where tokens or activations go through the host in a step.
+  size_t plans_ahead() const { return queues_steps() ? 1 : 0; }
+  // Launch and Collect.
   absl::StatusOr<v1::StepResult> Step(const v1::StepPlan& plan);
 
-  // Computes this rank's part of the last step again, `times` times, and returns the milliseconds
+  // Computes this rank's part of the last Step again, `times` times, and returns the milliseconds
   // of each: all are queued at once, so that a device never waits for the host. For measurements;
   // what the rank knows stays as it is. Collective, without pipeline stages.
   absl::StatusOr<double> RepeatStep(int times);
@@ -107,6 +127,14 @@ class ModelRunner {
   bool is_responder() const { return world_->rank() == responder_; }
 
  private:
+  using Clock = std::chrono::steady_clock;
+  struct Launched {
+    v1::StepResult result;  // what is known of it
+    Clock::time_point begun;
+    uint64_t end = 0;      // its Mark
+    size_t samplings = 0;  // launches of the sampler
+  };
+
   ModelRunner(const RunnerOptions& options, Ops* ops, Communicator* world)
       : options_(options), ops_(ops), world_(world) {}
 
@@ -122,17 +150,28 @@ class ModelRunner {
   absl::Status ComputeStage(const StepBatch& batch, const KvCache& cache, std::span<float> hidden);
   absl::Status ComputeLogits(const StepBatch& batch, size_t begin, size_t count);
   std::vector<LogitsWanted> WantedLogits(const v1::StepPlan& plan) const;
-  absl::Status Sample(const StepBatch& batch, std::span<const LogitsWanted> wanted,
-                      v1::StepResult& result);
+  absl::StatusOr<size_t> Sample(const StepBatch& batch, std::span<const LogitsWanted> wanted);
   absl::Status ShowLogits(std::span<const LogitsWanted> wanted, std::span<const float> logits);
-  absl::Status FinishStep(const v1::StepPlan& plan, const v1::StepResult& result);
+  absl::Status LearnTokens(const v1::StepPlan& plan);
+  absl::Status FinishOldest();
+  absl::Status PostTokens(std::span<const int32_t> ids);
   absl::Status TakeOldestTokens();
   absl::StatusOr<bool> Settle(bool stay);
   absl::Status Wait(const std::function<absl::Status()>& transfer);
   absl::Status CheckPeers();
   absl::Status WaitForDevice(const std::function<absl::StatusOr<bool>()>& done);
-  // Ranks of the first stage embed tokens; those of the responder are its own.
-  bool takes_tokens() const { return shard_.first_stage && !is_responder(); }
+  // Whether layers and logits need nothing of the host, so that a device can have them queued.
+  bool stays_on_device() const {
+    return (tp_->size() == 1 || tp_->capturable()) && config_.num_experts == 0;
+  }
+  // Whether a step can be queued before the tokens of the one before are known. Then every rank
+  // samples, from equal logits, and has the tokens where it embeds them.
+  bool queues_steps() const {
+    return options_.layout.pp == 1 && sampler_->on_device() && stays_on_device();
+  }
+  bool samples() const { return is_responder() || queues_steps(); }
+  // Ranks of the first stage embed tokens, and get those that they do not sample.
+  bool takes_tokens() const { return shard_.first_stage && !samples(); }
 
   const RunnerOptions options_;
   Ops* const ops_;
@@ -153,15 +192,18 @@ class ModelRunner {
   int64_t max_model_len_ = 0;
   int64_t swap_blocks_ = 0;
   Sequences sequences_;
-  StepBatch batch_;       // of this step, or the last
+  StepBatch batch_;       // of the step launched last
   KvCache test_cache_;    // a block for SelfTest
-  uint64_t steps_ = 0;    // computed
-  double bubble_ms_ = 0;  // of this step
+  uint64_t steps_ = 0;    // launched
+  double bubble_ms_ = 0;  // of the step that is launched
   double sampling_ms_ = 0;
   DeviceVector<float> hidden_;  // [tokens, hidden_size]
   DeviceVector<float> logits_;  // of wanted tokens, a slice at a time
   std::unique_ptr<BatchSampler> sampler_;
-  std::vector<float> logits_room_;  // for on_logits and SelfTest
+  std::deque<Launched> launched_;       // not known to be done, oldest first
+  std::deque<v1::StepResult> results_;  // of the steps before them
+  Clock::time_point step_end_;          // of the last of those
+  std::vector<float> logits_room_;      // for on_logits and SelfTest
 };
 
 }  // namespace trireme

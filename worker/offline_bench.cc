@@ -201,18 +201,30 @@ struct DecodeTimes {
   std::optional<double> queued_ms;  // of a step among steps that are queued at once
 };
 
+absl::Status CollectTo(size_t under_way, ModelRunner& runner) {
+  while (runner.under_way() > under_way) RETURN_IF_ERROR(runner.Collect().status());
+  return absl::OkStatus();
+}
+
+// As the service computes plans that come in time.
 absl::StatusOr<DecodeTimes> Decode(const OfflineBenchOptions& options, bool queued,
                                    BenchPlanner& planner, ModelRunner& runner) {
   DecodeTimes times;
   for (int64_t i = 1; i < options.decode_tokens; ++i) {
+    const bool follows = runner.under_way() == runner.plans_ahead();
     const auto start = Clock::now();
     for (int64_t part = 0; part < options.micro_batches; ++part) {
-      RETURN_IF_ERROR(runner.Step(planner.Decode(part)).status());
+      RETURN_IF_ERROR(runner.Launch(planner.Decode(part)));
+      RETURN_IF_ERROR(CollectTo(runner.plans_ahead(), runner));
     }
-    times.step_s.push_back(SecondsSince(start));
+    if (follows) times.step_s.push_back(SecondsSince(start));
     if (!queued || i != (options.decode_tokens + 1) / 2) continue;  // of a context of mean length
+    RETURN_IF_ERROR(CollectTo(0, runner));
+    if (++i == options.decode_tokens) break;
+    RETURN_IF_ERROR(runner.Step(planner.Decode(0)).status());
     ASSIGN_OR_RETURN(times.queued_ms, runner.RepeatStep(20));
   }
+  RETURN_IF_ERROR(CollectTo(0, runner));
   return times;
 }
 
@@ -267,7 +279,7 @@ absl::Status RunOfflineBench(const OfflineBenchOptions& options, ModelRunner& ru
   if (world.rank() != 0) return absl::OkStatus();
   const double step_s = times.step_s.empty() ? 0 : Median(times.step_s);
   const double step_sampling_ms =
-      times.step_s.empty() ? 0 : sampling_ms / static_cast<double>(times.step_s.size());
+      step_s > 0 ? sampling_ms / static_cast<double>(options.decode_tokens - 1) : 0;
   json report = {
       {"ranks", world.size()},
       {"threads_per_rank", ops.threads()},

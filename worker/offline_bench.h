@@ -25,6 +25,7 @@ struct OfflineBenchOptions {
 //                           are only looked up in, keys and values; null of a mixture of experts,
 //                           which chooses what it reads
 //   decode_roofline_share   the time that reading them takes at that bandwidth, of a step's
+//   decode_step_ms          from the end of the step before, with ModelRunner::plans_ahead() queued
 //   decode_gap_ms           of a step's time, what a device without pipeline stages is idle: what
 //                           steps queued at once, and sampling, do not take; null elsewhere
 absl::Status RunOfflineBench(const OfflineBenchOptions& options, ModelRunner& runner, Ops& ops,

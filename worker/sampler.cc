@@ -10,11 +10,6 @@
 namespace trireme {
 namespace {
 
-bool ChangesLogits(const v1::StepSampling& params) {
-  return params.repetition_penalty() != 1.0f || params.presence_penalty() != 0.0f ||
-         params.frequency_penalty() != 0.0f || params.bias_size() > 0;
-}
-
 // Logit bias; then repetition (Keskar et al. 2019) over prompt and output; then presence and
 // frequency (OpenAI) over output.
 void ChangeLogits(const SamplingInput& input, std::span<float> logits) {
@@ -93,9 +88,14 @@ void FillLogprobs(std::span<const float> logits, int32_t token_id, uint32_t coun
 
 }  // namespace
 
+bool IsPenalised(const v1::StepSampling& params) {
+  return params.repetition_penalty() != 1.0f || params.presence_penalty() != 0.0f ||
+         params.frequency_penalty() != 0.0f;
+}
+
 v1::SampledToken SampleToken(const SamplingInput& input) {
   v1::SampledToken token;
-  if (ChangesLogits(*input.params)) {
+  if (IsPenalised(*input.params) || input.params->bias_size() > 0) {
     std::vector<float> changed(input.logits.begin(), input.logits.end());
     ChangeLogits(input, changed);
     token.set_token_id(Choose(input, changed));

@@ -16,6 +16,9 @@ struct SamplingInput {
   const v1::StepSampling* params = nullptr;
 };
 
+// Whether the tokens so far change the logits.
+bool IsPenalised(const v1::StepSampling& params);
+
 // Chooses the next token of one sequence. A pure function, safe to call from several threads: the
 // random number is a function of (seed, number of tokens so far), so neither the batch nor a replay
 // changes the choice.

@@ -6,6 +6,7 @@
 #include "absl/strings/str_cat.h"
 #include "base/check.h"
 #include "base/status_macros.h"
+#include "worker/sampler.h"
 
 namespace trireme {
 namespace {
@@ -85,28 +86,18 @@ absl::Status Sequences::Schedule(const v1::ScheduledSequence& scheduled) {
   return absl::OkStatus();
 }
 
-void Sequences::Finish(const v1::StepPlan& plan, std::span<const int32_t> sampled) {
-  size_t next = 0;
+void Sequences::Finish(const v1::StepPlan& plan, bool to_fill) {
+  std::vector<Place> places;
   for (const v1::ScheduledSequence& scheduled : plan.scheduled()) {
     RankSequence& sequence = sequences_.at(scheduled.id());
     sequence.computed += scheduled.num_tokens();
     if (!scheduled.sample()) continue;
-    sequence.token_ids.push_back(sampled.empty() ? kUnknownToken : sampled[next++]);
-  }
-  CHECK(next == sampled.size());
-}
-
-void Sequences::FinishUnknown(const v1::StepPlan& plan) {
-  Finish(plan, {});
-  std::vector<Place> places;
-  for (const v1::ScheduledSequence& scheduled : plan.scheduled()) {
-    if (!scheduled.sample()) continue;
-    const RankSequence& sequence = sequences_.at(scheduled.id());
     places.push_back({.id = scheduled.id(),
                       .incarnation = sequence.incarnation,
-                      .position = sequence.token_ids.size() - 1});
+                      .position = sequence.token_ids.size()});
+    sequence.token_ids.push_back(UnknownToken(places.size() - 1));
   }
-  if (!places.empty()) unfilled_.push_back(std::move(places));
+  if (to_fill && !places.empty()) unfilled_.push_back(std::move(places));
 }
 
 void Sequences::Fill(std::span<const int32_t> sampled) {
@@ -120,14 +111,22 @@ void Sequences::Fill(std::span<const int32_t> sampled) {
   unfilled_.pop_front();
 }
 
-bool Sequences::NeedsUnknown(const v1::StepPlan& plan) const {
+bool Sequences::ComputesUnknown(const v1::StepPlan& plan) const {
   for (const v1::ScheduledSequence& scheduled : plan.scheduled()) {
     const RankSequence& sequence = sequences_.at(scheduled.id());
     const auto begin = sequence.token_ids.begin() + static_cast<ptrdiff_t>(sequence.computed);
     const auto end = begin + static_cast<ptrdiff_t>(scheduled.num_tokens());
-    if (std::find(begin, end, kUnknownToken) != end) return true;
+    if (std::any_of(begin, end, IsUnknown)) return true;
   }
   return false;
+}
+
+bool Sequences::SamplesByUnknown(const v1::StepPlan& plan) const {
+  return std::any_of(
+      plan.scheduled().begin(), plan.scheduled().end(), [&](const v1::ScheduledSequence& s) {
+        const RankSequence& sequence = sequences_.at(s.id());
+        return s.sample() && IsPenalised(sequence.sampling) && IsUnknown(sequence.token_ids.back());
+      });
 }
 
 }  // namespace trireme

@@ -11,13 +11,15 @@
 
 namespace trireme {
 
-// Stands for a token that an earlier step has sampled and this rank has not been told.
-constexpr int32_t kUnknownToken = -1;
+// Stands for a token that this rank has not been told: the i-th that its step has sampled, which
+// StepBatch::ids has the same numbers for.
+constexpr int32_t UnknownToken(size_t i) { return -1 - static_cast<int32_t>(i); }
+constexpr bool IsUnknown(int32_t token_id) { return token_id < 0; }
 
 // One sequence, as a rank knows it. Every rank knows how many tokens it has; which they are, only
 // the ranks that need to.
 struct RankSequence {
-  std::vector<int32_t> token_ids;  // prompt and output, or kUnknownToken
+  std::vector<int32_t> token_ids;  // prompt and output, some unknown
   size_t prompt_tokens = 0;
   size_t computed = 0;  // tokens whose keys and values are in the cache
   std::vector<int32_t> block_table;
@@ -52,11 +54,8 @@ class Sequences {
   const RankSequence& at(uint64_t id) const { return sequences_.at(id); }
 
   // Ends the plan's step: what it computed is computed, and the sampled sequences have one token
-  // more: those of `sampled`, in order, or unknown ones if it is empty.
-  void Finish(const v1::StepPlan& plan, std::span<const int32_t> sampled);
-
-  // As Finish with unknown tokens, which will come by Fill.
-  void FinishUnknown(const v1::StepPlan& plan);
+  // more, unknown ones, which Fill will bring if `to_fill`.
+  void Finish(const v1::StepPlan& plan, bool to_fill);
 
   // Steps whose tokens Fill has still to bring.
   size_t steps_unfilled() const { return unfilled_.size(); }
@@ -65,7 +64,9 @@ class Sequences {
   // The tokens of the oldest of them. Those of sequences that are gone are dropped.
   void Fill(std::span<const int32_t> sampled);
   // Whether the plan applied last computes a token that is unknown.
-  bool NeedsUnknown(const v1::StepPlan& plan) const;
+  bool ComputesUnknown(const v1::StepPlan& plan) const;
+  // Whether it samples by tokens of which one is unknown: those of a penalised sequence.
+  bool SamplesByUnknown(const v1::StepPlan& plan) const;
 
  private:
   struct Place {

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cstring>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -14,6 +15,8 @@
 #include "base/status_macros.h"
 #include "kernels/quant/packed.h"
 #include "worker/checkpoint/slice.h"
+#include "worker/load_progress.h"
+#include "worker/read_ahead.h"
 
 namespace trireme {
 
@@ -30,12 +33,16 @@ struct PlacedSlice {
   DType dtype = DType::kF32;                  // in memory
   std::optional<quant::PackedLayout> layout;  // of packed weights
   std::byte* data = nullptr;
+  ReadAhead::Stretches stretches;  // in the files
+
+  const std::byte* place() const { return stretches.empty() ? nullptr : stretches.front().data(); }
 
   // Of a row as the checkpoint gives it, with columns widened to whole blocks.
   int64_t stored_row_bytes() const {
     const IndexRange cols = BlockColumns(*slice, stored);
     return DTypeRowBytes(stored, cols.size());
   }
+  int64_t stored_bytes() const { return stored_row_bytes() * slice->rows.size(); }
   int64_t bytes() const {
     return layout ? layout->bytes() : slice->elements() * DTypeBlock(dtype).block_bytes;
   }
@@ -49,8 +56,12 @@ absl::StatusOr<PlacedSlice> Place(const Checkpoint& checkpoint, const TensorSlic
         absl::StrCat(checkpoint.origin(), ": tensor \"", slice.name,
                      "\" is missing; does the configuration belong to this checkpoint?"));
   }
-  PlacedSlice placed{
-      .slice = &slice, .stored = info->dtype, .dtype = info->dtype, .layout = {}, .data = nullptr};
+  PlacedSlice placed{.slice = &slice,
+                     .stored = info->dtype,
+                     .dtype = info->dtype,
+                     .layout = {},
+                     .data = nullptr,
+                     .stretches = checkpoint.Stretches(slice)};
   if (float32 && !IsQuantized(info->dtype)) placed.dtype = DType::kF32;
   if (slice.is_vector || !ops.Packs(placed.dtype)) return placed;
   if (!IsQuantized(info->dtype)) {
@@ -122,11 +133,15 @@ absl::Status LoadRows(const Checkpoint& checkpoint, const Task& task, std::byte*
   return absl::OkStatus();
 }
 
-// Loads all slices with several threads; returns the first error.
-absl::Status LoadSlices(const Checkpoint& checkpoint, const std::vector<PlacedSlice>& slices,
+// Loads all slices, in their order, with several threads; returns the first error.
+absl::Status LoadSlices(const Checkpoint& checkpoint, std::vector<PlacedSlice>& slices,
                         Memory& memory, int threads) {
   std::vector<Task> tasks;
-  for (const PlacedSlice& placed : slices) {
+  uint64_t stored_bytes = 0;
+  std::vector<ReadAhead::Stretches> stretches;
+  for (PlacedSlice& placed : slices) {
+    stretches.push_back(std::move(placed.stretches));
+    stored_bytes += static_cast<uint64_t>(placed.stored_bytes());
     const int64_t rows = placed.slice->rows.size();
     const int64_t panels =
         std::max<int64_t>(1, kTaskBytes / (quant::kPanelRows * placed.stored_row_bytes()));
@@ -135,6 +150,8 @@ absl::Status LoadSlices(const Checkpoint& checkpoint, const std::vector<PlacedSl
       tasks.push_back({&placed, first, std::min(each, rows - first)});
     }
   }
+  LoadProgress progress(stored_bytes);
+  ReadAhead read_ahead(std::move(stretches));
   std::atomic<size_t> next{0};
   std::mutex mutex;
   absl::Status first_error;
@@ -142,10 +159,12 @@ absl::Status LoadSlices(const Checkpoint& checkpoint, const std::vector<PlacedSl
     ASSIGN_OR_RETURN(const std::unique_ptr<MemoryWriter> writer, memory.MakeWriter());
     for (size_t i = next++; i < tasks.size(); i = next++) {
       const Task& task = tasks[i];
+      read_ahead.Begin(static_cast<size_t>(task.placed - slices.data()));
       ASSIGN_OR_RETURN(std::byte* const to, writer->Begin(task.placed->data + task.offset(),
                                                           static_cast<size_t>(task.bytes())));
       RETURN_IF_ERROR(LoadRows(checkpoint, task, to));
       RETURN_IF_ERROR(writer->End());
+      progress.Add(static_cast<uint64_t>(task.rows * task.placed->stored_row_bytes()));
     }
     return writer->Finish();
   };
@@ -183,6 +202,9 @@ absl::StatusOr<Weights> Weights::Load(const Checkpoint& checkpoint,
     own.data = data;
     data += (static_cast<size_t>(own.bytes()) + kAlignment - 1) / kAlignment * kAlignment;
   }
+  std::stable_sort(placed.begin(), placed.end(), [](const PlacedSlice& a, const PlacedSlice& b) {
+    return std::less<>()(a.place(), b.place());
+  });
   RETURN_IF_ERROR(LoadSlices(checkpoint, placed, ops.memory(), threads));
   for (const PlacedSlice& own : placed) {
     const int64_t cols = own.slice->cols.size();

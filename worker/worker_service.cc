@@ -6,6 +6,8 @@
 #include <algorithm>
 #include <atomic>
 #include <chrono>
+#include <deque>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -67,7 +69,10 @@ class Service {
 
   absl::StatusOr<StreamEnd> ServeStream(Clock::time_point connect_until);
   absl::StatusOr<StreamEnd> RunStream(ControlStream& stream);
-  absl::Status Compute(const v1::StepPlan& plan, ControlStream& stream);
+  absl::Status Launch(const v1::StepPlan& plan, ControlStream& stream);
+  absl::StatusOr<bool> AnswerOrPlan(ControlStream& stream);
+  absl::Status AnswerAll(ControlStream& stream);
+  absl::Status Answer(ControlStream& stream);
   absl::Status SelfTest(ControlStream& stream);
   absl::Status Stay();
 
@@ -81,6 +86,7 @@ class Service {
   std::atomic<bool> stopping_ = false;                // by SIGTERM
   std::optional<Clock::time_point> welcome_until_{};  // once the coordinator was lost
   Clock::time_point step_end_ = Clock::now();
+  std::deque<double> idle_ms_;  // before each of the plans under way
 };
 
 absl::Status Service::Run() {
@@ -125,11 +131,17 @@ absl::StatusOr<StreamEnd> Service::ServeStream(Clock::time_point connect_until) 
   return end;
 }
 
-// Plans wait in the stream while a step computes. Those that have come before its end are computed
-// also then: the other ranks have them, and may wait for this one.
+// Plans wait in the stream while a step computes, but for those that a device takes ahead. Those
+// that have come before its end are computed also then: the other ranks have them, and may wait for
+// this one.
 absl::StatusOr<StreamEnd> Service::RunStream(ControlStream& stream) {
   while (true) {
+    if (runner_.under_way() > 0) {
+      ASSIGN_OR_RETURN(const bool answered, AnswerOrPlan(stream));
+      if (answered) continue;
+    }
     const auto message = stream.Next(serving_ ? std::nullopt : welcome_until_);
+    if (!message.has_value() || !message->has_plan()) RETURN_IF_ERROR(AnswerAll(stream));
     if (!message.has_value()) break;
     if (message->has_registered()) {
       RETURN_IF_ERROR(
@@ -138,6 +150,7 @@ absl::StatusOr<StreamEnd> Service::RunStream(ControlStream& stream) {
       LogInfo(absl::StrCat("serving, epoch ", message->welcome().epoch()));
       serving_ = true;
       health_.Joined();
+      if (times_served_ == 0) options_.on_ready();
     } else if (message->has_shutdown()) {
       LogInfo(absl::StrCat("stopping: ", message->shutdown().reason()));
       health_.Left();
@@ -145,7 +158,7 @@ absl::StatusOr<StreamEnd> Service::RunStream(ControlStream& stream) {
       RETURN_IF_ERROR(runner_.Finish());
       return StreamEnd{};
     } else if (message->has_plan()) {
-      RETURN_IF_ERROR(Compute(message->plan(), stream));
+      RETURN_IF_ERROR(Launch(message->plan(), stream));
     } else if (message->has_self_test()) {
       RETURN_IF_ERROR(SelfTest(stream));
     }
@@ -164,18 +177,50 @@ absl::StatusOr<StreamEnd> Service::RunStream(ControlStream& stream) {
   return StreamEnd{.coordinator_gone = true, .why = why};
 }
 
-absl::Status Service::Compute(const v1::StepPlan& plan, ControlStream& stream) {
+absl::Status Service::Launch(const v1::StepPlan& plan, ControlStream& stream) {
   const std::chrono::duration<double, std::milli> idle = Clock::now() - step_end_;
+  idle_ms_.push_back(runner_.under_way() == 0 ? idle.count() : 0);
   stream.BeginStep(plan.step());
-  absl::StatusOr<v1::StepResult> result = runner_.Step(plan);
+  const absl::Status launched = runner_.Launch(plan);
+  if (launched.ok()) return launched;
+  // The steps before it have not failed.
+  while (runner_.under_way() > 0 && Answer(stream).ok()) {
+  }
+  return SendFailure(stream, launched);
+}
+
+// Answers the oldest plan under way: true. Or false, if another one can be launched and a message
+// comes first.
+absl::StatusOr<bool> Service::AnswerOrPlan(ControlStream& stream) {
+  std::function<bool()> plan_is_there;
+  if (runner_.under_way() <= runner_.plans_ahead()) {
+    plan_is_there = [&stream] { return stream.HasNext(); };
+  }
+  const absl::StatusOr<bool> done = runner_.WaitForResult(plan_is_there);
+  if (done.ok() && !*done) return false;
+  const absl::Status answered = done.ok() ? Answer(stream) : done.status();
+  if (!answered.ok()) return SendFailure(stream, answered);
+  return true;
+}
+
+absl::Status Service::AnswerAll(ControlStream& stream) {
+  while (runner_.under_way() > 0) {
+    const absl::Status answered = Answer(stream);
+    if (!answered.ok()) return SendFailure(stream, answered);
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Service::Answer(ControlStream& stream) {
+  ASSIGN_OR_RETURN(v1::StepResult result, runner_.Collect());
   step_end_ = Clock::now();
-  if (!result.ok()) return SendFailure(stream, result.status());
-  stream.EndStep(plan.step());
+  stream.EndStep(result.step());
   health_.GetsOn();
+  result.set_idle_ms(idle_ms_.front());
+  idle_ms_.pop_front();
   if (!runner_.is_responder()) return absl::OkStatus();
-  result->set_idle_ms(idle.count());
   v1::WorkerMessage answer;
-  *answer.mutable_result() = *std::move(result);
+  *answer.mutable_result() = std::move(result);
   stream.Send(answer);  // if it fails, the stream has ended
   return absl::OkStatus();
 }

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <string>
 
 #include "absl/status/status.h"
@@ -17,7 +18,8 @@ struct ControlOptions {
   // How long ranks that have lost the coordinator keep what they have loaded, until it is back and
   // they all serve again; 0: they end.
   int64_t reconnect_timeout_s = 300;
-  StopSignal* stop_signal = nullptr;  // not owned; asks to drain
+  StopSignal* stop_signal = nullptr;       // not owned; asks to drain
+  std::function<void()> on_ready = [] {};  // called when it serves for the first time
 };
 
 // What the rank tells of itself when it registers.

@@ -2,13 +2,19 @@
 
 #include <algorithm>
 #include <array>
+#include <chrono>
 #include <cstring>
+#include <thread>
 #include <utility>
 
+#include "base/check.h"
 #include "base/status_macros.h"
 
 namespace trireme::cuda {
 namespace {
+
+// Of a wait for one of two things, while the device has work: it does not feel the pause.
+constexpr std::chrono::microseconds kPollPause{20};
 
 // Two pieces of page-locked memory: one is written while the other is on its way.
 class PinnedWriter final : public MemoryWriter {
@@ -65,6 +71,9 @@ absl::StatusOr<std::unique_ptr<CudaMemory>> CudaMemory::Create(int device) {
   std::unique_ptr<CudaMemory> memory(new CudaMemory(device));
   ASSIGN_OR_RETURN(memory->stream_, Stream::Create());
   ASSIGN_OR_RETURN(memory->drained_, Event::Create());
+  for (Event& mark : memory->marks_) {
+    ASSIGN_OR_RETURN(mark, Event::Create());
+  }
   return memory;
 }
 
@@ -80,8 +89,43 @@ absl::Status CudaMemory::Drain() {
 
 absl::Status CudaMemory::Finish() {
   RETURN_IF_ERROR(Drain());
+  return Errors();
+}
+
+absl::Status CudaMemory::Errors() const {
   RETURN_IF_ERROR(LaunchStatus("a step's kernels"));
   return error_;
+}
+
+absl::StatusOr<uint64_t> CudaMemory::Mark() {
+  ++marked_;
+  RETURN_IF_ERROR(marks_[marked_ % marks_.size()].Record(stream_.get()));
+  return marked_;
+}
+
+absl::StatusOr<bool> CudaMemory::Reach(uint64_t mark, const std::function<bool()>& instead) {
+  CHECK(mark <= marked_ && marked_ - mark < marks_.size());
+  const Event& event = marks_[mark % marks_.size()];
+  bool reached = false;
+  const auto either = [&]() -> absl::StatusOr<bool> {
+    ASSIGN_OR_RETURN(reached, event.Done());
+    return reached || (instead && instead());
+  };
+  if (wait_) {
+    RETURN_IF_ERROR(wait_(either));
+  } else if (!instead) {
+    RETURN_IF_ERROR(event.Synchronize());
+    reached = true;
+  } else {
+    while (true) {
+      ASSIGN_OR_RETURN(const bool done, either());
+      if (done) break;
+      std::this_thread::sleep_for(kPollPause);
+    }
+  }
+  if (!reached) return false;
+  RETURN_IF_ERROR(Errors());
+  return true;
 }
 
 absl::StatusOr<int64_t> CudaMemory::Available() const {

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <functional>
 #include <map>
@@ -26,12 +27,12 @@ class CudaMemory final : public Memory {
   absl::Status Zero(void* to, size_t bytes) override;
   absl::StatusOr<std::unique_ptr<MemoryWriter>> MakeWriter() override;
   void WaitBy(DeviceWait wait) override { wait_ = std::move(wait); }
+  absl::StatusOr<uint64_t> Mark() override;
+  absl::StatusOr<bool> Reach(uint64_t mark, const std::function<bool()>& instead) override;
 
   // Waits for the work before the event, and for all there is.
   absl::Status Await(const Event& event) const;
   absl::Status Drain();
-  // Drain, and the errors of all that was done, which may not have shown before.
-  absl::Status Finish();
 
   const Stream& stream() const { return stream_; }
   // Keeps the first error of work that could not return it; CopyOut does.
@@ -43,10 +44,15 @@ class CudaMemory final : public Memory {
  private:
   explicit CudaMemory(int device) : device_(device) {}
   void Free(std::byte* data, size_t bytes) override;
+  // Drain, and the errors of all that was done, which may not have shown before.
+  absl::Status Finish();
+  absl::Status Errors() const;
 
   const int device_;
   Stream stream_;
   Event drained_;
+  std::array<Event, 4> marks_;
+  uint64_t marked_ = 0;
   DeviceWait wait_;
   std::map<std::byte*, DeviceMemory> allocations_;
   std::function<void()> on_free_ = [] {};

@@ -111,6 +111,7 @@ class CudaOps final : public Ops {
                  std::span<float> out) override {
     CheckStep(batch, out.size(), table.cols);
     cuda::Embedding({.ids = At<int32_t>(layout_.ids),
+                     .sampled = batch.sampled.data(),
                      .table = table,
                      .first_id = first_id,
                      .scale = scale,

@@ -16,6 +16,11 @@ constexpr int kThreads = 128;
 // A rank that does not hold the row adds +0, which turns -0 into +0: so does the one that does.
 __device__ float Scaled(float x, float scale) { return __fadd_rn(__fmul_rn(x, scale), 0.0f); }
 
+__device__ int64_t IdOf(const EmbeddingArgs& a, unsigned token) {
+  const int32_t id = a.ids[token];
+  return id >= 0 ? id : a.sampled[-1 - id];
+}
+
 // Where a panel's parts are (quant::PackedLayout).
 struct Panels {
   int64_t bytes;
@@ -28,7 +33,7 @@ struct Panels {
 template <class F>
 __global__ void __launch_bounds__(kThreads)
     QuantEmbeddingKernel(const EmbeddingArgs a, const Panels panels) {
-  const int64_t index = a.ids[blockIdx.x] - a.first_id;
+  const int64_t index = IdOf(a, blockIdx.x) - a.first_id;
   const bool held = index >= 0 && index < a.table.rows;
   const std::byte* panel = static_cast<const std::byte*>(a.table.data) +
                            (held ? index / quant::kPanelRows * panels.bytes : 0);
@@ -81,7 +86,7 @@ void QuantEmbedding(const EmbeddingArgs& args, const LaunchShape& shape) {
 template <class T>
 __global__ void __launch_bounds__(kThreads) EmbeddingKernel(const EmbeddingArgs a, bool in_fours) {
   const int64_t cols = a.table.cols;
-  const int64_t index = a.ids[blockIdx.x] - a.first_id;
+  const int64_t index = IdOf(a, blockIdx.x) - a.first_id;
   const bool held = index >= 0 && index < a.table.rows;
   const T* from = static_cast<const T*>(a.table.data) + (held ? index * a.table.row_stride : 0);
   float* to = a.out + blockIdx.x * cols;

@@ -31,7 +31,7 @@ PlanShape ShapeOf(const StepBatch& batch);
 struct PlanLayout {
   explicit PlanLayout(const PlanShape& shape);
 
-  size_t ids = 0;                // int32 [tokens]; kUnknown ids as they are
+  size_t ids = 0;                // int32 [tokens]; negative ones as they are
   size_t positions = 0;          // int32 [tokens]; -1: padding
   size_t sequence_of_token = 0;  // int32 [tokens]
   size_t query_start = 0;        // int32 [sequences + 1]: a sequence's first token

@@ -268,7 +268,6 @@ __global__ void ChooseKernel(SampleArgs args, SampleMemory memory) {
   if (chosen < 0) return;
   if (threadIdx.x == 0) {
     args.token_ids[blockIdx.y] = chosen;
-    args.last_tokens[sequence] = chosen;
     memory.requests[blockIdx.y] = {.token_id = chosen, .top_count = row.params.logprobs};
   }
   if (IsPenalised(row.params)) AddToSeen(args.seen, sequence, chosen);

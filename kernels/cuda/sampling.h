@@ -22,7 +22,6 @@ struct SampleArgs {
   const TokenBias* biases = nullptr;       // what the params refer to
   SeenTokens seen;                         // read, and the sampled token added, if penalised
   int32_t* token_ids = nullptr;            // out, [rows]; -1 for a padding row
-  int32_t* last_tokens = nullptr;          // out, [sequences]: the next step's input
   TokenLogprobs* logprobs = nullptr;       // out, [rows], written where asked for
   void* workspace = nullptr;               // SampleWorkspaceBytes, 256-byte aligned, any content
   cudaStream_t stream = nullptr;

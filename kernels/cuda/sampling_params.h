@@ -25,7 +25,7 @@ struct SamplingParams {
   int32_t logprobs = -1;   // how many beside the token's own; -1: none at all
   int32_t bias_begin = 0;  // its biases, by rising id; one id may have several, in order
   int32_t bias_count = 0;
-  int32_t sequence = -1;  // its place among the sequences; -1: a padding row
+  int32_t sequence = -1;  // its list in SeenTokens, if penalised; -1: a padding row
 };
 
 struct TokenBias {

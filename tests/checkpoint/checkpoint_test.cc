@@ -90,6 +90,39 @@ TEST_F(CheckpointTest, ReadsRowsColumnsAndVectorsAndCountsBytes) {
   EXPECT_EQ(ReadSlice(**checkpoint, vector), (std::vector<float>{101, 102, 103}));
 }
 
+TEST_F(CheckpointTest, KnowsWhereASliceLies) {
+  // Rows of 128 KiB, of which a half is worth leaving out.
+  constexpr int64_t kCols = 32768;
+  Write("model.safetensors",
+        File(R"({"m":{"dtype":"F32","shape":[3,32768],"data_offsets":[0,393216]}})",
+             Floats(0, 3 * kCols)));
+  const auto checkpoint = *Checkpoint::Open(dir_);
+  TensorSlice slice{
+      .name = "m", .full_rows = 3, .full_cols = kCols, .rows = {1, 3}, .cols = {0, kCols}};
+  const auto first_value = [](std::span<const std::byte> stretch) {
+    float value = 0;
+    std::memcpy(&value, stretch.data(), sizeof(value));
+    return value;
+  };
+  auto stretches = checkpoint->Stretches(slice);
+  ASSERT_EQ(stretches.size(), 1u);
+  EXPECT_EQ(stretches[0].size(), size_t{2 * kCols * 4});
+  EXPECT_EQ(first_value(stretches[0]), float{kCols});
+  slice.cols = {1, kCols / 4};
+  stretches = checkpoint->Stretches(slice);
+  ASSERT_EQ(stretches.size(), 2u);
+  for (size_t i = 0; i < 2; ++i) {
+    EXPECT_EQ(stretches[i].size(), size_t{(kCols / 4 - 1) * 4});
+    EXPECT_EQ(first_value(stretches[i]), static_cast<float>((i + 1) * kCols + 1));
+  }
+  slice.cols = {1, kCols - 1};  // gaps of 8 bytes
+  EXPECT_EQ(checkpoint->Stretches(slice).size(), 1u);
+  slice.full_cols = 7;
+  EXPECT_TRUE(checkpoint->Stretches(slice).empty());
+  slice.name = "none";
+  EXPECT_TRUE(checkpoint->Stretches(slice).empty());
+}
+
 TEST_F(CheckpointTest, ReadsShardsThroughTheIndex) {
   Write("a.safetensors",
         File(R"({"m":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}})", Floats(1, 2)));

@@ -23,7 +23,11 @@ case_mpirun_with_a_hostfile_over_two_hosts() {
   start_coordinator "$a" 10.213.0.1 --insecure || return 1
   start_mpirun "$model" --coordinator "$server" --tp 2
   serving "$b" && same_answer "$b" && contains mpirun.log "links, measured for" || return 1
-  contains coordinator.log "(tp 2, pp 1, mpi)"
+  contains coordinator.log "(tp 2, pp 1, mpi)" || return 1
+  for rank in 0 1; do
+    grep -qE "rank $rank: ready after [0-9.]+ s: gang [0-9.]+, settings .*link test .*weights .*coordinator" \
+      "$work/mpirun.log" || { echo "rank $rank does not say where its start went"; return 1; }
+  done
 }
 
 case_ranks_that_differ_end() {

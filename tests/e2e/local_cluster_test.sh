@@ -153,6 +153,21 @@ case_lost_workers_are_started_anew() {
 }
 
 # With the worker whose CUDA kernels run on the CPU in the worker's place.
+# A stopped mpirun notices nothing, as one that has locked up.
+case_an_mpirun_that_is_stuck_is_started_anew() {
+  start_serve --tp 2 || return 1
+  pkill -STOP -P "$serve" mpirun || return 1
+  pkill -KILL -o -f "trireme-worker.*$model" || return 1
+  for _ in {1..100}; do
+    grep -q "does not end; killed" "$work/serve.log" && break
+    sleep 0.1
+  done
+  "$bin/trireme" nodes --server "$server" --wait 20 >/dev/null || { cat "$work/serve.log"; return 1; }
+  expect_match "an answer" "$("$bin/trireme" chat --server "$server" "$question")" "$answer" || return 1
+  kill "$serve"
+  ends_with 0 "$serve" && expect_no_children
+}
+
 case_a_device_is_the_workers() {
   mkdir "$work/emulated"
   cp "$bin/trireme" "$work/emulated/"

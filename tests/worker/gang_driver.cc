@@ -129,21 +129,30 @@ absl::StatusOr<GangOutput> RunPlansOnRank(const DriverOptions& options,
   runner_options.float32 = options.float32;
   runner_options.kv_blocks_max = options.kv_blocks_max;
   runner_options.swap_bytes_max = options.swap_bytes_max;
-  runner_options.on_logits = [&](uint64_t id, std::span<const float> logits) {
-    output.sequences[id].logits.emplace_back(logits.begin(), logits.end());
-    options.on_logits(world.rank());
-  };
+  if (options.logits) {
+    runner_options.on_logits = [&](uint64_t id, std::span<const float> logits) {
+      output.sequences[id].logits.emplace_back(logits.begin(), logits.end());
+      options.on_logits(world.rank());
+    };
+  }
   ASSIGN_OR_RETURN(const std::unique_ptr<ModelRunner> runner,
                    ModelRunner::Load(runner_options, device.ops.get(), &world));
-  for (const v1::StepPlan& plan : plans) {
-    ASSIGN_OR_RETURN(v1::StepResult result, runner->Step(plan));
+  const auto collect = [&]() -> absl::Status {
+    ASSIGN_OR_RETURN(v1::StepResult result, runner->Collect());
     for (const v1::SampledToken& token : result.tokens()) {
       output.sequences[token.sequence_id()].tokens.push_back(token.token_id());
     }
     output.results.push_back(std::move(result));
     options.after_step(world.rank(), output.results.size());
-    if (options.lockstep) RETURN_IF_ERROR(world.Barrier());
+    return options.lockstep ? world.Barrier() : absl::OkStatus();
+  };
+  output.plans_ahead = runner->plans_ahead();
+  const size_t ahead = options.ahead && !options.lockstep ? runner->plans_ahead() : 0;
+  for (const v1::StepPlan& plan : plans) {
+    RETURN_IF_ERROR(runner->Launch(plan));
+    while (runner->under_way() > ahead) RETURN_IF_ERROR(collect());
   }
+  while (runner->under_way() > 0) RETURN_IF_ERROR(collect());
   RETURN_IF_ERROR(runner->Finish());
   return output;
 }

@@ -36,6 +36,7 @@ struct TestOutput {
 struct GangOutput {
   std::map<uint64_t, TestOutput> sequences;  // by id, over all incarnations
   std::vector<v1::StepResult> results;       // one for each plan
+  size_t plans_ahead = 0;                    // ModelRunner's
 };
 
 struct DriverOptions {
@@ -48,6 +49,8 @@ struct DriverOptions {
   int64_t max_batched_tokens = 4096;
   int64_t micro_batches = 1;  // groups of requests that take turns, one group a step
   bool lockstep = false;      // no rank begins a step before all have ended the one before
+  bool ahead = true;          // a rank launches a plan before the one before is done, if it can
+  bool logits = true;         // asks for them, which waits for a device
   KvDType kv_dtype = KvDType::kF32;
   bool float32 = false;
   int64_t kv_blocks_max = 1 << 20;

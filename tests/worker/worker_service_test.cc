@@ -66,28 +66,51 @@ grpc::Status WriteShutdown(Stream& stream) {
   return grpc::Status::OK;
 }
 
-// A gang of one that serves `coordinator` to the end.
-absl::Status Serve(const FakeCoordinator& coordinator, RankHealth& health) {
+// A gang of one that serves `coordinator` to the end. "cuda" is emulated, and computes ahead.
+absl::Status Serve(const FakeCoordinator& coordinator, RankHealth& health,
+                   const std::string& device_name = "cpu") {
   const auto world = std::move(MakeLoopbackCommunicators(1).front());
-  const auto ops = *MakeCpuOps(1);
+  const Device device = *MakeDevice({.name = device_name});
+  Ops& ops = *device.ops;
   RunnerOptions options;
   options.model_dir = kModel;
+  options.sampler = device.sampler;
   options.kv_memory.bytes = 1 << 24;
   options.swap_bytes_max = 1 << 20;
-  const auto runner = *ModelRunner::Load(options, ops.get(), world.get());
+  options.max_num_batched_tokens = 32;
+  const auto runner = *ModelRunner::Load(options, &ops, world.get());
+  EXPECT_EQ(runner->plans_ahead(), device_name == "cpu" ? 0u : 1u);
   return ServeCoordinator({.coordinator = coordinator.address()},
-                          MakeRegister(options, *runner, *ops, *world, "gang"), *runner, health);
+                          MakeRegister(options, *runner, ops, *world, "gang"), *runner, health);
 }
 
-absl::Status Serve(const FakeCoordinator& coordinator) {
+absl::Status Serve(const FakeCoordinator& coordinator, const std::string& device_name = "cpu") {
   RankHealth health{std::chrono::seconds(60)};
-  return Serve(coordinator, health);
+  return Serve(coordinator, health, device_name);
 }
 
-TEST(WorkerService, ComputesPlansThatWaitOneAfterAnother) {
-  const DriverOptions options{.model_dir = kModel, .layout = {}};
-  const std::vector<v1::StepPlan> plans =
-      MakePlans(options, {{.prompt = {1, 2, 3}, .steps = 300, .sampling = GreedySampling()}});
+class WorkerServiceOn : public testing::TestWithParam<std::string> {
+ protected:
+  bool on_cpu() const { return GetParam() == "cpu"; }
+  // The plans of one request.
+  std::vector<v1::StepPlan> Plans(int64_t steps) const {
+    return MakePlans(options_,
+                     {{.prompt = {1, 2, 3}, .steps = steps, .sampling = GreedySampling()}});
+  }
+  absl::StatusOr<GangOutput> Want(const std::vector<v1::StepPlan>& plans) const {
+    DriverOptions options = options_;
+    if (!on_cpu()) options.make_device = [](int) { return MakeDevice({.name = "cuda"}); };
+    return RunPlans(options, plans);
+  }
+
+ private:
+  const DriverOptions options_{.model_dir = kModel, .layout = {}, .max_batched_tokens = 32};
+};
+INSTANTIATE_TEST_SUITE_P(Devices, WorkerServiceOn, testing::Values("cpu", "cuda"),
+                         [](const auto& info) { return info.param; });
+
+TEST_P(WorkerServiceOn, ComputesPlansThatWaitOneAfterAnother) {
+  const std::vector<v1::StepPlan> plans = Plans(on_cpu() ? 300 : 20);
   std::vector<v1::StepResult> results;
   FakeCoordinator coordinator([&](Stream& stream) {
     for (const v1::StepPlan& plan : plans) WritePlan(stream, plan);
@@ -97,11 +120,11 @@ TEST(WorkerService, ComputesPlansThatWaitOneAfterAnother) {
     }
     return WriteShutdown(stream);
   });
-  const absl::Status status = Serve(coordinator);
+  const absl::Status status = Serve(coordinator, GetParam());
   ASSERT_TRUE(status.ok()) << status;
   EXPECT_EQ(coordinator.registration().kv_cache_dtype(), "f32");
   EXPECT_GT(coordinator.registration().swap_blocks(), 0u);
-  const auto want = RunPlans(options, plans);
+  const auto want = Want(plans);
   ASSERT_TRUE(want.ok()) << want.status();
   ASSERT_EQ(results.size(), plans.size());
   std::vector<double> idle_ms;
@@ -116,22 +139,31 @@ TEST(WorkerService, ComputesPlansThatWaitOneAfterAnother) {
   const double median = idle_ms[idle_ms.size() / 2];
   std::printf("idle between steps: median %.0f us, 90 %% below %.0f us\n", 1e3 * median,
               1e3 * idle_ms[idle_ms.size() * 9 / 10]);
-  EXPECT_GT(idle_ms.front(), 0);
+  if (on_cpu()) {
+    EXPECT_GT(idle_ms.front(), 0);
+  }
   EXPECT_LT(median, 20);  // tens of microseconds on a machine that is not busy
 }
 
-TEST(WorkerService, ABadPlanIsAFailureWithItsReason) {
+// Behind a good one, whose result is not lost.
+TEST_P(WorkerServiceOn, ABadPlanIsAFailureWithItsReason) {
   v1::WorkerMessage answer;
+  std::vector<uint64_t> results;
   FakeCoordinator coordinator([&](Stream& stream) {
-    v1::StepPlan plan;
-    plan.add_scheduled()->set_id(9);
-    WritePlan(stream, plan);
+    v1::StepPlan bad;
+    bad.set_epoch(1);
+    bad.set_step(2);
+    bad.add_scheduled()->set_id(9);
+    WritePlan(stream, Plans(1).front());
+    WritePlan(stream, bad);
     while (stream.Read(&answer) && !answer.has_failure()) {
+      if (answer.has_result()) results.push_back(answer.result().step());
     }
     return grpc::Status::OK;
   });
-  EXPECT_TRUE(absl::IsInternal(Serve(coordinator)));
+  EXPECT_TRUE(absl::IsInternal(Serve(coordinator, GetParam())));
   EXPECT_EQ(answer.failure().message(), "step plan: sequence 9: is not known");
+  EXPECT_EQ(results, std::vector<uint64_t>({1}));
 }
 
 TEST(WorkerService, TellsItsHealth) {
@@ -162,10 +194,8 @@ TEST(WorkerService, ARefusalIsTheEnd) {
 }
 
 // The next coordinator begins with the epoch, the steps and the ids of the one before.
-TEST(WorkerService, ServesTheNextCoordinatorAsAGangThatKnowsNoRequest) {
-  const DriverOptions options{.model_dir = kModel, .layout = {}};
-  const std::vector<v1::StepPlan> plans =
-      MakePlans(options, {{.prompt = {1, 2, 3}, .steps = 20, .sampling = GreedySampling()}});
+TEST_P(WorkerServiceOn, ServesTheNextCoordinatorAsAGangThatKnowsNoRequest) {
+  const std::vector<v1::StepPlan> plans = Plans(on_cpu() ? 20 : 6);
   std::vector<std::vector<int32_t>> answers;
   FakeCoordinator coordinator([&](Stream& stream) {
     for (const v1::StepPlan& plan : plans) WritePlan(stream, plan);
@@ -177,7 +207,7 @@ TEST(WorkerService, ServesTheNextCoordinatorAsAGangThatKnowsNoRequest) {
     if (answers.size() == 1) return grpc::Status(grpc::StatusCode::UNAVAILABLE, "restarting");
     return WriteShutdown(stream);
   });
-  const absl::Status status = Serve(coordinator);
+  const absl::Status status = Serve(coordinator, GetParam());
   ASSERT_TRUE(status.ok()) << status;
   ASSERT_EQ(answers.size(), 2u);
   EXPECT_EQ(answers[0], answers[1]);

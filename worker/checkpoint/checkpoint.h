@@ -52,6 +52,11 @@ class Checkpoint {
   virtual absl::Status ReadBlocks(const TensorSlice& slice, int64_t first_row, int64_t rows,
                                   std::span<std::byte> destination) const = 0;
 
+  // Where ReadBlocks of the whole slice finds its bytes in the mapped files, in the files' order;
+  // gaps that are not worth a request of their own are read with it. Empty if it is refused, or has
+  // no files. To plan the reading: slices are best read in the order of these addresses.
+  virtual std::vector<std::span<const std::byte>> Stretches(const TensorSlice& slice) const = 0;
+
   // Bytes copied so far.
   virtual uint64_t bytes_read() const = 0;
 };

@@ -69,6 +69,13 @@ class Gguf final : public Checkpoint {
     return absl::OkStatus();
   }
 
+  // Interleaved rows come from the same heads, near enough.
+  std::vector<std::span<const std::byte>> Stretches(const TensorSlice& slice) const override {
+    const auto found = tensors_.find(slice.name);
+    if (found == tensors_.end() || !found->second.readable) return {};
+    return SliceStretches(slice, found->second.info, found->second.stored.data);
+  }
+
   uint64_t bytes_read() const override { return bytes_read_; }
 
  private:

@@ -118,10 +118,11 @@ class AwqTensor final : public Int4Tensor {
  public:
   explicit AwqTensor(const Parts& parts) : Int4Tensor(parts, "AWQ") {}
 
-  void WillRead(const IndexRange& cols) const override {
-    const int64_t bytes = words_of_col() * 4;
-    WillNeed(parts_.quants.subspan(static_cast<size_t>(cols.begin * bytes),
-                                   static_cast<size_t>(cols.size() * bytes)));
+  std::vector<std::span<const std::byte>> Stretches(const IndexRange& rows,
+                                                    const IndexRange& cols) const override {
+    return RowStretches(
+        parts_.quants, words_of_col() * 4, cols,
+        {.begin = rows.begin / kPerWord * 4, .end = (rows.end + kPerWord - 1) / kPerWord * 4});
   }
 
  protected:
@@ -151,10 +152,11 @@ class GptqTensor final : public Int4Tensor {
  public:
   explicit GptqTensor(const Parts& parts) : Int4Tensor(parts, "GPTQ") {}
 
-  void WillRead(const IndexRange& cols) const override {
-    const int64_t bytes = parts_.rows * 4;
-    WillNeed(parts_.quants.subspan(static_cast<size_t>(cols.begin / kPerWord * bytes),
-                                   static_cast<size_t>(cols.size() / kPerWord * bytes)));
+  std::vector<std::span<const std::byte>> Stretches(const IndexRange& rows,
+                                                    const IndexRange& cols) const override {
+    return RowStretches(parts_.quants, parts_.rows * 4,
+                        {.begin = cols.begin / kPerWord, .end = cols.end / kPerWord},
+                        {.begin = rows.begin * 4, .end = rows.end * 4});
   }
 
  protected:

@@ -57,6 +57,14 @@ class QuantizedSafetensors final : public Checkpoint {
     return absl::OkStatus();
   }
 
+  std::vector<std::span<const std::byte>> Stretches(const TensorSlice& slice) const override {
+    const auto found = quantized_.find(slice.name);
+    if (found == quantized_.end()) return SafetensorsStretches(files_, slice);
+    const QuantizedTensor& tensor = *found->second;
+    if (!Fits(slice, tensor.info())) return {};
+    return tensor.Stretches(slice.rows, BlockColumns(slice, tensor.info().dtype));
+  }
+
   uint64_t bytes_read() const override { return bytes_read_; }
 
  private:
@@ -85,7 +93,6 @@ class QuantizedSafetensors final : public Checkpoint {
                                "config.json"));
     if (destination.empty()) return absl::OkStatus();
     const IndexRange cols = BlockColumns(slice, tensor.info().dtype);
-    if (first_row == 0) tensor.WillRead(cols);
     const absl::Status status =
         tensor.Read(slice.rows.begin + first_row, rows, cols, destination.data());
     if (status.ok()) return status;

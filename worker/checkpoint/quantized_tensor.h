@@ -2,7 +2,9 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <span>
 #include <utility>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "parallel/shard.h"
@@ -19,8 +21,10 @@ class QuantizedTensor {
 
   const TensorInfo& info() const { return info_; }
 
-  // These columns of many rows will be read: a hint.
-  virtual void WillRead(const IndexRange&) const {}
+  // Where the quants of these rows and columns, all inside the matrix, lie in the mapped files: as
+  // Checkpoint::Stretches. Scales are small beside them.
+  virtual std::vector<std::span<const std::byte>> Stretches(const IndexRange& rows,
+                                                            const IndexRange& cols) const = 0;
 
   // Writes the stored blocks of `rows` rows and of columns that are whole blocks, all inside the
   // matrix, row by row. The error, without the tensor's name, says what its values have wrong.

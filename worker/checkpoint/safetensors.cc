@@ -165,6 +165,10 @@ class Safetensors final : public Checkpoint {
     return absl::OkStatus();
   }
 
+  std::vector<std::span<const std::byte>> Stretches(const TensorSlice& slice) const override {
+    return SafetensorsStretches(files_, slice);
+  }
+
   uint64_t bytes_read() const override { return bytes_read_; }
 
  private:
@@ -305,6 +309,13 @@ absl::Status ReadSafetensorsBlocks(const SafetensorsFiles& files, const TensorSl
   CopyRows(slice, {.dtype = tensor->info.dtype, .data = tensor->data}, first_row, rows,
            destination);
   return absl::OkStatus();
+}
+
+std::vector<std::span<const std::byte>> SafetensorsStretches(const SafetensorsFiles& files,
+                                                             const TensorSlice& slice) {
+  const SafetensorsTensor* tensor = files.Find(slice.name);
+  if (tensor == nullptr || !ComputeType(tensor->info.stored_type)) return {};
+  return SliceStretches(slice, tensor->info, tensor->data);
 }
 
 bool HasSafetensors(const std::filesystem::path& dir) {

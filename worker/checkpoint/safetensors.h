@@ -70,6 +70,10 @@ absl::Status ReadSafetensorsBlocks(const SafetensorsFiles& files, const TensorSl
                                    int64_t first_row, int64_t rows,
                                    std::span<std::byte> destination);
 
+// Where they lie: Checkpoint::Stretches for these files.
+std::vector<std::span<const std::byte>> SafetensorsStretches(const SafetensorsFiles& files,
+                                                             const TensorSlice& slice);
+
 // A directory with such files.
 bool HasSafetensors(const std::filesystem::path& dir);
 absl::StatusOr<std::unique_ptr<Checkpoint>> OpenSafetensors(const std::filesystem::path& dir);

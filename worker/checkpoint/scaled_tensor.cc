@@ -77,17 +77,19 @@ absl::StatusOr<Scales> ReadScales(const SafetensorsTensor& tensor, const std::st
 
 // What both types share: quants a byte each, row by row.
 class ByteTensor : public QuantizedTensor {
+ public:
+  std::vector<std::span<const std::byte>> Stretches(const IndexRange& rows,
+                                                    const IndexRange& cols) const override {
+    return RowStretches(data_, stride(), rows, cols);
+  }
+
  protected:
   ByteTensor(TensorInfo info, std::span<const std::byte> data, Scales scales)
       : QuantizedTensor(std::move(info)), scales_(std::move(scales)), data_(data) {}
 
-  // The quants of a row from column `col` on, having asked for those of `rows` rows.
+  // The quants of a row from column `col` on.
   const std::byte* Quants(int64_t row, int64_t col) const {
     return data_.data() + row * stride() + col;
-  }
-  void Prefetch(int64_t first_row, int64_t rows) const {
-    WillNeed(data_.subspan(static_cast<size_t>(first_row * stride()),
-                           static_cast<size_t>(rows * stride())));
   }
 
   const Scales scales_;
@@ -105,7 +107,6 @@ class Int8Tensor final : public ByteTensor {
 
   absl::Status Read(int64_t first_row, int64_t rows, const IndexRange& cols,
                     std::byte* to) const override {
-    Prefetch(first_row, rows);
     for (int64_t row = first_row; row < first_row + rows; ++row) {
       const float* scale = scales_.Row(row);
       for (int64_t col = cols.begin; col < cols.end; col += kBlock) {
@@ -144,7 +145,6 @@ class Fp8Tensor final : public ByteTensor {
 
   absl::Status Read(int64_t first_row, int64_t rows, const IndexRange& cols,
                     std::byte* to) const override {
-    Prefetch(first_row, rows);
     const std::array<float, 256>& values = E4m3Values();
     for (int64_t row = first_row; row < first_row + rows; ++row) {
       const float* scales = scales_.Row(row);

@@ -5,6 +5,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "kernels/tensor.h"
@@ -17,6 +18,9 @@ namespace trireme {
 
 // The columns of a slice, widened outward to whole blocks of the data type.
 IndexRange BlockColumns(const TensorSlice& slice, DType dtype);
+
+// The slice is one of a tensor of this shape, and inside it.
+bool Fits(const TensorSlice& slice, const TensorInfo& info);
 
 // Refuses a slice that does not fit the tensor of its name, because the files do not belong
 // together, or rows and a destination that do not fit the slice. `file` and `shaped_by`, where the
@@ -34,8 +38,17 @@ struct StoredTensor {
   int64_t interleaved_head_dim = 0;
 };
 
-// Asks the kernel to read ahead what will be copied. A hint: nothing depends on its success.
-void WillNeed(std::span<const std::byte> bytes);
+// The stretches of a file in which `bytes` of each of these rows lie, of rows of `row_bytes`, in
+// rising order. Small gaps are part of a stretch.
+std::vector<std::span<const std::byte>> RowStretches(std::span<const std::byte> tensor,
+                                                     int64_t row_bytes, const IndexRange& rows,
+                                                     const IndexRange& bytes);
+
+// The same of a slice, with BlockColumns, of a tensor that is stored as its info says. Empty if the
+// slice does not fit the tensor.
+std::vector<std::span<const std::byte>> SliceStretches(const TensorSlice& slice,
+                                                       const TensorInfo& info,
+                                                       std::span<const std::byte> tensor);
 
 // Copies rows of a checked slice, with BlockColumns, in the slice's order.
 void CopyRows(const TensorSlice& slice, const StoredTensor& tensor, int64_t first_row, int64_t rows,

@@ -7,6 +7,7 @@
 #include <cstring>
 #include <memory>
 #include <numeric>
+#include <optional>
 #include <span>
 #include <utility>
 #include <vector>
@@ -123,14 +124,29 @@ TEST(Elementwise, MoreRowsThanAGridHas) {
   EXPECT_EQ(hidden.ToHost(), std::vector<float>(kRows, 3.0f));
 }
 
+// The ids as a device gets them before it has sampled some: every other one is known only as an
+// index.
+struct HalfSampled {
+  explicit HalfSampled(std::vector<int32_t> all) {
+    std::vector<int32_t> tokens;
+    for (size_t t = 0; t < all.size(); t += 2) {
+      tokens.push_back(all[t]);
+      all[t] = -static_cast<int32_t>(tokens.size());
+    }
+    ids.emplace(all);
+    sampled.emplace(tokens);
+  }
+  std::optional<DeviceArray<int32_t>> ids, sampled;
+};
+
 template <class T>
 void ExpectCpusEmbedding(DType dtype, const std::vector<T>& values, int64_t cols, int64_t stride) {
   constexpr int64_t kFirst = 100;
   const int64_t rows = static_cast<int64_t>(values.size()) / stride;
-  // Held, the first and last, below, above, padding.
+  // Held, the first and last, below, above.
   const std::vector<int32_t> ids = {
       103, 100, static_cast<int32_t>(kFirst + rows - 1), 99, static_cast<int32_t>(kFirst + rows),
-      -1,  103};
+      103};
   const int64_t tokens = static_cast<int64_t>(ids.size());
   Weight table{
       .data = values.data(), .dtype = dtype, .rows = rows, .cols = cols, .row_stride = stride};
@@ -151,11 +167,12 @@ void ExpectCpusEmbedding(DType dtype, const std::vector<T>& values, int64_t cols
       Cpu()->Embedding(BatchOf(ids), table, kFirst, scale, expected);
     }
     const DeviceArray<T> d_table(values);
-    const DeviceArray<int32_t> d_ids(ids);
+    const HalfSampled tokens_of(ids);
     const DeviceArray<float> out(expected.size());
     Weight on_device = table;
     on_device.data = d_table.data();
-    Embedding({.ids = d_ids.data(),
+    Embedding({.ids = tokens_of.ids->data(),
+               .sampled = tokens_of.sampled->data(),
                .table = on_device,
                .first_id = kFirst,
                .scale = scale,
@@ -183,7 +200,7 @@ TEST(Elementwise, EmbeddingHasTheCpusBits) {
 
 TEST(Elementwise, QuantisedEmbeddingHasTheCpusBits) {
   constexpr int64_t kFirst = 50, kRows = 37;
-  const std::vector<int32_t> ids = {50, 86, 65, 66, 49, 87, -1, 70};
+  const std::vector<int32_t> ids = {50, 86, 65, 66, 49, 87, 70};
   for (const DType dtype : kQuantTypes) {
     const Stored stored(dtype);
     // The second begins inside a super-block and ends in another, as a rank's columns may.
@@ -196,10 +213,11 @@ TEST(Elementwise, QuantisedEmbeddingHasTheCpusBits) {
       std::vector<float> expected(ids.size() * table.cols);
       Cpu()->Embedding(BatchOf(ids), table, kFirst, 1.5f, expected);
       const DeviceArray<std::byte> d_packed(packed);
-      const DeviceArray<int32_t> d_ids(ids);
+      const HalfSampled tokens_of(ids);
       const DeviceArray<float> out(expected.size());
       table.data = d_packed.data();
-      Embedding({.ids = d_ids.data(),
+      Embedding({.ids = tokens_of.ids->data(),
+                 .sampled = tokens_of.sampled->data(),
                  .table = table,
                  .first_id = kFirst,
                  .scale = 1.5f,
@@ -213,7 +231,7 @@ TEST(Elementwise, QuantisedEmbeddingHasTheCpusBits) {
 // The last ranks may have none of the vocabulary.
 TEST(Elementwise, EmbeddingFromNoRowsIsZeros) {
   constexpr int64_t kCols = 256;
-  const std::vector<int32_t> ids = {0, 5, -1};
+  const std::vector<int32_t> ids = {0, 5};
   const DeviceArray<int32_t> d_ids(ids);
   for (int i = 0; i <= static_cast<int>(DType::kInt4Zero); ++i) {
     const auto dtype = static_cast<DType>(i);

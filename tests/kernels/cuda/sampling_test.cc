@@ -142,7 +142,6 @@ std::vector<int32_t> ExpectAsOnCpu(const std::vector<Case>& cases, DeviceSeen& s
   const DeviceArray<TokenBias> biases(
       std::vector<TokenBias>(batch.biases().begin(), batch.biases().end()));
   DeviceArray<int32_t> ids(std::vector<int32_t>(rows, kUntouched));
-  DeviceArray<int32_t> last(std::vector<int32_t>(cases.size(), kUntouched));
   DeviceArray<TokenLogprobs> logprobs(std::vector<TokenLogprobs>(rows, {.top_count = kUntouched}));
   // No content of the workspace may matter.
   DeviceArray<std::byte> workspace(
@@ -156,7 +155,6 @@ std::vector<int32_t> ExpectAsOnCpu(const std::vector<Case>& cases, DeviceSeen& s
           .biases = biases.data(),
           .seen = seen.view(),
           .token_ids = ids.data(),
-          .last_tokens = last.data(),
           .logprobs = logprobs.data(),
           .workspace = workspace.data()});
   const std::vector<int32_t> got = ids.ToHost();
@@ -165,7 +163,6 @@ std::vector<int32_t> ExpectAsOnCpu(const std::vector<Case>& cases, DeviceSeen& s
     const std::string what = "row " + std::to_string(i) + " of " + std::to_string(vocab) + " " +
                              cases[i].params.ShortDebugString();
     EXPECT_EQ(got[i], want.token_id()) << what;
-    EXPECT_EQ(last.ToHost()[static_cast<size_t>(DeviceSeen::Sequence(cases, i))], got[i]) << what;
     const TokenLogprobs row_logprobs = logprobs.ToHost()[i];
     if (cases[i].params.has_logprobs()) {
       ExpectLogprobs(row_logprobs, want, what);
@@ -398,7 +395,6 @@ TEST(CudaSampling, AGraphOfAStepServesTheNextSteps) {
   DeviceArray<SeenToken> seen(kRows * kCapacity);
   DeviceArray<int32_t> seen_counts(kRows);
   DeviceArray<int32_t> ids(kRows);
-  DeviceArray<int32_t> last(kRows);
   DeviceArray<TokenLogprobs> logprobs(kRows);
   DeviceArray<std::byte> workspace(SampleWorkspaceBytes(kRows, kVocab));
   cudaStream_t stream = nullptr;
@@ -413,7 +409,6 @@ TEST(CudaSampling, AGraphOfAStepServesTheNextSteps) {
           .biases = biases.data(),
           .seen = {seen.data(), seen_counts.data(), kCapacity},
           .token_ids = ids.data(),
-          .last_tokens = last.data(),
           .logprobs = logprobs.data(),
           .workspace = workspace.data(),
           .stream = stream});

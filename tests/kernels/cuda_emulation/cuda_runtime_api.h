@@ -1,9 +1,10 @@
 #pragma once
 
 // The part of the CUDA runtime that Trireme uses, on the CPU: device memory is host memory, a
-// stream runs what it is given at once, or records it while it captures a graph. Fresh memory is
-// poisoned with bytes of 0xff (NaNs). Errors are those of the real runtime for the same misuse, as
-// far as tests look at them.
+// stream runs what it is given as late as it may, when somebody waits for it (the default stream at
+// once), or records it while it captures a graph. An event is not ready when it is first asked.
+// Fresh memory is poisoned with bytes of 0xff (NaNs). Errors are those of the real runtime for the
+// same misuse, as far as tests look at them.
 
 #include <cstddef>
 #include <cstdint>
@@ -153,7 +154,7 @@ cudaError_t cudaGraphExecDestroy(cudaGraphExec_t exec);
 cudaError_t cudaFuncSetAttribute(const void* kernel, cudaFuncAttribute attribute, int value);
 
 namespace trireme::cuda_emulation {
-// Runs `work` now, or records it if the stream captures.
+// Queues `work`, or records it if the stream captures.
 cudaError_t Enqueue(cudaStream_t stream, std::function<void()> work);
 // As a launch: checks the shape against the limits of the hardware first.
 cudaError_t EnqueueLaunch(const cudaLaunchConfig_t& config, const char* name,

@@ -5,8 +5,10 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <deque>
 #include <memory>
 #include <mutex>
+#include <thread>
 #include <unordered_map>
 #include <utility>
 #include <vector>
@@ -17,11 +19,40 @@ struct CudaEmulatedGraph {
   std::vector<std::function<void()>> nodes;
 };
 struct CudaEmulatedStream {
+  // Runs what was queued up to the `number`-th.
+  void RunTo(uint64_t number) {
+    const std::lock_guard lock(mutex);
+    while (done < number) {
+      const std::function<void()> work = std::move(queue.front());
+      queue.pop_front();
+      work();
+      ++done;
+    }
+  }
+  void Run() { RunTo(queued); }
+
   std::unique_ptr<CudaEmulatedGraph> capture;  // while it captures
   bool invalidated = false;
+  const std::thread::id owner = std::this_thread::get_id();
+  std::recursive_mutex mutex;  // another stream's thread may wait for this one
+  std::deque<std::function<void()>> queue;
+  uint64_t queued = 0;  // in all
+  uint64_t done = 0;    // of them
+};
+// A point in a stream's work.
+struct EmulatedPoint {
+  cudaStream_t stream = nullptr;
+  uint64_t number = 0;
+  bool reached = false;
+  std::chrono::steady_clock::time_point at;
+
+  void Reach() const {
+    if (!reached) stream->RunTo(number);
+  }
 };
 struct CudaEmulatedEvent {
-  std::chrono::steady_clock::time_point at;
+  std::shared_ptr<EmulatedPoint> point = {};  // null: never recorded
+  bool asked = false;
 };
 
 namespace {
@@ -55,6 +86,27 @@ cudaError_t CheckNotCapturing(cudaStream_t stream) {
   return Failed(cudaErrorStreamCaptureUnsupported);
 }
 
+struct Streams {
+  std::mutex mutex;
+  std::vector<cudaStream_t> all;
+};
+Streams& AllStreams() {
+  static Streams streams;
+  return streams;
+}
+
+// What waits for the whole device waits for the streams of its thread: each rank of a test is one.
+void RunStreams() {
+  std::vector<cudaStream_t> mine;
+  {
+    const std::lock_guard lock(AllStreams().mutex);
+    for (const cudaStream_t stream : AllStreams().all) {
+      if (stream->owner == std::this_thread::get_id()) mine.push_back(stream);
+    }
+  }
+  for (const cudaStream_t stream : mine) stream->Run();
+}
+
 // Not rounded up, so that AddressSanitizer sees what reads or writes past the end.
 void* AllocatePoisoned(size_t bytes) {
   constexpr size_t kAlignment = 256;
@@ -74,6 +126,10 @@ namespace trireme::cuda_emulation {
 cudaError_t Enqueue(cudaStream_t stream, std::function<void()> work) {
   if (stream != nullptr && stream->capture != nullptr) {
     stream->capture->nodes.push_back(std::move(work));
+  } else if (stream != nullptr) {
+    const std::lock_guard lock(stream->mutex);
+    stream->queue.push_back(std::move(work));
+    ++stream->queued;
   } else {
     work();
   }
@@ -186,7 +242,9 @@ cudaError_t cudaDeviceGetPCIBusId(char* id, int bytes, int device) {
   return cudaSuccess;
 }
 cudaError_t cudaDeviceSynchronize() {
-  return Forbidden() ? Failed(cudaErrorStreamCaptureUnsupported) : cudaSuccess;
+  if (Forbidden()) return Failed(cudaErrorStreamCaptureUnsupported);
+  RunStreams();
+  return cudaSuccess;
 }
 cudaError_t cudaMemGetInfo(size_t* free, size_t* total) {
   Allocations& all = DeviceAllocations();
@@ -216,6 +274,7 @@ cudaError_t cudaMalloc(void** data, size_t bytes) {
 }
 cudaError_t cudaFree(void* data) {
   if (data == nullptr) return cudaSuccess;
+  RunStreams();
   Allocations& all = DeviceAllocations();
   const std::lock_guard lock(all.mutex);
   const auto found = all.bytes.find(data);
@@ -233,6 +292,7 @@ cudaError_t cudaHostAlloc(void** data, size_t bytes, unsigned) {
   return cudaMallocHost(data, bytes);
 }
 cudaError_t cudaFreeHost(void* data) {
+  RunStreams();
   std::free(data);
   return cudaSuccess;
 }
@@ -275,6 +335,8 @@ cudaError_t cudaIpcCloseMemHandle(void*) { return cudaSuccess; }
 
 cudaError_t cudaStreamCreate(cudaStream_t* stream) {
   *stream = std::make_unique<CudaEmulatedStream>().release();
+  const std::lock_guard lock(AllStreams().mutex);
+  AllStreams().all.push_back(*stream);
   return cudaSuccess;
 }
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) {
@@ -282,11 +344,27 @@ cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) {
 }
 cudaError_t cudaStreamDestroy(cudaStream_t stream) {
   const std::unique_ptr<CudaEmulatedStream> owned(stream);
+  if (stream == nullptr) return cudaSuccess;
+  stream->Run();
+  const std::lock_guard lock(AllStreams().mutex);
+  std::erase(AllStreams().all, stream);
   return cudaSuccess;
 }
-cudaError_t cudaStreamSynchronize(cudaStream_t stream) { return CheckNotCapturing(stream); }
-cudaError_t cudaStreamQuery(cudaStream_t stream) { return CheckNotCapturing(stream); }
-cudaError_t cudaStreamWaitEvent(cudaStream_t, cudaEvent_t, unsigned) { return cudaSuccess; }
+cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
+  const cudaError_t error = CheckNotCapturing(stream);
+  if (error == cudaSuccess && stream != nullptr) stream->Run();
+  return error;
+}
+cudaError_t cudaStreamQuery(cudaStream_t stream) {
+  const cudaError_t error = CheckNotCapturing(stream);
+  if (error != cudaSuccess || stream == nullptr || stream->done == stream->queued) return error;
+  stream->RunTo(stream->done + 1);
+  return Failed(cudaErrorNotReady);
+}
+cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned) {
+  if (event->point == nullptr) return cudaSuccess;
+  return trireme::cuda_emulation::Enqueue(stream, [point = event->point] { point->Reach(); });
+}
 cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode) {
   if (stream == nullptr || stream->capture != nullptr) {
     return Failed(cudaErrorStreamCaptureUnsupported);
@@ -323,14 +401,32 @@ cudaError_t cudaEventDestroy(cudaEvent_t event) {
   const std::unique_ptr<CudaEmulatedEvent> owned(event);
   return cudaSuccess;
 }
-cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t) {
-  event->at = std::chrono::steady_clock::now();
+cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
+  const auto point = std::make_shared<EmulatedPoint>();
+  const cudaError_t error = trireme::cuda_emulation::Enqueue(stream, [point] {
+    point->at = std::chrono::steady_clock::now();
+    point->reached = true;
+  });
+  point->stream = stream;
+  point->number = stream == nullptr ? 0 : stream->queued;
+  event->point = point;
+  event->asked = false;
+  return error;
+}
+cudaError_t cudaEventSynchronize(cudaEvent_t event) {
+  if (event->point != nullptr) event->point->Reach();
   return cudaSuccess;
 }
-cudaError_t cudaEventSynchronize(cudaEvent_t) { return cudaSuccess; }
-cudaError_t cudaEventQuery(cudaEvent_t) { return cudaSuccess; }
+cudaError_t cudaEventQuery(cudaEvent_t event) {
+  if (event->point == nullptr || event->point->reached) return cudaSuccess;
+  if (!std::exchange(event->asked, true)) return Failed(cudaErrorNotReady);
+  event->point->Reach();
+  return cudaSuccess;
+}
 cudaError_t cudaEventElapsedTime(float* ms, cudaEvent_t start, cudaEvent_t end) {
-  *ms = std::chrono::duration<float, std::milli>(end->at - start->at).count();
+  if (start->point == nullptr || end->point == nullptr) return Failed(cudaErrorInvalidValue);
+  if (!start->point->reached || !end->point->reached) return Failed(cudaErrorNotReady);
+  *ms = std::chrono::duration<float, std::milli>(end->point->at - start->point->at).count();
   return cudaSuccess;
 }
 cudaError_t cudaGraphInstantiate(cudaGraphExec_t* exec, cudaGraph_t graph, unsigned long long) {

@@ -195,6 +195,7 @@ TEST(Simt, AGraphRepeatsWhatItCaptured) {
   ASSERT_EQ(cudaGraphInstantiate(&exec, graph), cudaSuccess);
   ASSERT_EQ(cudaGraphLaunch(exec, stream), cudaSuccess);
   ASSERT_EQ(cudaGraphLaunch(exec, stream), cudaSuccess);
+  ASSERT_EQ(cudaStreamSynchronize(stream), cudaSuccess);
   EXPECT_EQ(x, 2);
   ASSERT_EQ(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal), cudaSuccess);
   EXPECT_EQ(cudaStreamSynchronize(stream), cudaErrorStreamCaptureUnsupported);
@@ -202,6 +203,40 @@ TEST(Simt, AGraphRepeatsWhatItCaptured) {
   cudaGetLastError();
   cudaGraphExecDestroy(exec);
   cudaStreamDestroy(stream);
+}
+
+// What does not wait sees that nothing has been done.
+TEST(Simt, AStreamDoesNothingBeforeSomebodyWaits) {
+  cudaStream_t first, second;
+  cudaEvent_t event;
+  ASSERT_EQ(cudaStreamCreate(&first), cudaSuccess);
+  ASSERT_EQ(cudaStreamCreate(&second), cudaSuccess);
+  ASSERT_EQ(cudaEventCreate(&event), cudaSuccess);
+  EXPECT_EQ(cudaEventQuery(event), cudaSuccess);  // never recorded
+  int x = 0;
+  int seen = 0;
+  const auto launch = [&] { Launch(AddOneKernel, {.block = dim3(1), .stream = first}, &x); };
+  launch();
+  ASSERT_EQ(cudaEventRecord(event, first), cudaSuccess);
+  launch();
+  EXPECT_EQ(x, 0);
+  EXPECT_EQ(cudaEventQuery(event), cudaErrorNotReady);
+  EXPECT_EQ(x, 0);
+  EXPECT_EQ(cudaEventQuery(event), cudaSuccess);
+  EXPECT_EQ(x, 1);  // not what came after
+  ASSERT_EQ(cudaEventRecord(event, first), cudaSuccess);
+  ASSERT_EQ(cudaStreamWaitEvent(second, event), cudaSuccess);
+  ASSERT_EQ(cudaMemcpyAsync(&seen, &x, sizeof(x), cudaMemcpyDefault, second), cudaSuccess);
+  EXPECT_EQ(x, 1);
+  ASSERT_EQ(cudaStreamSynchronize(second), cudaSuccess);
+  EXPECT_EQ(seen, 2);
+  launch();
+  ASSERT_EQ(cudaDeviceSynchronize(), cudaSuccess);
+  EXPECT_EQ(x, 3);
+  cudaGetLastError();
+  cudaEventDestroy(event);
+  cudaStreamDestroy(first);
+  cudaStreamDestroy(second);
 }
 
 // Halves and bfloat16 of all 16 bit patterns against the compiler's own conversions.

@@ -1,0 +1,76 @@
+#include "worker/read_ahead.h"
+
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <utility>
+
+namespace trireme {
+namespace {
+
+// Enough to keep a fast disk busy while a large tensor is packed, little beside a host's memory.
+constexpr size_t kAheadBytes = size_t{256} << 20;
+// Linux reads no more of a longer request than its largest to the device, which is at least this.
+constexpr size_t kRequestBytes = size_t{128} << 10;
+
+void WillNeed(std::span<const std::byte> bytes) {
+  static const uintptr_t kPage = static_cast<uintptr_t>(sysconf(_SC_PAGESIZE));
+  const uintptr_t begin = reinterpret_cast<uintptr_t>(bytes.data());
+  const uintptr_t start = begin - begin % kPage;
+  posix_madvise(reinterpret_cast<void*>(start), begin - start + bytes.size(), POSIX_MADV_WILLNEED);
+}
+
+}  // namespace
+
+ReadAhead::ReadAhead(std::vector<Stretches> items) : items_(std::move(items)) {
+  size_t end = 0;
+  for (const Stretches& stretches : items_) {
+    for (const auto& stretch : stretches) end += stretch.size();
+    ends_.push_back(end);
+  }
+  thread_ = std::thread([this] { Run(); });
+}
+
+ReadAhead::~ReadAhead() {
+  {
+    const std::lock_guard lock(mutex_);
+    ended_ = true;
+  }
+  changed_.notify_all();
+  thread_.join();
+}
+
+void ReadAhead::Begin(size_t item) {
+  {
+    const std::lock_guard lock(mutex_);
+    if (item <= current_) return;
+    current_ = item;
+  }
+  changed_.notify_all();
+}
+
+// False at the end.
+bool ReadAhead::WaitUntilWanted(size_t item) {
+  std::unique_lock lock(mutex_);
+  changed_.wait(lock, [&] {
+    return ended_ || item <= current_ || ends_[item - 1] - ends_[current_] < kAheadBytes;
+  });
+  return !ended_;
+}
+
+void ReadAhead::Run() {
+  for (size_t item = 0; item < items_.size(); ++item) {
+    for (std::span<const std::byte> stretch : items_[item]) {
+      while (!stretch.empty()) {
+        if (!WaitUntilWanted(item)) return;
+        const size_t bytes = std::min(stretch.size(), kRequestBytes);
+        WillNeed(stretch.first(bytes));
+        stretch = stretch.subspan(bytes);
+      }
+    }
+  }
+}
+
+}  // namespace trireme
