@@ -224,7 +224,7 @@ void Engine::EndDrained() {
     if (!replica->draining().has_value()) continue;
     replica->SetFinishes(MustFinish(*replica));
     if (!replica->drained()) continue;
-    events.push_back(supervisor_.LoseGang(replica->epoch(), *replica->draining()));
+    events.push_back(supervisor_.ReleaseGang(replica->epoch(), *replica->draining()));
   }
   for (GangEvent& event : events) HandleGangEvent(std::move(event));
 }

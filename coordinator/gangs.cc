@@ -25,11 +25,22 @@ constexpr size_t kFailureBytesMax = 2000;
 constexpr double kLeaseShare = 0.9;
 // Of a gang that is idle: it costs the next request no more than the step of one token.
 constexpr std::chrono::seconds kSelfTestInterval{5};
+// The slowest network that is none that is cut: an exchange may take the worker timeout and four
+// seconds a MiB.
+constexpr uint64_t kSlowestBytesPerSecond = 256 << 10;
+constexpr uint64_t kExchangeBytesMax = uint64_t{1} << 40;
 
-v1::CoordinatorMessage ShutdownMessage(const std::string& reason) {
+v1::CoordinatorMessage ShutdownMessage(const std::string& reason, bool lost) {
   v1::CoordinatorMessage message;
   message.mutable_shutdown()->set_reason(reason);
+  message.mutable_shutdown()->set_lost(lost);
   return message;
+}
+
+// How long a rank may be in the exchange that it is in, beside the worker timeout.
+std::chrono::seconds TransferTime(const v1::Progress& progress) {
+  const uint64_t bytes = std::min<uint64_t>(progress.exchange().bytes(), kExchangeBytesMax);
+  return std::chrono::seconds(bytes / kSlowestBytesPerSecond);
 }
 
 template <typename T>
@@ -62,22 +73,7 @@ absl::Status CheckPlace(const v1::Register& registration) {
 
 bool IsCpu(const std::string& device) { return device.substr(0, device.find(' ')) == "cpu"; }
 
-// Where a rank is and what it was last known to do.
-std::string Whereabouts(const v1::Register& registration, const v1::Progress& progress) {
-  const std::string who = absl::StrCat(RankName(registration), ", pid ", registration.info().pid());
-  if (progress.step_begun() == 0) return who;
-  return absl::StrCat(who, ", ",
-                      progress.step_begun() > progress.step_done()
-                          ? absl::StrCat("last seen computing step ", progress.step_begun())
-                          : absl::StrCat("last seen idle after step ", progress.step_done()));
-}
-
 }  // namespace
-
-std::string RankName(const v1::Register& registration) {
-  return absl::StrCat("rank ", registration.info().rank(), " (",
-                      absl::CHexEscape(registration.info().host()), ")");
-}
 
 void GangSupervisor::OnConnect(uint64_t stream_id, std::shared_ptr<WorkerStream> stream,
                                std::string peer) {
@@ -103,8 +99,7 @@ GangEvent GangSupervisor::OnMessage(uint64_t stream_id, const v1::WorkerMessage&
     return OnResult(stream_id, message.result(), now);
   }
   if (message.has_progress() && registered) {
-    OnProgress(found->second, message.progress(), now);
-    return {};
+    return OnProgress(found->second, message.progress(), now);
   }
   if (message.has_drain() && registered) return OnDrain(stream_id, now);
   if (message.has_failure() && registered) {
@@ -118,29 +113,74 @@ GangEvent GangSupervisor::OnMessage(uint64_t stream_id, const v1::WorkerMessage&
                 now);
 }
 
-void GangSupervisor::OnProgress(Stream& stream, const v1::Progress& progress, Time now) {
+GangEvent GangSupervisor::OnProgress(Stream& stream, const v1::Progress& progress, Time now) {
   const bool moved = progress.step_begun() != stream.progress.step_begun() ||
                      progress.step_done() != stream.progress.step_done();
+  const bool computes =
+      !progress.has_exchange() && (progress.step_begun() > progress.step_done() ||
+                                   progress.self_tests() < stream.self_tests_sent);
   if (moved) stream.moved = now;
+  if (moved || computes || progress.has_exchange() != stream.progress.has_exchange() ||
+      progress.exchanges_done() != stream.progress.exchanges_done()) {
+    stream.got_on = now;
+  }
+  stream.told = now;
   stream.progress = progress;
   v1::CoordinatorMessage answer;
   answer.mutable_heartbeat()->set_sent_ns(progress.sent_ns());
   stream.stream->Send(answer);
-  const v1::Register& registration = stream.registration;
-  if (registration.info().rank() == 0 && EpochOf(registration.gang_id()).has_value()) {
-    TestIdleGang(registration.gang_id(), now);
-  }
+  if (!EpochOf(stream.registration.gang_id()).has_value()) return {};
+  if (progress.has_exchange()) return CheckDeadlock(stream);
+  if (stream.registration.info().rank() != 0) return {};
+  return TestIdleGang(std::string(stream.registration.gang_id()), now);
 }
 
-// A gang whose ranks all were idle for a while, and have passed the test before.
-void GangSupervisor::TestIdleGang(const std::string& gang_id, Time now) {
+// A gang is stuck when some rank is in an exchange and all have told for the worker timeout that
+// they neither compute nor exchange anything. Only what ranks have told counts: the coordinator may
+// have been asleep itself, and a rank that is silent is CheckSilence's.
+GangEvent GangSupervisor::CheckDeadlock(const Stream& waiting) {
+  const auto stuck_for = [this](Time told, Time got_on, std::chrono::seconds transfer) {
+    return told - got_on >= requirements_.worker_timeout + transfer;
+  };
+  Time told = waiting.told;
+  Time got_on = waiting.got_on;
+  std::chrono::seconds transfer = TransferTime(waiting.progress);
+  if (!stuck_for(told, got_on, transfer)) return {};
+  std::vector<StuckRank> ranks;
+  const std::string gang_id = waiting.registration.gang_id();
+  for (const auto& [rank, id] : RanksOf(gang_id)) {
+    const Stream& stream = streams_.at(id);
+    ranks.push_back({&stream.registration, &stream.progress});
+    told = std::min(told, stream.told);
+    got_on = std::max(got_on, stream.got_on);
+    transfer = std::max(transfer, TransferTime(stream.progress));
+  }
+  if (!stuck_for(told, got_on, transfer)) return {};
+  const std::chrono::duration<double> still = told - got_on;
+  return EndGang(
+      gang_id, absl::StrFormat("it is stuck: no rank has got on for %.1f s (--worker-timeout-s): ",
+                               still.count()) +
+                   DescribeDeadlock(ranks));
+}
+
+// A gang whose ranks all were idle for a while, and have passed the test before. Ends one that does
+// not come to its end.
+GangEvent GangSupervisor::TestIdleGang(const std::string& gang_id, Time now) {
   const std::map<uint32_t, uint64_t> ranks = RanksOf(gang_id);
   for (const auto& [rank, id] : ranks) {
     const Stream& stream = streams_.at(id);
-    if (stream.progress.step_begun() != stream.progress.step_done() ||
-        stream.progress.self_tests() != stream.self_tests_sent ||
+    const bool tested = stream.progress.self_tests() == stream.self_tests_sent;
+    if (!tested && now - stream.moved >= requirements_.self_test_timeout) {
+      return EndGang(
+          gang_id,
+          absl::StrCat("it is stuck: a self-test has not ended within ",
+                       std::chrono::duration<double>(requirements_.self_test_timeout).count(),
+                       " s (--step-timeout-s): not done by ",
+                       Whereabouts(stream.registration, stream.progress)));
+    }
+    if (!tested || stream.progress.step_begun() != stream.progress.step_done() ||
         now - stream.moved < kSelfTestInterval) {
-      return;
+      return {};
     }
   }
   v1::CoordinatorMessage message;
@@ -151,6 +191,7 @@ void GangSupervisor::TestIdleGang(const std::string& gang_id, Time now) {
     stream.moved = now;
     ++stream.self_tests_sent;
   }
+  return {};
 }
 
 GangEvent GangSupervisor::OnDrain(uint64_t stream_id, Time now) {
@@ -169,6 +210,8 @@ GangEvent GangSupervisor::OnRegister(uint64_t stream_id, const v1::Register& reg
   if (!status.ok()) return Reject(stream_id, status, now);
   Stream& stream = streams_.at(stream_id);
   stream.registration = registration;
+  stream.told = now;
+  stream.got_on = now;
   v1::CoordinatorMessage registered;
   registered.mutable_registered()->set_lease_ms(
       static_cast<uint32_t>(requirements_.worker_timeout.count() * kLeaseShare));
@@ -197,7 +240,8 @@ std::vector<GangEvent> GangSupervisor::DrainHost(const std::string& host) {
   std::vector<GangEvent> events;
   for (const std::string& gang_id : gang_ids) {
     const std::optional<uint64_t> epoch = EpochOf(gang_id);
-    events.push_back(epoch.has_value() ? GangDrains{*epoch, reason} : EndGang(gang_id, reason));
+    events.push_back(epoch.has_value() ? GangDrains{*epoch, reason}
+                                       : EndGang(gang_id, reason, End::kReleased));
   }
   return events;
 }
@@ -441,10 +485,17 @@ GangEvent GangSupervisor::LoseGang(uint64_t epoch, const std::string& reason) {
   return EndGang(std::string(found->second), reason);
 }
 
-GangEvent GangSupervisor::EndGang(const std::string& gang_id, const std::string& reason) {
+GangEvent GangSupervisor::ReleaseGang(uint64_t epoch, const std::string& reason) {
+  const auto found = serving_.find(epoch);
+  if (found == serving_.end()) return {};
+  return EndGang(std::string(found->second), reason, End::kReleased);
+}
+
+GangEvent GangSupervisor::EndGang(const std::string& gang_id, const std::string& reason, End end) {
   for (const auto& [rank, id] : RanksOf(gang_id)) {
     const Stream& stream = streams_.at(id);
-    stream.stream->Send(ShutdownMessage(absl::StrCat("the gang has ended: ", reason)));
+    stream.stream->Send(
+        ShutdownMessage(absl::StrCat("the gang has ended: ", reason), end == End::kLost));
     stream.stream->Close(absl::OkStatus());
     streams_.erase(id);
   }
@@ -469,7 +520,7 @@ void GangSupervisor::SendPlan(v1::StepPlan plan) {
 
 void GangSupervisor::ShutdownAll(const std::string& reason) {
   for (const auto& [id, stream] : streams_) {
-    if (!requirements_.keep_workers) stream.stream->Send(ShutdownMessage(reason));
+    if (!requirements_.keep_workers) stream.stream->Send(ShutdownMessage(reason, /*lost=*/false));
     stream.stream->Close(requirements_.keep_workers ? absl::UnavailableError(reason)
                                                     : absl::OkStatus());
   }

@@ -12,6 +12,7 @@
 #include "absl/status/status.h"
 #include "coordinator/cordoned_hosts.h"
 #include "coordinator/scheduler.h"
+#include "coordinator/whereabouts.h"
 #include "parallel/model_config.h"
 #include "trireme/v1/cluster.pb.h"
 #include "trireme/v1/worker.pb.h"
@@ -34,7 +35,8 @@ struct GangRequirements {
   uint32_t max_model_len = 0;           // the context to serve
   bool max_model_len_required = false;  // refuse a gang with less, instead of serving less
   std::chrono::milliseconds worker_timeout{5'000};  // a rank that is silent so long is given up
-  const CordonedHosts* cordoned = nullptr;          // not owned; null: none is
+  std::chrono::milliseconds self_test_timeout{120'000};
+  const CordonedHosts* cordoned = nullptr;  // not owned; null: none is
   bool keep_workers = false;  // ShutdownAll leaves them waiting for the next coordinator
 };
 
@@ -57,7 +59,8 @@ using GangEvent = std::variant<std::monostate, GangIsReady, GangIsLost, GangDrai
 
 // Forms gangs of ranks and watches those that serve. Streams register with a gang id; when all
 // ranks of that id are there and agree, the gang gets an epoch, as no other has had, and serves
-// until any of its streams ends, misbehaves or falls silent. Then the rest of it is told to shut
+// until any of its streams ends, misbehaves or falls silent, or its ranks all wait for each other
+// (CheckDeadlock). Then the rest of it is told to shut
 // down: a gang lives and dies as one, and other gangs do not notice. Any number may serve, of any
 // size; what they compute must be the same to the bit, as requests go on from one to another. A
 // stream that breaks the protocol is closed.
@@ -86,8 +89,11 @@ class GangSupervisor {
   // To every rank of the gang of the plan's epoch, which must serve.
   void SendPlan(v1::StepPlan plan);
 
-  // Ends a gang for a reason found outside of its streams. No effect if it does not serve.
+  // Ends a gang for a reason found outside of its streams. No effect if it does not serve. A lost
+  // one's ranks may be in the middle of a step, and end at once; one that is released has none
+  // under way, and ends in an orderly way.
   GangEvent LoseGang(uint64_t epoch, const std::string& reason);
+  GangEvent ReleaseGang(uint64_t epoch, const std::string& reason);
 
   // What an operator wants to end: gangs that serve drain, one that still forms ends.
   std::vector<GangEvent> DrainGang(uint64_t epoch) const;
@@ -106,14 +112,17 @@ class GangSupervisor {
     std::string peer;
     v1::Register registration;  // gang_id is empty until the rank registers
     v1::Progress progress;
-    Time heard{};  // of a registered rank: when it last gave a sign of life
-    Time moved{};  // when it was last known to have got on, or was sent a self-test
+    Time heard{};   // of a registered rank: when it last gave a sign of life
+    Time moved{};   // when a step was last known to have begun or ended, or a self-test was sent
+    Time told{};    // when its last Progress came
+    Time got_on{};  // when it last told that it computes, or has exchanged something
     uint64_t self_tests_sent = 0;
   };
 
   GangEvent OnRegister(uint64_t stream_id, const v1::Register& registration, Time now);
-  void OnProgress(Stream& stream, const v1::Progress& progress, Time now);
-  void TestIdleGang(const std::string& gang_id, Time now);
+  GangEvent OnProgress(Stream& stream, const v1::Progress& progress, Time now);
+  GangEvent CheckDeadlock(const Stream& waiting);
+  GangEvent TestIdleGang(const std::string& gang_id, Time now);
   GangEvent OnDrain(uint64_t stream_id, Time now);
   GangEvent OnResult(uint64_t stream_id, const v1::StepResult& result, Time now);
   absl::Status CheckAlone(const v1::Register& registration) const;
@@ -126,8 +135,9 @@ class GangSupervisor {
   GangEvent StartServing(const std::string& gang_id);
   // Closes a stream that broke the rules, and what that means for its gang.
   GangEvent Reject(uint64_t stream_id, const absl::Status& status, Time now);
-  // Ends every rank of a gang; `who` and `why` say what happened to which.
-  GangEvent EndGang(const std::string& gang_id, const std::string& reason);
+  // Ends every rank of a gang.
+  enum class End { kLost, kReleased };
+  GangEvent EndGang(const std::string& gang_id, const std::string& reason, End end = End::kLost);
 
   const GangRequirements requirements_;
   std::map<uint64_t, Stream> streams_;
@@ -135,8 +145,5 @@ class GangSupervisor {
   uint64_t last_epoch_ = 0;
   v1::Register first_;  // of the first gang that served, a rank's; empty before
 };
-
-// "rank 3 (node7)"
-std::string RankName(const v1::Register& registration);
 
 }  // namespace trireme

@@ -22,15 +22,16 @@ constexpr std::chrono::seconds kEndTimeout{10};
 // For the step under way when the stream ends, and the agreement after it.
 constexpr std::chrono::seconds kLastStepTimeout{30};
 
-[[noreturn]] void EndProcess(const char* why) {
+[[noreturn]] void EndProcess(std::string_view why, int exit_code = 1) {
   LogError(why);
-  std::_Exit(1);
+  std::_Exit(exit_code);
 }
 
 }  // namespace
 
-ControlStream::ControlStream(v1::WorkerControl::Stub& stub, const v1::Register& registration)
-    : stream_(stub.Connect(&context_)) {
+ControlStream::ControlStream(v1::WorkerControl::Stub& stub, const v1::Register& registration,
+                             const CollectiveWatch* watch)
+    : watch_(watch), stream_(stub.Connect(&context_)) {
   v1::WorkerMessage message;
   *message.mutable_register_() = registration;
   Send(message);
@@ -135,7 +136,7 @@ void ControlStream::Read() {
       Renew(message.heartbeat());
       continue;
     }
-    if (message.has_shutdown()) OnShutdown();
+    if (message.has_shutdown()) OnShutdown(message.shutdown());
     std::unique_lock lock(mutex_);
     changed_.wait(lock, [this] { return closing_ || unread_.size() < kUnreadMax; });
     unread_.push_back(std::move(message));
@@ -165,12 +166,27 @@ void ControlStream::Renew(const v1::Heartbeat& heartbeat) {
   lease_->EndAt(sent + lease_length_);
 }
 
-void ControlStream::OnShutdown() {
+void ControlStream::OnShutdown(const v1::Shutdown& shutdown) {
   const std::lock_guard lock(mutex_);
+  if (shutdown.lost()) {
+    EndProcess(absl::StrCat("stopping: ", shutdown.reason()), draining_ ? 128 + SIGTERM : 1);
+  }
   shut_down_ = true;
-  // A gang that is lost in the middle of a step has no orderly end to wait for.
-  if (draining_ && computing()) std::_Exit(128 + SIGTERM);
   if (lease_ != nullptr) lease_->EndAt(Clock::now() + kEndTimeout);
+}
+
+v1::Progress ControlStream::MakeProgress() const {
+  v1::Progress progress = progress_;
+  progress.set_sent_ns(Clock::now().time_since_epoch().count());
+  if (watch_ == nullptr) return progress;
+  const CollectiveWatch::State state = watch_->state();
+  progress.set_exchanges_done(state.done);
+  if (!state.current.has_value()) return progress;
+  v1::Exchange& exchange = *progress.mutable_exchange();
+  exchange.set_what(state.current->what);
+  exchange.set_bytes(state.current->bytes);
+  for (const int rank : state.current->ranks) exchange.add_ranks(static_cast<uint32_t>(rank));
+  return progress;
 }
 
 void ControlStream::Beat() {
@@ -181,8 +197,7 @@ void ControlStream::Beat() {
     if (draining_ && !std::exchange(drain_sent, true)) {
       message.mutable_drain();
     } else {
-      *message.mutable_progress() = progress_;
-      message.mutable_progress()->set_sent_ns(Clock::now().time_since_epoch().count());
+      *message.mutable_progress() = MakeProgress();
     }
     lock.unlock();
     Send(message);  // if it fails, nothing will be answered

@@ -12,6 +12,7 @@
 #include <thread>
 
 #include "absl/status/status.h"
+#include "parallel/collective_watch.h"
 #include "trireme/v1/worker.grpc.pb.h"
 #include "worker/lease.h"
 
@@ -21,8 +22,11 @@ namespace trireme {
 // results. What is public is for one thread, which computes, except Drain.
 class ControlStream {
  public:
-  // Opens the stream and registers; whether that worked, Next tells.
-  ControlStream(v1::WorkerControl::Stub& stub, const v1::Register& registration);
+  // Opens the stream and registers; whether that worked, Next tells. `watch`, which may be null and
+  // outlives the stream, is what signs of life say of exchanges. A Shutdown of a lost gang ends the
+  // process at once: peers that it may wait for can be gone.
+  ControlStream(v1::WorkerControl::Stub& stub, const v1::Register& registration,
+                const CollectiveWatch* watch);
   ~ControlStream();  // cuts it, if it is not at its end
 
   using Clock = std::chrono::steady_clock;
@@ -61,13 +65,15 @@ class ControlStream {
 
   void Read();
   void Beat();
+  v1::Progress MakeProgress() const;  // needs mutex_
   void Renew(const v1::Heartbeat& heartbeat);
-  void OnShutdown();
+  void OnShutdown(const v1::Shutdown& shutdown);
   void OnEnd();
   void SetEnd();
   bool computing() const { return testing_ || progress_.step_begun() > progress_.step_done(); }
   bool over() const { return closing_ || shut_down_ || ended_; }
 
+  const CollectiveWatch* const watch_;
   grpc::ClientContext context_;
   const std::unique_ptr<Stream> stream_;
 

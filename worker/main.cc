@@ -483,6 +483,7 @@ int Run(int argc, char** argv) {
   absl::StatusOr<Rank> rank = LoadRank(flags, *world, phases);
   const absl::Status loaded = AgreeOnStatus(rank.status(), ranks);
   if (!loaded.ok()) return speaks ? Complain(loaded) : 1;
+  flags.control.watch = world->watch.get();
   if (flags.offline_bench) LogInfo(phases.Describe());
   const absl::Status status = RunRank(flags, *rank, ranks, health);
   if (!status.ok()) LeaveAtOnce(ranks, status);

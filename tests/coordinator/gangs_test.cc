@@ -356,6 +356,130 @@ TEST_F(GangsTest, NamesTheRanksThatKeepAStepFromItsEnd) {
             "not done by rank 0 (node0), pid 10, last seen computing step 7");
 }
 
+// A rank of step `begun` in an exchange with rank `peer`.
+v1::WorkerMessage Exchanging(uint64_t begun, uint64_t exchanges_done, uint32_t peer,
+                             uint64_t bytes = 4096) {
+  v1::WorkerMessage message = ProgressMessage(begun, begun - 1);
+  v1::Progress& progress = *message.mutable_progress();
+  progress.set_exchanges_done(exchanges_done);
+  progress.mutable_exchange()->set_what("all-reduce");
+  progress.mutable_exchange()->add_ranks(peer);
+  progress.mutable_exchange()->set_bytes(bytes);
+  return message;
+}
+
+class DeadlockTest : public GangsTest {
+ protected:
+  DeadlockTest() { StartGang("a", 1); }
+
+  // Both ranks tell twice a second, for so long; then why the gang was lost, if it was.
+  std::string Tell(const v1::WorkerMessage& first, const v1::WorkerMessage& second,
+                   std::chrono::milliseconds length) {
+    for (const GangSupervisor::Time end = now_ + length; now_ < end;) {
+      now_ += std::chrono::milliseconds(500);
+      std::vector<GangEvent> events = supervisor_->CheckSilence(now_);
+      events.push_back(supervisor_->OnMessage(1, first, now_));
+      events.push_back(supervisor_->OnMessage(2, second, now_));
+      if (const std::string lost = Lost(events); !lost.empty()) return lost;
+    }
+    return "";
+  }
+};
+
+using std::chrono::seconds;
+
+TEST_F(DeadlockTest, RanksThatReachTheCoordinatorButNotEachOtherAreNamedWithTheirExchange) {
+  ASSERT_EQ(Tell(Exchanging(7, 20, 1), Exchanging(7, 20, 0), seconds(5)), "");
+  EXPECT_EQ(Tell(Exchanging(7, 20, 1), Exchanging(7, 20, 0), seconds(1)),
+            "1: it is stuck: no rank has got on for 5.0 s (--worker-timeout-s): "
+            "rank 0 (node0), pid 10, last seen in step 7, waiting for rank 1: all-reduce of 4096 "
+            "bytes; rank 1 (node1), pid 11, last seen in step 7, waiting for rank 0: all-reduce of "
+            "4096 bytes; the network between node0, node1 is cut, though each reaches the "
+            "coordinator");
+  EXPECT_TRUE(streams_[0]->sent.back().shutdown().lost());
+}
+
+TEST_F(DeadlockTest, ARankThatDoesNotComeIsNamedAsMissing) {
+  const std::string lost = Tell(Exchanging(7, 20, 1), ProgressMessage(6, 6), seconds(7));
+  EXPECT_NE(lost.find("waiting for rank 1: all-reduce of 4096 bytes; missing: rank 1 (node1), pid "
+                      "11, last seen idle after step 6"),
+            std::string::npos)
+      << lost;
+}
+
+TEST_F(DeadlockTest, TheRanksThatAreTheFurthestBehindTellWhy) {
+  const std::string lost = Tell(Exchanging(8, 20, 1), Exchanging(7, 9, 0), seconds(7));
+  EXPECT_EQ(lost.find("rank 0 (node0)"), std::string::npos) << lost;
+  EXPECT_NE(lost.find("rank 1 (node1), pid 11, last seen in step 7"), std::string::npos) << lost;
+}
+
+TEST_F(DeadlockTest, AGangOfWhichARankComputesOrExchangesIsNotStuck) {
+  EXPECT_EQ(Tell(Exchanging(7, 20, 1), ProgressMessage(7, 6), seconds(100)), "");
+  for (uint64_t i = 20; i < 60; ++i) {
+    ASSERT_EQ(Tell(Exchanging(7, 20, 1), Exchanging(7, i, 0), seconds(3)), "");
+  }
+  EXPECT_EQ(Tell(ProgressMessage(7, 7), ProgressMessage(7, 7), seconds(100)), "");
+}
+
+TEST_F(DeadlockTest, AnExchangeAfterALongRestIsNew) {
+  v1::WorkerMessage idle = ProgressMessage(7, 7);
+  idle.mutable_progress()->set_exchanges_done(20);
+  EXPECT_EQ(Tell(idle, idle, seconds(4)), "");
+  v1::WorkerMessage testing = Exchanging(8, 20, 1);
+  testing.mutable_progress()->set_step_begun(7);
+  EXPECT_EQ(Tell(testing, idle, seconds(5)), "");
+  const std::string lost = Tell(testing, idle, seconds(1));
+  EXPECT_NE(lost.find("last seen in a self-test, waiting for rank 1"), std::string::npos) << lost;
+}
+
+TEST_F(DeadlockTest, ALargeExchangeMayTakeItsTime) {
+  EXPECT_EQ(Tell(Exchanging(7, 20, 1, 16 << 20), Exchanging(7, 20, 0), seconds(69)), "");
+  EXPECT_NE(Tell(Exchanging(7, 20, 1, 16 << 20), Exchanging(7, 20, 0), seconds(1)), "");
+}
+
+// A coordinator that was stopped does not know what the ranks did meanwhile.
+TEST_F(DeadlockTest, OnlyWhatRanksHaveToldCounts) {
+  ASSERT_EQ(Tell(Exchanging(7, 20, 1), Exchanging(7, 20, 0), seconds(2)), "");
+  now_ += seconds(60);
+  EXPECT_EQ(Lost({supervisor_->OnMessage(1, Exchanging(7, 20, 1), now_)}), "");
+  EXPECT_EQ(Lost({supervisor_->OnMessage(2, Exchanging(8, 30, 0), now_)}), "");
+  EXPECT_EQ(Tell(Exchanging(8, 30, 1), Exchanging(8, 30, 0), seconds(4)), "");
+}
+
+TEST_F(DeadlockTest, ASelfTestHasTheDeadlineOfAStep) {
+  v1::WorkerMessage idle = ProgressMessage(0, 0);
+  ASSERT_EQ(Tell(idle, idle, seconds(6)), "");
+  ASSERT_EQ(SelfTests(*streams_[1]), 1);
+  v1::WorkerMessage tested = idle;
+  tested.mutable_progress()->set_self_tests(1);
+  EXPECT_EQ(Tell(tested, idle, seconds(118)), "");
+  const std::string lost = Tell(tested, idle, seconds(2));
+  EXPECT_NE(lost.find("a self-test has not ended within 120 s (--step-timeout-s): not done by rank "
+                      "1 (node1), pid 11"),
+            std::string::npos)
+      << lost;
+}
+
+TEST_F(GangsTest, WhatARankTellsOfItsExchangeIsBounded) {
+  StartGang("a", 1);
+  v1::WorkerMessage message = Exchanging(7, 20, 1, ~uint64_t{0});
+  v1::Exchange& exchange = *message.mutable_progress()->mutable_exchange();
+  exchange.set_what(std::string(100'000, '\n'));
+  for (uint32_t rank = 0; rank < 10'000; ++rank) exchange.add_ranks(rank);
+  for (const uint64_t id : {1, 2}) supervisor_->OnMessage(id, message, now_);
+  const std::string text = supervisor_->Laggards(1, 7);
+  EXPECT_LT(text.size(), 500U);
+  EXPECT_EQ(text.find('\n'), std::string::npos);
+  EXPECT_NE(text.find("ranks 1, 0, 1, 2 and 9997 more"), std::string::npos) << text;
+}
+
+TEST_F(GangsTest, AReleasedGangEndsInAnOrderlyWay) {
+  StartGang("a", 1);
+  EXPECT_TRUE(std::holds_alternative<GangIsLost>(supervisor_->ReleaseGang(1, "drained")));
+  EXPECT_TRUE(streams_[0]->sent.back().has_shutdown());
+  EXPECT_FALSE(streams_[0]->sent.back().shutdown().lost());
+}
+
 TEST_F(GangsTest, ARankThatIsToldToEndDrainsItsGang) {
   Connect(9);
   supervisor_->OnMessage(9, Register("early", 0), now_);

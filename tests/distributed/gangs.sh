@@ -135,6 +135,24 @@ replace_cable() {
   ip link set "$far" netns "${namespaces[0]}" && ip -n "${namespaces[0]}" link set "$far" master switch0 up
 }
 
+# data_cable NAME NAME: a network of its own between two hosts, 10.214.0.1 and .2 at the interface data0; sets $cable to
+# the process that carries it.
+data_cable() {
+  local ends=("one-$$" "two-$$") number
+  start - cable-data.log python3 "${BASH_SOURCE%/*}/bad_cable.py" "${ends[@]}" 0 0 0
+  cable=$started
+  for _ in {1..50}; do grep -q 'plugged in' "$work/cable-data.log" && break; sleep 0.1; done
+  if ! grep -q 'plugged in' "$work/cable-data.log"; then
+    echo "TAP interfaces are not permitted here: $(tail -1 "$work/cable-data.log")"
+    return $skipped
+  fi
+  for number in 1 2; do
+    local name=${!number} end=${ends[number - 1]}
+    ip link set "$end" netns "${!name}" name data0 || return 1
+    ip -n "${!name}" addr add "10.214.0.$number/24" dev data0 && ip -n "${!name}" link set data0 up || return 1
+  done
+}
+
 # Runs the cases whose names contain $case, and ends.
 run_cases() {
   local failed=0 passed=0 name output

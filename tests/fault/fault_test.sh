@@ -77,6 +77,38 @@ END
     --duration-ms-min $((faults > 1 ? 1000 : 6000))
 }
 
+# A coordinator, and a gang of two ranks whose hosts have a cable of their own beside the network to
+# the coordinator. Cut, each rank is alive and reaches the coordinator. The line that says so names
+# who waits for whom, in which step and exchange; clients go on once the cable is mended.
+case_cut_between_two_workers() {
+  make_hosts a b c || return
+  data_cable b c || return
+  start_coordinator "$a" 10.213.0.1 --insecure || return 1
+  keep_worker "$b" worker-b.log --gang g --tp 2 --rank 0 --net-interface data0
+  keep_worker "$c" worker-c.log --gang g --tp 2 --rank 1 --net-interface data0
+  serving "$a" || return 1
+  cat >"$work/cut.sh" <<END
+case \$1 in
+  begin) date +%s.%N >"$work/cut.txt"; kill -USR1 $cable && kill -USR2 $cable ;;
+  end) kill -HUP $cable ;;
+esac
+END
+  drive "$a" 1 --requests 8 --kind command --command "bash $work/cut.sh" --duration-ms-min 9000 \
+    --duration-ms-max 9000 || return 1
+  local line=' E .*rank 0 \('"$b"'\), pid [0-9]+, last seen in (step [0-9]+|a self-test), waiting for rank 1: [a-z-]+ of'
+  line+=".* network between $b, $c is cut"
+  grep -qE "$line" "$work/coordinator.log" || { echo "no line like: $line"; return 1; }
+  found_after_cut "$line"
+}
+
+# The line of the coordinator that says so came within ten seconds of the cut.
+found_after_cut() {
+  local found
+  found=$(grep -E -m1 "$1" "$work/coordinator.log" | cut -d' ' -f1,2)
+  awk -v cut="$(head -1 "$work/cut.txt")" -v found="$(date -d "$found" +%s.%N)" \
+    'BEGIN { printf "found %.1f s after the cut\n", found - cut; exit !(found > cut && found - cut < 10) }' >&3
+}
+
 case_cut_off_host() { partition USR1 USR2; }
 case_cut_off_one_way() { partition USR1; }
 case_cut_off_the_other_way() { partition USR2; }
