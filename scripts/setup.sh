@@ -7,7 +7,7 @@ packages=(
   build-essential cmake ninja-build pkg-config git ca-certificates curl
   libabsl-dev libgrpc++-dev protobuf-compiler protobuf-compiler-grpc libprotobuf-dev
   libopenmpi-dev openmpi-bin
-  nlohmann-json3-dev libpcre2-dev libutf8proc-dev libspdlog-dev libcli11-dev zlib1g-dev
+  nlohmann-json3-dev libssl-dev libpcre2-dev libutf8proc-dev libspdlog-dev libcli11-dev zlib1g-dev
   prometheus-cpp-dev libhwloc-dev libsqlite3-dev
   libgtest-dev libsimde-dev libbenchmark-dev libboost-context-dev
 )

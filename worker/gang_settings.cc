@@ -51,7 +51,7 @@ v1::Setting MakeSoftSetting(std::string name, std::string value) {
   return setting;
 }
 
-absl::StatusOr<std::vector<v1::Setting>> ModelSettings(const std::string& model) {
+absl::StatusOr<std::vector<v1::Setting>> ModelSettings(const std::string& model, bool weights) {
   std::vector<v1::Setting> settings;
   if (IsGgufPath(model)) {
     ASSIGN_OR_RETURN(std::string fingerprint, FileFingerprint(model));
@@ -59,6 +59,7 @@ absl::StatusOr<std::vector<v1::Setting>> ModelSettings(const std::string& model)
     return settings;
   }
   for (const char* name : {"config.json", "model.safetensors.index.json", "model.safetensors"}) {
+    if (!weights && name != std::string_view("config.json")) continue;
     absl::StatusOr<std::string> fingerprint = FileFingerprint(std::filesystem::path(model) / name);
     // Which of them there must be is the checkpoint reader's to say.
     if (!fingerprint.ok() && !absl::IsNotFound(fingerprint.status())) return fingerprint.status();

@@ -17,7 +17,10 @@ v1::Setting MakeSoftSetting(std::string name, std::string value);
 
 // What tells one checkpoint from another: config.json and the index or file of the weights, or the
 // GGUF file. Errors name the file.
-absl::StatusOr<std::vector<v1::Setting>> ModelSettings(const std::string& model);
+// With `weights` false of a directory only config.json, which is all that a rank needs that does
+// not read the weights.
+absl::StatusOr<std::vector<v1::Setting>> ModelSettings(const std::string& model,
+                                                       bool weights = true);
 
 // Compares this rank's settings with rank 0's, of whatever version. Collective. Logs the soft ones
 // that differ. FAILED_PRECONDITION, on the rank that differs, for the others; the message names

@@ -22,6 +22,7 @@
 #include "kernels/ops.h"
 #include "parallel/communicator.h"
 #include "parallel/link_test.h"
+#include "worker/checksums.h"
 #include "worker/cpu_binding.h"
 #include "worker/device.h"
 #include "worker/gang_settings.h"
@@ -51,6 +52,8 @@ struct Flags {
   bool insecure = false;
   int peer_timeout_s = 600;
   std::string link_test = "auto";
+  std::string load = "slices";
+  bool verify_checksum = false;
   OfflineBenchOptions bench;
   bool offline_bench = false;
   int threads = 0;
@@ -133,6 +136,15 @@ void DefineFlags(CLI::App& app, Flags& flags) {
   option("--threads", flags.threads, "TRIREME_THREADS",
          "compute threads of this rank; 0: the CPUs it may run on, shared among the host's ranks")
       ->check(CLI::Range(0, 1024));
+  option(
+      "--load", flags.load, "TRIREME_LOAD",
+      "slices: each rank reads its own part of the weights; broadcast: rank 0 alone reads them and "
+      "sends the others theirs, which need no more of a model's directory than config.json")
+      ->check(CLI::IsMember({"slices", "broadcast"}));
+  app.add_flag("--verify-checksum", flags.verify_checksum,
+               "while loading, compare the model's files with SHA256SUMS beside them, as sha256sum "
+               "writes it: once on each host that reads them")
+      ->envname("TRIREME_VERIFY_CHECKSUM");
   option("--max-model-len", flags.runner.max_model_len, "TRIREME_MAX_MODEL_LEN",
          "context in tokens; 0: the model's own, as far as the KV cache holds it")
       ->check(CLI::Range(0, 1 << 24));
@@ -213,6 +225,7 @@ absl::Status ResolveFlags(Flags& flags) {
   }
   flags.runner.swap_bytes_max = swap.bytes;
   flags.runner.float32 = flags.dtype == "float32";
+  flags.runner.broadcast = flags.load == "broadcast";
   flags.bench.micro_batches = std::min<int64_t>(flags.runner.layout.pp, flags.bench.batch);
   flags.bench.chunk = flags.runner.max_num_batched_tokens;
   return absl::OkStatus();
@@ -254,8 +267,11 @@ absl::StatusOr<std::vector<v1::Setting>> GangSettings(const Flags& flags) {
       MakeSetting("--max-model-len", absl::StrCat(runner.max_model_len)),
       MakeSetting("--max-num-batched-tokens", absl::StrCat(runner.max_num_batched_tokens)),
       MakeSetting("--link-test", flags.link_test),
+      MakeSetting("--load", flags.load),
+      MakeSetting("--verify-checksum", flags.verify_checksum ? "on" : "off"),
   };
-  ASSIGN_OR_RETURN(std::vector<v1::Setting> model, ModelSettings(runner.model_dir));
+  ASSIGN_OR_RETURN(std::vector<v1::Setting> model,
+                   ModelSettings(runner.model_dir, /*weights=*/flags.load == "slices"));
   std::move(model.begin(), model.end(), std::back_inserter(settings));
   ASSIGN_OR_RETURN(std::string program, FileFingerprint("/proc/self/exe"));
   settings.push_back(MakeSoftSetting("the program's build", std::move(program)));
@@ -380,7 +396,22 @@ absl::StatusOr<Rank> LoadRank(Flags& flags, const GangWorld& world, StartPhases&
   flags.runner.ranks_sharing_memory = device.ranks;
   flags.runner.load_threads = default_threads;
   flags.runner.kv_dtype = ParseKvDType(flags.kv_cache_dtype).value_or(device.kv_dtype_auto);
-  ASSIGN_OR_RETURN(rank.runner, ModelRunner::Load(flags.runner, rank.ops.get(), world.ranks.get()));
+  // In the file cache of a host that all its ranks read from, what is verified is what is loaded.
+  absl::Status verified;
+  std::thread verify;
+  const bool reads = flags.runner.broadcast ? world.ranks->rank() == 0 : world.local_rank == 0;
+  if (flags.verify_checksum && reads) {
+    verify =
+        std::thread([&] { verified = VerifyChecksums(flags.runner.model_dir, default_threads); });
+  }
+  absl::StatusOr<std::unique_ptr<ModelRunner>> runner =
+      ModelRunner::Load(flags.runner, rank.ops.get(), world.ranks.get());
+  if (verify.joinable()) {
+    verify.join();
+    phases.End("checksums");
+  }
+  RETURN_IF_ERROR(verified);
+  ASSIGN_OR_RETURN(rank.runner, std::move(runner));
   return rank;
 }
 
@@ -398,11 +429,16 @@ std::string DescribeKvCache(const RunnerOptions& options, const ModelRunner& run
       static_cast<double>(runner.swap_blocks()) * block_mib);
 }
 
-// What tells this gang's answers from those of another version of the model.
-absl::StatusOr<std::string> ModelVersion(const Flags& flags) {
+// What tells this gang's answers from those of another version of the model: rank 0's, which always
+// has the weights' files.
+absl::StatusOr<std::string> ModelVersion(const Flags& flags, Communicator& world) {
   std::string version = absl::StrCat(flags.model_version, "; ", flags.dtype);
   ASSIGN_OR_RETURN(const std::vector<v1::Setting> files, ModelSettings(flags.runner.model_dir));
   for (const v1::Setting& file : files) absl::StrAppend(&version, "; ", file.value());
+  uint64_t size = version.size();
+  RETURN_IF_ERROR(world.Broadcast(std::as_writable_bytes(std::span(&size, 1)), 0));
+  version.resize(size);
+  RETURN_IF_ERROR(world.Broadcast(std::as_writable_bytes(std::span(version)), 0));
   return version;
 }
 
@@ -416,7 +452,7 @@ absl::Status RunRank(const Flags& flags, Rank& rank, Communicator& world, RankHe
   ASSIGN_OR_RETURN(const std::string gang_id, MakeGangId(world));
   LogInfo(DescribeKvCache(flags.runner, *rank.runner));
   v1::Register registration = MakeRegister(flags.runner, *rank.runner, *rank.ops, world, gang_id);
-  ASSIGN_OR_RETURN(*registration.mutable_model()->mutable_version(), ModelVersion(flags));
+  ASSIGN_OR_RETURN(*registration.mutable_model()->mutable_version(), ModelVersion(flags, world));
   return ServeCoordinator(flags.control, registration, *rank.runner, health);
 }
 

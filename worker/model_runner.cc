@@ -10,6 +10,7 @@
 #include "base/check.h"
 #include "base/log.h"
 #include "base/status_macros.h"
+#include "worker/load_broadcast.h"
 
 namespace trireme {
 namespace {
@@ -55,25 +56,57 @@ absl::StatusOr<std::unique_ptr<ModelRunner>> ModelRunner::Load(const RunnerOptio
 
 ModelRunner::~ModelRunner() { ops_->memory().WaitBy(nullptr); }
 
-absl::Status ModelRunner::LoadModel() {
-  const auto start = std::chrono::steady_clock::now();
+absl::Status ModelRunner::Configure() {
   ASSIGN_OR_RETURN(config_, ModelConfig::Load(options_.model_dir));
   RETURN_IF_ERROR(CheckLayout(config_, options_.layout));
   shard_ = ComputeShard(config_, options_.layout, coord_);
   responder_ = RankOf(options_.layout, {.tp_rank = 0, .pp_rank = options_.layout.pp - 1});
+  return absl::OkStatus();
+}
+
+absl::Status ModelRunner::LoadWeights() {
+  RETURN_IF_ERROR(Configure());
   ASSIGN_OR_RETURN(const std::unique_ptr<Checkpoint> checkpoint,
                    Checkpoint::Open(options_.model_dir));
   ASSIGN_OR_RETURN(weights_, Weights::Load(*checkpoint, ShardTensors(config_, shard_), *ops_,
                                            options_.load_threads, options_.float32));
+  load_report_.bytes_read = checkpoint->bytes_read();
+  return absl::OkStatus();
+}
+
+// Collective, and so goes on where a rank has failed, which the others are told.
+absl::Status ModelRunner::LoadWeightsByBroadcast() {
+  absl::StatusOr<std::unique_ptr<Checkpoint>> checkpoint{nullptr};
+  std::vector<std::vector<TensorSlice>> slices(static_cast<size_t>(world_->size()));
+  if (const absl::Status configured = Configure(); !configured.ok()) {
+    checkpoint = configured;
+  } else {
+    for (int rank = 0; rank < world_->size(); ++rank) {
+      const RankCoord coord = CoordOf(options_.layout, rank);
+      slices[static_cast<size_t>(rank)] =
+          ShardTensors(config_, ComputeShard(config_, options_.layout, coord));
+    }
+    if (world_->rank() == 0) checkpoint = Checkpoint::Open(options_.model_dir);
+  }
+  ASSIGN_OR_RETURN(
+      BroadcastWeights loaded,
+      LoadByBroadcast(checkpoint, slices, *ops_, options_.load_threads, options_.float32, *world_));
+  weights_ = std::move(loaded.weights);
+  load_report_.bytes_read = loaded.bytes_read;
+  return absl::OkStatus();
+}
+
+absl::Status ModelRunner::LoadModel() {
+  const auto start = std::chrono::steady_clock::now();
+  RETURN_IF_ERROR(options_.broadcast ? LoadWeightsByBroadcast() : LoadWeights());
   rotary_ = RotaryEmbedding(config_);
   if (config_.rope_local_theta > 0) local_rotary_ = RotaryEmbedding::Local(config_);
   const RankContext rank{
       .ops = ops_, .tp = tp_.get(), .weights = &weights_, .scratch = &scratch_, .shard = shard_};
   ASSIGN_OR_RETURN(model_, MakeModel(config_, rank));
-  load_report_ = {.shard_bytes = weights_.bytes(),
-                  .lookup_bytes = static_cast<uint64_t>(model_->lookup_bytes()),
-                  .bytes_read = checkpoint->bytes_read(),
-                  .load_ms = MillisecondsSince(start)};
+  load_report_.shard_bytes = weights_.bytes();
+  load_report_.lookup_bytes = static_cast<uint64_t>(model_->lookup_bytes());
+  load_report_.load_ms = MillisecondsSince(start);
   return absl::OkStatus();
 }
 

@@ -12,14 +12,24 @@ namespace {
 
 // Enough to keep a fast disk busy while a large tensor is packed, little beside a host's memory.
 constexpr size_t kAheadBytes = size_t{256} << 20;
-// Linux reads no more of a longer request than its largest to the device, which is at least this.
-constexpr size_t kRequestBytes = size_t{128} << 10;
+// A request, as large as some devices take it. Of others Linux grants only the beginning, but no
+// less than the second of these; asking for what is on its way costs little.
+constexpr size_t kRequestBytes = size_t{2} << 20;
+constexpr size_t kGrantedBytes = size_t{128} << 10;
 
 void WillNeed(std::span<const std::byte> bytes) {
   static const uintptr_t kPage = static_cast<uintptr_t>(sysconf(_SC_PAGESIZE));
   const uintptr_t begin = reinterpret_cast<uintptr_t>(bytes.data());
   const uintptr_t start = begin - begin % kPage;
   posix_madvise(reinterpret_cast<void*>(start), begin - start + bytes.size(), POSIX_MADV_WILLNEED);
+}
+
+void Request(std::span<const std::byte> bytes) {
+  WillNeed(bytes);
+  while (bytes.size() > kGrantedBytes) {
+    bytes = bytes.subspan(kGrantedBytes);
+    WillNeed(bytes.first(std::min(bytes.size(), kGrantedBytes)));
+  }
 }
 
 }  // namespace
@@ -66,7 +76,7 @@ void ReadAhead::Run() {
       while (!stretch.empty()) {
         if (!WaitUntilWanted(item)) return;
         const size_t bytes = std::min(stretch.size(), kRequestBytes);
-        WillNeed(stretch.first(bytes));
+        Request(stretch.first(bytes));
         stretch = stretch.subspan(bytes);
       }
     }

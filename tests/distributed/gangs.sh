@@ -51,6 +51,12 @@ start_worker() {
     --kv-memory 64MiB "$@"
 }
 
+# A directory as a rank needs it that is sent its weights: sets $unread.
+directory_without_weights() {
+  unread=$work/without-weights
+  mkdir -p "$unread" && cp "$model/config.json" "$unread"
+}
+
 serving() { ${1:+ip netns exec "$1"} "$bin/trireme" nodes --server "$server" --wait 60 >"$work/nodes.txt"; }
 
 # The tokens of one long answer, with their text.

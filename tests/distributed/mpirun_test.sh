@@ -40,4 +40,38 @@ case_ranks_that_differ_end() {
     { echo "the difference is not named"; return 1; }
 }
 
+# Rank 0 alone has the weights.
+case_rank_0_sends_the_weights() {
+  expected_answer && directory_without_weights && start_coordinator - 127.0.0.1 || return 1
+  local worker=("$bin/trireme-worker" --coordinator "$server" --threads 1 --kv-memory 64MiB --tp 2 --pp 2 --load broadcast)
+  start - mpirun.log mpirun --oversubscribe --bind-to none -np 1 "${worker[@]}" --model "$model" : \
+    -np 3 "${worker[@]}" --model "$unread"
+  serving "" && same_answer && contains coordinator.log "(tp 2, pp 2, mpi)"
+}
+
+case_weights_that_rank_0_lacks_end_all() {
+  directory_without_weights || return 1
+  start - mpirun.log mpirun --oversubscribe --bind-to none -np 4 "$bin/trireme-worker" --offline-bench --tp 2 --pp 2 \
+    --load broadcast --model "$unread"
+  ends_with_an_error "$started" && contains mpirun.log "rank 0: $unread: no weights"
+}
+
+# Once with right digests, once with a wrong one.
+case_damaged_weights_end_all() {
+  cp -r "$model" "$work/copy" && (cd "$work/copy" && sha256sum config.json ./*.safetensors >SHA256SUMS) || return 1
+  local worker=("$bin/trireme-worker" --offline-bench --tp 2 --load broadcast --verify-checksum --model "$work/copy"
+    --bench-prompt-tokens 4 --bench-decode-tokens 2 --max-model-len 64 --kv-memory 4MiB)
+  mpirun --oversubscribe --bind-to none -np 2 "${worker[@]}" >"$work/mpirun.log" 2>&1 || { echo "it ended"; return 1; }
+  contains mpirun.log "checksums" || return 1
+  printf x | dd of="$work/copy/model.safetensors" bs=1 seek=1000000 conv=notrunc status=none
+  start - mpirun.log mpirun --oversubscribe --bind-to none -np 2 "${worker[@]}"
+  ends_with_an_error "$started" && contains mpirun.log "rank 0: $work/copy/model.safetensors: its SHA-256 is"
+}
+
+case_ways_to_load_that_differ_end_all() {
+  local worker=("$bin/trireme-worker" --tp 2 --offline-bench --model "$model")
+  start - mpirun.log mpirun --oversubscribe -np 1 "${worker[@]}" : -np 1 "${worker[@]}" --load broadcast
+  ends_with_an_error "$started" && contains mpirun.log "rank 1: --load is broadcast"
+}
+
 run_cases

@@ -20,6 +20,31 @@ case_four_ranks_of_which_one_is_fixed() {
   contains worker3.log "rank 3 of 4" && contains coordinator.log "(tp 2, pp 2, ucx)"
 }
 
+# It alone has them.
+case_rank_0_sends_the_weights() {
+  expected_answer && directory_without_weights && start_coordinator - 127.0.0.1 || return 1
+  local flags=(--gang g --tp 2 --pp 2 --load broadcast) i
+  start_worker - worker0.log "${flags[@]}" --rank 0
+  for i in 1 2 3; do
+    start - "worker$i.log" "$bin/trireme-worker" --coordinator "$server" --model "$unread" --threads 1 \
+      --kv-memory 64MiB "${flags[@]}"
+  done
+  serving "" && same_answer && contains coordinator.log "(tp 2, pp 2, ucx)"
+}
+
+case_weights_that_rank_0_lacks_end_all() {
+  directory_without_weights && start_coordinator - 127.0.0.1 || return 1
+  local workers=() i
+  for i in 0 1; do
+    start - "worker$i.log" "$bin/trireme-worker" --coordinator "$server" --model "$unread" --threads 1 \
+      --gang g --tp 2 --load broadcast
+    workers+=("$started")
+  done
+  for i in 0 1; do
+    ends_with_an_error "${workers[$i]}" && contains "worker$i.log" "rank 0: $unread: no weights" || return 1
+  done
+}
+
 case_contradictions_are_named() {
   start_coordinator - 127.0.0.1 || return 1
   start_worker - first.log --gang g --tp 2 --rank 0
