@@ -42,12 +42,14 @@ clients_failed() {
 # The workers' pids as the coordinator knows them.
 worker_pids() { "$bin/trireme" nodes --server "$server" --json | grep -oE '"pid": *"?[0-9]+' | sort; }
 
-# goes_and_comes_back LOG...: killed under load and idle, and the gang is the same, with one load in its logs.
+# goes_and_comes_back WHEN LOG...: killed under load and idle, as WHEN says, and the gang is the same, with one load in
+# its logs.
 goes_and_comes_back() {
-  local before under clients=()
+  local before under clients=() when=$1
+  shift
   before=$(worker_pids)
   [[ -n $before ]] || { echo "no pids"; return 1; }
-  for under in load idle load; do
+  for under in $when; do
     [[ $under == load ]] && load
     kill_coordinator
     [[ $under == load ]] && { clients_failed || return 1; }
@@ -63,20 +65,20 @@ goes_and_comes_back() {
 case_a_gang_of_mpirun_keeps_its_weights() {
   expected_answer && start_coordinator - 127.0.0.1 || return 1
   start_mpi_gang --tp 2
-  serving "" && goes_and_comes_back workers.log
+  serving "" && goes_and_comes_back "load idle load" workers.log
 }
 
 case_a_pipeline_keeps_its_weights() {
   expected_answer && start_coordinator - 127.0.0.1 || return 1
   start_mpi_gang --pp 2
-  serving "" && goes_and_comes_back workers.log
+  serving "" && goes_and_comes_back load workers.log
 }
 
 case_a_gang_of_the_rendezvous_keeps_its_weights() {
   expected_answer && start_coordinator - 127.0.0.1 || return 1
   start_worker - worker0.log --gang g --tp 2
   start_worker - worker1.log --gang g --tp 2
-  serving "" && goes_and_comes_back worker0.log worker1.log
+  serving "" && goes_and_comes_back "idle load" worker0.log worker1.log
 }
 
 case_a_coordinator_that_is_stopped_may_leave_its_workers() {
