@@ -6,6 +6,7 @@
 #include <memory>
 
 #include "absl/status/status.h"
+#include "base/status_macros.h"
 
 namespace trireme {
 namespace {
@@ -14,6 +15,14 @@ struct DestroyTopology {
   void operator()(hwloc_topology_t topology) const { hwloc_topology_destroy(topology); }
 };
 using Topology = std::unique_ptr<std::remove_pointer_t<hwloc_topology_t>, DestroyTopology>;
+
+absl::StatusOr<Topology> LoadTopology() {
+  hwloc_topology_t raw = nullptr;
+  if (hwloc_topology_init(&raw) != 0) return absl::InternalError("hwloc_topology_init failed");
+  Topology topology(raw);
+  if (hwloc_topology_load(raw) != 0) return absl::InternalError("hwloc_topology_load failed");
+  return topology;
+}
 
 // Ours to run on, the first CPU of every core, then the second of every core, and so on.
 std::vector<int> AllowedCpus(hwloc_topology_t topology) {
@@ -42,17 +51,29 @@ std::vector<int> AllowedCpus(hwloc_topology_t topology) {
 }  // namespace
 
 absl::StatusOr<std::vector<int>> ChooseCpus(int threads, int local_rank, int local_size) {
-  hwloc_topology_t raw = nullptr;
-  if (hwloc_topology_init(&raw) != 0) return absl::InternalError("hwloc_topology_init failed");
-  const Topology topology(raw);
-  if (hwloc_topology_load(raw) != 0) return absl::InternalError("hwloc_topology_load failed");
-  const std::vector<int> cpus = AllowedCpus(raw);
+  ASSIGN_OR_RETURN(const Topology topology, LoadTopology());
+  const std::vector<int> cpus = AllowedCpus(topology.get());
   const size_t each = static_cast<size_t>(threads);
   // A launcher that bound each rank to CPUs of its own has divided them already.
   if (cpus.size() == each) return cpus;
   if (cpus.size() != each * static_cast<size_t>(local_size)) return std::vector<int>();
   const auto first = cpus.begin() + local_rank * threads;
   return std::vector<int>(first, first + threads);
+}
+
+int NumaNodeOfProcess() {
+  const absl::StatusOr<Topology> topology = LoadTopology();
+  if (!topology.ok()) return -1;
+  int node = -1;
+  for (const int cpu : AllowedCpus(topology->get())) {
+    const hwloc_obj_t object =
+        hwloc_get_pu_obj_by_os_index(topology->get(), static_cast<unsigned>(cpu));
+    if (object == nullptr || hwloc_bitmap_weight(object->nodeset) != 1) return -1;
+    const int own = hwloc_bitmap_first(object->nodeset);
+    if (node != -1 && own != node) return -1;
+    node = own;
+  }
+  return node;
 }
 
 }  // namespace trireme

@@ -15,4 +15,8 @@ namespace trireme {
 // hwloc.
 absl::StatusOr<std::vector<int>> ChooseCpus(int threads, int local_rank, int local_size);
 
+// The NUMA node of all CPUs that this process may run on; -1 if there are several, or none is
+// known.
+int NumaNodeOfProcess();
+
 }  // namespace trireme

@@ -7,6 +7,7 @@
 #include "absl/status/statusor.h"
 #include "kernels/kv_layer.h"
 #include "kernels/ops.h"
+#include "parallel/placement.h"
 #include "parallel/wire.h"
 #include "worker/batch_sampler.h"
 #include "worker/layers/device_link.h"
@@ -48,6 +49,10 @@ struct GpuFacts {
 
 // Of --device cuda. Errors as MakeCudaDevice.
 absl::StatusOr<GpuFacts> DescribeGpus();
+
+// The GPU that MakeCudaDevice takes, but for the host's name. GPUs that this process does not see,
+// as CUDA_VISIBLE_DEVICES hides them, are not among its links. Errors as MakeCudaDevice.
+absl::StatusOr<RankPlace> FindGpu(int local_rank);
 
 // --device cuda: the GPU whose number is the local rank modulo the number of GPUs.
 absl::StatusOr<Device> MakeCudaDevice(const DeviceOptions& options);

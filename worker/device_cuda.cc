@@ -3,6 +3,7 @@
 #include <string>
 #include <utility>
 
+#include "absl/strings/ascii.h"
 #include "absl/strings/str_join.h"
 #include "base/status_macros.h"
 #include "kernels/cuda/cuda_ops.h"
@@ -27,6 +28,22 @@ std::string DriverVersion() {
   return "";
 }
 
+absl::StatusOr<int> CountGpus() {
+  ASSIGN_OR_RETURN(const int gpus, cuda::CudaDeviceCount());
+  if (gpus < 1) {
+    return absl::FailedPreconditionError(
+        "--device cuda: there is no GPU; nvidia-smi must list one");
+  }
+  return gpus;
+}
+
+// -1 where there is but one, or in a virtual machine that does not say.
+int NumaNodeOfPciDevice(const std::string& bus_id) {
+  int node = -1;
+  std::ifstream("/sys/bus/pci/devices/" + absl::AsciiStrToLower(bus_id) + "/numa_node") >> node;
+  return node;
+}
+
 }  // namespace
 
 absl::StatusOr<GpuFacts> DescribeGpus() {
@@ -39,12 +56,22 @@ absl::StatusOr<GpuFacts> DescribeGpus() {
   return GpuFacts{absl::StrJoin(models, " and "), DriverVersion()};
 }
 
-absl::StatusOr<Device> MakeCudaDevice(const DeviceOptions& options) {
-  ASSIGN_OR_RETURN(const int gpus, cuda::CudaDeviceCount());
-  if (gpus < 1) {
-    return absl::FailedPreconditionError(
-        "--device cuda: there is no GPU; nvidia-smi must list one");
+absl::StatusOr<RankPlace> FindGpu(int local_rank) {
+  ASSIGN_OR_RETURN(const int gpus, CountGpus());
+  const int gpu = local_rank % gpus;
+  RankPlace place;
+  ASSIGN_OR_RETURN(place.gpu, cuda::CudaDeviceBusId(gpu));
+  place.numa_node = NumaNodeOfPciDevice(place.gpu);
+  for (int peer = 0; peer < gpus; ++peer) {
+    ASSIGN_OR_RETURN(const bool linked, cuda::HasNvlink(gpu, peer));
+    if (!linked) continue;
+    ASSIGN_OR_RETURN(place.nvlinks.emplace_back(), cuda::CudaDeviceBusId(peer));
   }
+  return place;
+}
+
+absl::StatusOr<Device> MakeCudaDevice(const DeviceOptions& options) {
+  ASSIGN_OR_RETURN(const int gpus, CountGpus());
   const int gpu = options.local_rank % gpus;
   Device device;
   device.ranks = (options.local_size - gpu + gpus - 1) / gpus;  // gpu, gpu + gpus, ...

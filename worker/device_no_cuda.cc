@@ -17,4 +17,6 @@ absl::StatusOr<Device> MakeCudaDevice(const DeviceOptions&) { return NoCuda(); }
 
 absl::StatusOr<GpuFacts> DescribeGpus() { return NoCuda(); }
 
+absl::StatusOr<RankPlace> FindGpu(int) { return NoCuda(); }
+
 }  // namespace trireme

@@ -28,7 +28,6 @@ absl::StatusOr<GangWorld> MakeWorld(std::unique_ptr<Communicator> ranks) {
   RETURN_IF_ERROR(
       ranks->AllGather(std::as_bytes(std::span(&mine, 1)), std::as_writable_bytes(std::span(all))));
   GangWorld world;
-  world.watch = std::make_unique<CollectiveWatch>();
   for (int rank = 0; rank < ranks->size(); ++rank) {
     const Host& host = all[static_cast<size_t>(rank)];
     world.hosts.emplace_back(host.name, strnlen(host.name, sizeof(host.name)));
@@ -36,7 +35,7 @@ absl::StatusOr<GangWorld> MakeWorld(std::unique_ptr<Communicator> ranks) {
     if (rank < ranks->rank()) ++world.local_rank;
     ++world.local_size;
   }
-  world.ranks = WatchCollectives(std::move(ranks), *world.watch);
+  world.ranks = std::move(ranks);
   return world;
 }
 

@@ -8,7 +8,6 @@
 
 #include "absl/status/statusor.h"
 #include "parallel/backends/ucx.h"
-#include "parallel/collective_watch.h"
 #include "parallel/communicator.h"
 #include "trireme/v1/rendezvous.pb.h"
 
@@ -16,7 +15,6 @@ namespace trireme {
 
 // The ranks of a gang as one of them sees them, whoever brought them together.
 struct GangWorld {
-  std::unique_ptr<CollectiveWatch> watch = {};  // of what `ranks` exchange
   std::unique_ptr<Communicator> ranks;
   std::vector<std::string> hosts;  // by rank
   int local_rank = 0;              // among the ranks of this host

@@ -20,11 +20,13 @@
 #include "base/log.h"
 #include "base/status_macros.h"
 #include "kernels/ops.h"
+#include "parallel/collective_watch.h"
 #include "parallel/communicator.h"
 #include "parallel/link_test.h"
 #include "worker/checksums.h"
 #include "worker/cpu_binding.h"
 #include "worker/device.h"
+#include "worker/gang_placement.h"
 #include "worker/gang_settings.h"
 #include "worker/gang_world.h"
 #include "worker/memory_amount.h"
@@ -51,6 +53,7 @@ struct Flags {
   int health_timeout_s = 60;
   bool insecure = false;
   int peer_timeout_s = 600;
+  std::string placement = "topology";
   std::string link_test = "auto";
   std::string load = "slices";
   bool verify_checksum = false;
@@ -75,10 +78,18 @@ void DefineGangFlags(CLI::App& app, Flags& flags) {
                  "form a gang of this name through the coordinator, without mpirun")
       ->envname("TRIREME_GANG");
   app.add_option("--rank", flags.join.rank,
-                 "this worker's rank in the gang; default: chosen so that neighbours share a host")
+                 "this worker's rank in the gang; default: --placement's choice")
       ->envname("TRIREME_RANK")
       ->check(CLI::Range(0, 4095))
       ->needs("--gang");
+  app.add_option("--placement", flags.placement,
+                 "topology: ranks are numbered such that tensor parallel groups lie inside a host, "
+                 "and there on GPUs with NVLink or in a NUMA node, and stages follow hosts; "
+                 "as-given: as mpirun or --rank says, or the order of the hosts' names; so also "
+                 "where any rank has --rank")
+      ->envname("TRIREME_PLACEMENT")
+      ->check(CLI::IsMember({"topology", "as-given"}))
+      ->capture_default_str();
   app.add_option("--net-interface", flags.join.network.net_interface,
                  "interface (eth0) or RDMA port (mlx5_0:1) between the hosts of a --gang; default: "
                  "the one that leads to the coordinator")
@@ -266,6 +277,7 @@ absl::StatusOr<std::vector<v1::Setting>> GangSettings(const Flags& flags) {
       MakeSetting("--block-size", absl::StrCat(runner.kv_block_size)),
       MakeSetting("--max-model-len", absl::StrCat(runner.max_model_len)),
       MakeSetting("--max-num-batched-tokens", absl::StrCat(runner.max_num_batched_tokens)),
+      MakeSetting("--placement", flags.placement),
       MakeSetting("--link-test", flags.link_test),
       MakeSetting("--load", flags.load),
       MakeSetting("--verify-checksum", flags.verify_checksum ? "on" : "off"),
@@ -301,6 +313,29 @@ absl::StatusOr<GangWorld> JoinWorld(Flags& flags,
   join.network.wait_timeout = std::chrono::seconds(flags.peer_timeout_s);
   ASSIGN_OR_RETURN(join.settings, settings);
   return JoinGang(join);
+}
+
+// Gives the ranks their places in the layout, and says where they are.
+absl::Status Place(const Flags& flags, GangWorld& world) {
+  const ParallelLayout& layout = flags.runner.layout;
+  if (!CheckFlags(flags, *world.ranks).ok()) return absl::OkStatus();  // loading will say so
+  PlacementOptions options{.layout = layout,
+                           .topology = flags.placement == "topology",
+                           .rank_asked = flags.join.rank.has_value()};
+  // So it will of a device that cannot be had.
+  if (flags.device == "cuda") {
+    options.place = FindGpu(world.local_rank).value_or(RankPlace());
+  } else {
+    options.place.numa_node = NumaNodeOfProcess();
+  }
+  ASSIGN_OR_RETURN(const std::vector<RankPlace> places, PlaceRanks(options, world));
+  InitLog(absl::StrCat("rank ", world.ranks->rank()), ParseLogLevel(flags.log_level));
+  if (world.ranks->rank() != 0 || places.size() == 1) return absl::OkStatus();
+  LogInfo(DescribePlacement(places, layout));
+  if (const std::string warning = WarnOfPlacement(places, layout); !warning.empty()) {
+    LogWarning(warning);
+  }
+  return absl::OkStatus();
 }
 
 absl::Status TestLinks(const Flags& flags, const GangWorld& world) {
@@ -474,6 +509,7 @@ int Run(int argc, char** argv) {
   CLI::App app("One rank of a Trireme gang: holds a shard of the model and computes its steps.");
   DefineFlags(app, flags);
   // MPI takes its own arguments first.
+  CollectiveWatch watch;  // outlives the ranks that it watches
   absl::StatusOr<GangWorld> world;
   const bool mpi = UnderMpiLauncher();
   if (mpi) world = JoinMpiWorld(&argc, &argv);
@@ -502,24 +538,28 @@ int Run(int argc, char** argv) {
     world = JoinWorld(flags, settings);
     if (!world.ok()) return Complain(world.status());
   }
-  Communicator& ranks = *world->ranks;
-  InitLog(absl::StrCat("rank ", ranks.rank()), log_level);
+  InitLog(absl::StrCat("rank ", world->ranks->rank()), log_level);
   if (mpi) {
     const absl::Status listens = ListenForHealth(flags, world->local_rank, health);
-    if (!listens.ok()) LeaveAtOnce(ranks, listens);
+    if (!listens.ok()) LeaveAtOnce(*world->ranks, listens);
   }
-  const absl::Status same = AgreeOnStatus(CompareSettings(settings, *world), ranks);
+  const absl::Status same = AgreeOnStatus(CompareSettings(settings, *world), *world->ranks);
   // The ranks of mpirun share its output; others have their own.
-  const bool speaks = !mpi || ranks.rank() == 0;
-  phases.End("gang");
+  const bool speaks = !mpi || world->ranks->rank() == 0;
   if (!same.ok()) return speaks ? Complain(same) : 1;
+  if (const absl::Status placed = Place(flags, *world); !placed.ok()) {
+    LeaveAtOnce(*world->ranks, placed);
+  }
+  world->ranks = WatchCollectives(std::move(world->ranks), watch);
+  Communicator& ranks = *world->ranks;
+  phases.End("gang");
   if (const absl::Status linked = TestLinks(flags, *world); !linked.ok())
     LeaveAtOnce(ranks, linked);
   phases.End("link test");
   absl::StatusOr<Rank> rank = LoadRank(flags, *world, phases);
   const absl::Status loaded = AgreeOnStatus(rank.status(), ranks);
   if (!loaded.ok()) return speaks ? Complain(loaded) : 1;
-  flags.control.watch = world->watch.get();
+  flags.control.watch = &watch;
   if (flags.offline_bench) LogInfo(phases.Describe());
   const absl::Status status = RunRank(flags, *rank, ranks, health);
   if (!status.ok()) LeaveAtOnce(ranks, status);

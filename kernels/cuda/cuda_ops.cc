@@ -380,4 +380,20 @@ absl::StatusOr<std::string> CudaDeviceName(int device) {
   return std::string(properties.name);
 }
 
+absl::StatusOr<std::string> CudaDeviceBusId(int device) {
+  std::array<char, 32> id{};
+  RETURN_IF_ERROR(
+      ToStatus(cudaDeviceGetPCIBusId(id.data(), id.size(), device), "cudaDeviceGetPCIBusId"));
+  return std::string(id.data());
+}
+
+absl::StatusOr<bool> HasNvlink(int device, int peer) {
+  if (device == peer) return false;
+  int atomics = 0;
+  RETURN_IF_ERROR(ToStatus(
+      cudaDeviceGetP2PAttribute(&atomics, cudaDevP2PAttrNativeAtomicSupported, device, peer),
+      "cudaDeviceGetP2PAttribute"));
+  return atomics != 0;
+}
+
 }  // namespace trireme::cuda

@@ -23,4 +23,11 @@ absl::StatusOr<int> CudaDeviceCount();
 // "NVIDIA H100 80GB HBM3".
 absl::StatusOr<std::string> CudaDeviceName(int device);
 
+// Its PCI bus id: "0000:3B:00.0".
+absl::StatusOr<std::string> CudaDeviceBusId(int device);
+
+// Whether two GPUs reach each other's memory over NVLink; false for a GPU and itself. CUDA does not
+// say so in as many words: it is where atomic operations reach the peer, which PCIe cannot carry.
+absl::StatusOr<bool> HasNvlink(int device, int peer);
+
 }  // namespace trireme::cuda

@@ -6,6 +6,7 @@ source=$2
 case=${3:-}
 model=$source/models/pilot
 question="Tell me about Trireme"
+tokens=200  # of its answer
 work=$(mktemp -d)
 skipped=77
 
@@ -61,7 +62,7 @@ serving() { ${1:+ip netns exec "$1"} "$bin/trireme" nodes --server "$server" --w
 
 # The tokens of one long answer, with their text.
 ask() {
-  ${1:+ip netns exec "$1"} "$bin/trireme" generate --server "$server" --timeout 120 --ignore-eos --max-tokens 200 \
+  ${1:+ip netns exec "$1"} "$bin/trireme" generate --server "$server" --timeout 120 --ignore-eos --max-tokens "$tokens" \
     --temperature 0.8 --seed 7 "$question"
 }
 
@@ -78,10 +79,13 @@ same_answer() {
 
 stop_all() {
   ((${#pids[@]} == 0)) || kill -TERM "${pids[@]}" 2>/dev/null
-  wait "${pids[@]}" 2>/dev/null
+  local pid namespace
+  for pid in "${pids[@]}"; do timeout 30 tail -s 0.1 --pid="$pid" -f /dev/null || kill -KILL "$pid"; done
   pids=()
-  local namespace
-  for namespace in "${namespaces[@]}"; do ip netns del "$namespace"; done
+  for namespace in "${namespaces[@]}"; do
+    ip netns pids "$namespace" | xargs -r kill -KILL  # what a lost network kept from ending
+    ip netns del "$namespace"
+  done
   namespaces=()
 }
 

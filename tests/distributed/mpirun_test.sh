@@ -3,32 +3,79 @@
 source "${BASH_SOURCE%/*}/gangs.sh"
 export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
 
-# mpirun with a hostfile over the hosts $a and $b; the launch agent does what ssh would.
+# start_mpirun RANKS HOW FLAGS...: mpirun with a hostfile and the options HOW over the hosts $a and $b, half of the ranks
+# on each; the launch agent does what ssh would.
 start_mpirun() {
+  local ranks=$1 how=$2
+  shift 2
   cat >"$work/agent.sh" <<END
 #!/bin/bash
 [[ \$1 == 10.213.0.2 ]] || { echo "no such host: \$1"; exit 1; }
 exec ip netns exec $b unshare --uts --ipc bash -c "hostname $b; \${*:2}"
 END
   chmod +x "$work/agent.sh"
-  printf '10.213.0.1 slots=1\n10.213.0.2 slots=1\n' >"$work/hosts"
-  start "$a" mpirun.log mpirun -np 2 --hostfile "$work/hosts" --bind-to none --mca plm_rsh_agent "$work/agent.sh" \
-    --mca oob_tcp_if_include wire0 --mca btl_tcp_if_include wire0 --mca pml ob1 --mca btl tcp,self \
-    "$bin/trireme-worker" --model "$1" --threads 1 --kv-memory 64MiB "${@:2}"
+  printf '10.213.0.%d slots=%d\n' 1 $((ranks / 2)) 2 $((ranks / 2)) >"$work/hosts"
+  # shellcheck disable=SC2086 # HOW is words
+  start "$a" mpirun.log mpirun -np "$ranks" $how --hostfile "$work/hosts" --bind-to none \
+    --mca plm_rsh_agent "$work/agent.sh" --mca oob_tcp_if_include wire0 --mca btl_tcp_if_include wire0 \
+    --mca pml ob1 --mca btl tcp,self --mca mpi_yield_when_idle 1 \
+    "$bin/trireme-worker" --coordinator "$server" --model "$model" --threads 1 --kv-memory 64MiB "$@"
 }
 
 case_mpirun_with_a_hostfile_over_two_hosts() {
   expected_answer || return 1
   make_hosts a b || return
   start_coordinator "$a" 10.213.0.1 --insecure || return 1
-  start_mpirun "$model" --coordinator "$server" --tp 2
+  start_mpirun 2 "" --tp 2
   serving "$b" && same_answer "$b" && contains mpirun.log "links, measured for" || return 1
   contains coordinator.log "(tp 2, pp 1, mpi)" || return 1
+  contains mpirun.log "tensor parallelism goes over the network in stage 0 (rank 0 on $a, rank 1 on $b)" || return 1
   for rank in 0 1; do
     grep -qE "rank $rank: ready after [0-9.]+ s: gang [0-9.]+, settings .*link test .*weights .*coordinator" \
       "$work/mpirun.log" || { echo "rank $rank does not say where its start went"; return 1; }
   done
 }
+
+# Dealt out to the hosts in turns, ranks are numbered anew, so that tensor parallelism stays inside a host.
+case_ranks_are_placed_by_the_topology() {
+  expected_answer || return 1
+  make_hosts a b || return
+  start_coordinator "$a" 10.213.0.1 --insecure || return 1
+  start_mpirun 4 "--map-by node" --tp 2 --pp 2
+  serving "$b" && same_answer "$b" || return 1
+  contains mpirun.log "stage 0: ranks 0-1 on $a; stage 1: ranks 2-3 on $b" || return 1
+  contains coordinator.log "(tp 2, pp 2, mpi)" && ! grep -q "goes over the network" "$work/mpirun.log"
+}
+
+case_ranks_stay_as_given() {
+  expected_answer || return 1
+  make_hosts a b || return
+  start_coordinator "$a" 10.213.0.1 --insecure || return 1
+  start_mpirun 4 "--map-by node" --tp 2 --pp 2 --placement as-given
+  serving "$b" && same_answer "$b" || return 1
+  contains mpirun.log "stage 0: rank 0 on $a, rank 1 on $b; stage 1: rank 2 on $a, rank 3 on $b"
+}
+
+# bad_network_changes_no_token DELAY_MS LOSS_PERCENT MBIT_S FLAGS...: slower, not different.
+bad_network_changes_no_token() {
+  local tokens=40
+  expected_answer || return 1
+  make_hosts a b || return
+  replace_cable b "${@:1:3}" || return
+  start_coordinator "$a" 10.213.0.1 --insecure || return 1
+  start_mpirun 2 "" "${@:4}"
+  serving "$a" && same_answer "$a" || return 1
+  kill -TERM "$started"  # while there is a cable
+  timeout 20 tail --pid="$started" -f /dev/null || { echo "mpirun goes on"; return 1; }
+}
+
+case_a_delay_changes_no_token() { bad_network_changes_no_token 5 0 0 --tp 2; }
+
+case_loss_changes_no_token() { bad_network_changes_no_token 0 1 0 --tp 2; }
+
+case_a_low_rate_changes_no_token() { bad_network_changes_no_token 0 0 100 --tp 2; }
+
+case_delay_loss_and_a_low_rate_change_no_token() { bad_network_changes_no_token 5 1 100 --pp 2; }
 
 case_ranks_that_differ_end() {
   cp -r "$model" "$work/other" && echo >>"$work/other/config.json" || return 1

@@ -241,6 +241,11 @@ cudaError_t cudaDeviceGetPCIBusId(char* id, int bytes, int device) {
   std::snprintf(id, static_cast<size_t>(bytes), "0000:%02x:00.0", device + 1);
   return cudaSuccess;
 }
+cudaError_t cudaDeviceGetP2PAttribute(int* value, cudaDeviceP2PAttr, int device, int peer) {
+  if (device == peer) return Failed(cudaErrorInvalidDevice);
+  *value = 1;
+  return cudaSuccess;
+}
 cudaError_t cudaDeviceSynchronize() {
   if (Forbidden()) return Failed(cudaErrorStreamCaptureUnsupported);
   RunStreams();
