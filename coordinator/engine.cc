@@ -348,10 +348,11 @@ void Engine::HandleGangReady(const GangIsReady& ready) {
 
 void Engine::HandleGangLost(const GangIsLost& lost) {
   Replica& replica = ReplicaOf(lost.epoch);
-  FailRequestsOf(replica.End(lost.reason, Clock::now() + options_.gang_timeout),
-                 absl::InternalError(absl::StrCat(
-                     "the workers failed ", options_.replica.scheduler.gangs_lost_max,
-                     " times in a row over this request; the last time: ", lost.reason)));
+  FailRequestsOf(
+      replica.End(lost.reason, Clock::now() + options_.gang_timeout),
+      absl::InternalError(absl::StrCat("the workers failed over this request, at least ",
+                                       options_.replica.scheduler.gangs_lost_max,
+                                       " times in a row; the last time: ", lost.reason)));
   const std::vector<uint64_t> requests = RequestsOf(replica);
   RouteAgain(requests);
   PublishGangs();

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <deque>
 #include <memory>
@@ -26,7 +27,8 @@ struct SchedulerOptions {
   uint32_t vocab_size = 0;                // a sampled token is below it
   // A sequence under which so many gangs die in a row, without a new token of it in between, may be
   // what kills them: until its next token it is computed alone. After gangs_lost_max it is given
-  // up.
+  // up, but for each gang that died meanwhile without computing it, one more is granted, up to
+  // twice as many: then something else kills gangs.
   uint32_t gangs_lost_suspect = 2;
   uint32_t gangs_lost_max = 4;
   bool prefix_caching = true;
@@ -167,6 +169,10 @@ class Scheduler {
   void Queue(Sequence& sequence);
   bool IsSuspect(const Sequence& sequence) const {
     return sequence.gangs_lost >= options_.gangs_lost_suspect;
+  }
+  bool IsGivenUp(const Sequence& sequence) const {
+    const uint32_t granted = std::min(sequence.gangs_lost_without, options_.gangs_lost_max);
+    return sequence.gangs_lost >= options_.gangs_lost_max + granted;
   }
   void InsertRunning(Sequence& sequence);
 

@@ -537,6 +537,19 @@ TEST(SchedulerTest, WhatGangsDieOfIsFoundAloneAndNobodyElseIsGivenUp) {
   EXPECT_EQ(world.heard[innocent], 8u);
 }
 
+// Faults that come so fast that nobody gets a token: no request is what they have in common.
+TEST(SchedulerTest, GangsThatDieWithoutASuspectSpeakForIt) {
+  World world(Pool(64));
+  for (int i = 0; i < 4; ++i) world.Add(Request(Text(20, 100 * i), 8));
+  for (int i = 0; i < 14; ++i) {
+    ASSERT_TRUE(world.Plan().has_value());
+    EXPECT_TRUE(world.Lose().empty()) << i;
+    world.Start(Pool(64));
+  }
+  world.Drain();
+  EXPECT_EQ(world.heard.size(), 4u);
+}
+
 TEST(SchedulerTest, ATokenClearsASuspect) {
   World world(Pool(64));
   world.Add(Request(Text(20), 40), 2);
