@@ -83,7 +83,7 @@ mkdir "$out/models/pilot"
 cp models/pilot/{config.json,generation_config.json,model.safetensors,tokenizer.json,tokenizer_config.json} \
   "$out/models/pilot/"
 cp tests/golden/quant.json "$out/tests/golden/"
-cp tools/{bench_engine,make_random_checkpoint}.py "$out/tools/"
+cp tools/{bench_engine,bench_pytorch,make_random_checkpoint}.py "$out/tools/"
 cp scripts/gpu_check.sh scripts/processes.sh "$out/scripts/"
 { echo "commit $(git rev-parse HEAD 2>/dev/null || echo unknown)"; echo "build $build"; } >"$out/ORIGIN"
 

@@ -3,15 +3,16 @@
 #   scripts/gpu_check.sh [RESULTS-DIR]        default: gpu_results; from a bundle (scripts/bundle.sh)
 # Facts of the machine; every kernel against its CPU reference; the pilot model end to end at TP=1 and TP=2 on the
 # one GPU; compute-sanitizer on a subset, where there is one; benchmarks of the kernels and, where there are python3
-# and room for checkpoints of 22 GB, one at a time, of the engine. Writes a log for each step, summary.json and, from
-# the benchmarks, bench.json, bench.txt, engine.json and engine.txt. Ends with 0 if all steps passed, 1 if one failed,
+# and room for checkpoints of 22 GB, one at a time, of the engine; where python3 has torch, of PyTorch at the same work.
+# Writes a log for each step, summary.json and, from the benchmarks, bench, engine and pytorch, .json and .txt. Ends with 0 if all steps passed, 1 if one failed,
 # 77 if there is no GPU.
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit 1
 results=${1:-gpu_results}
 mkdir -p "$results"
 results=$(cd "$results" && pwd)
-seconds_max=480
+seconds_max=420  # and 480 for the last step, so that it has a minute whatever the others take
+rm -f "$results"/{bench,engine,pytorch}.{json,txt}  # of an earlier run
 failures=()
 steps=()
 
@@ -108,10 +109,28 @@ else
   echo "engine                   skipped: no python3 here"
 fi
 
+# The same work by PyTorch, beside what was measured above.
+seconds_max=480
+pytorch() {
+  local files=()
+  [[ -s $results/engine.json ]] && files+=(--engine "$results/engine.json")
+  [[ -s $results/bench.json ]] && files+=(--kernels "$results/bench.json")
+  python3 tools/bench_pytorch.py "${files[@]}" --json "$results/pytorch.json" >"$results/pytorch.txt"
+}
+export -f pytorch
+if command -v python3 >/dev/null; then
+  step pytorch 60 bash -c pytorch
+  cat "$results/pytorch.txt" 2>/dev/null
+else
+  echo "pytorch                  skipped: no python3 here"
+fi
+
 {
   printf '{"gpu": "%s", "seconds": %d, "steps": [' "$(sed -n '1s/ (UUID.*//p' "$results/gpus.txt")" "$SECONDS"
   (IFS=,; printf '%s' "${steps[*]}")
-  printf ']}\n'
+  printf '], "pytorch": '
+  cat "$results/pytorch.json" 2>/dev/null || printf null
+  printf '}\n'
 } >"$results/summary.json"
 if ((${#failures[@]})); then
   echo "gpu_check: ${#failures[@]} failed:"

@@ -23,11 +23,11 @@ import make_random_checkpoint
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
-# (what it is, shape, weights, batches)
-CASES = [("8B, bf16", "llama-8b", "bf16", [1]),
-         ("8B, INT4", "llama-8b", "int4", [1]),
-         ("rank of 90B at TP=8, bf16", "llama-90b-tp8", "bf16", [1, 32, 128])]
-TINY_CASES = [("tiny, bf16", "tiny", "bf16", [1, 3]), ("tiny, INT4", "tiny", "int4", [1])]
+# (what it is, shape, weights, batches, tokens of a long prompt)
+CASES = [("8B, bf16", "llama-8b", "bf16", [1], 4096),
+         ("8B, INT4", "llama-8b", "int4", [1], None),
+         ("rank of 90B at TP=8, bf16", "llama-90b-tp8", "bf16", [1, 32, 128], None)]
+TINY_CASES = [("tiny, bf16", "tiny", "bf16", [1, 3], 64), ("tiny, INT4", "tiny", "int4", [1], None)]
 ROOM = 24 << 30  # the largest checkpoint and some
 
 
@@ -38,13 +38,15 @@ def directory_with_room(wanted, bytes_wanted):
     return None
 
 
-def measure(arguments, model, batch):
-    prompt, decode = (16, 8) if arguments.tiny else (512, 64)
+def measure(arguments, model, batch, prompt=None):
+    decode = 8 if arguments.tiny else 64
+    prompt = prompt or (16 if arguments.tiny else 512)
     length = prompt + decode
     bytes_of_token = 4 * 4 * 2 * 128 if arguments.tiny else 128 << 10  # at most, float32 on CPU
     blocks = batch * (length + 31) // 32 + batch
     command = [arguments.worker, "--offline-bench", "--model", model, "--device", arguments.device, "--log-level", "warning",
-               "--max-model-len", str(length), "--kv-memory", str(blocks * 32 * bytes_of_token),
+               "--max-model-len", str(length), "--max-num-batched-tokens", str(max(prompt, 512)),
+               "--kv-memory", str(blocks * 32 * bytes_of_token),
                "--bench-prompt-tokens", str(prompt), "--bench-decode-tokens", str(decode), "--bench-batch", str(batch)]
     run = subprocess.run(command, stdout=subprocess.PIPE, text=True)
     if run.returncode != 0:
@@ -76,12 +78,16 @@ def main():
     print(f"{'decode':28} {'batch':>5} {'ms/step':>9} {'tokens/s':>10} {'GB read':>9} {'GB/s':>10} {'share %':>8} "
           f"{'gap us':>9}", flush=True)
     reports = []
-    for name, shape, weights, batches in TINY_CASES if arguments.tiny else CASES:
+    for name, shape, weights, batches, long_prompt in TINY_CASES if arguments.tiny else CASES:
         with tempfile.TemporaryDirectory(dir=parent, prefix="trireme-bench-") as work:
             make_random_checkpoint.write_checkpoint(pathlib.Path(work), shape, weights)
             for batch in batches:
                 reports.append({"case": name, **measure(arguments, work, batch)})
                 print(row(name, reports[-1]), flush=True)
+            if long_prompt:
+                reports.append({"case": f"{name}, long prompt", **measure(arguments, work, 1, long_prompt)})
+                print(row(f"{name}, long prompt", reports[-1]), flush=True)
+                print(f"{'':28} a prompt of {long_prompt}: {reports[-1]['prefill_tokens_per_s']:.0f} tokens/s")
     if arguments.json:
         arguments.json.write_text(json.dumps(reports, indent=1) + "\n")
 
