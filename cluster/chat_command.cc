@@ -1,5 +1,6 @@
 // trireme chat: a conversation with a running server.
 
+#include <iostream>
 #include <memory>
 #include <string>
 
@@ -15,14 +16,21 @@ struct ChatFlags {
   std::string server = kDefaultServer;
   std::string question;
   std::string system;
+  RetryFlags retry;
   SamplingFlags sampling;
 };
 
 int RunChat(const ChatFlags& flags) {
+  if (flags.question.empty() && !flags.retry.idempotency_key.empty()) {
+    std::cerr << "trireme: --idempotency-key names one request: give the question, too"
+              << std::endl;
+    return 1;
+  }
   Conversation conversation({.server = flags.server,
                              .system = flags.system,
                              .sampling = flags.sampling.Params(),
-                             .scheduling = flags.sampling.Scheduling()});
+                             .scheduling = flags.sampling.Scheduling(),
+                             .retry = flags.retry});
   return flags.question.empty() ? conversation.Run() : conversation.Ask(flags.question);
 }
 
@@ -36,6 +44,7 @@ void AddChatCommand(CLI::App& app, Command& chosen) {
       ->envname("TRIREME_SERVER")
       ->capture_default_str();
   command->add_option("--system", flags->system, "system message");
+  flags->retry.Define(*command);
   flags->sampling.Define(*command);
   command->callback([flags, &chosen] { chosen = [flags] { return RunChat(*flags); }; });
 }

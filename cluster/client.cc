@@ -20,15 +20,6 @@ sigset_t InterruptSet() {
   return set;
 }
 
-// What the caller can do about a refusal: "" or "; the server asks to try again after 3 s".
-std::string RetryHint(const grpc::ClientContext& context) {
-  const auto& trailers = context.GetServerTrailingMetadata();
-  const auto found = trailers.find("retry-after");
-  if (found == trailers.end()) return "";
-  return "; the server asks to try again after " +
-         std::string(found->second.data(), found->second.size()) + " s";
-}
-
 }  // namespace
 
 InterruptBlocked::InterruptBlocked() {
@@ -43,14 +34,21 @@ std::shared_ptr<grpc::Channel> ConnectTo(const std::string& server) {
   grpc::ChannelArguments arguments;
   arguments.SetMaxReceiveMessageSize(64 << 20);
   arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
+  // Who tries again decides when; a server that is back is found soon.
+  arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, 200);
+  arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, 200);
+  arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, 1'000);
   return grpc::CreateCustomChannel(server, grpc::InsecureChannelCredentials(), arguments);
 }
 
+bool IsUnreachable(const grpc::Status& status) {
+  return status.error_code() == grpc::StatusCode::UNAVAILABLE &&
+         (status.error_message().find("connect") != std::string::npos ||
+          status.error_message().find("resol") != std::string::npos);
+}
+
 int ReportError(const std::string& server, const grpc::Status& status) {
-  const bool unreachable = status.error_code() == grpc::StatusCode::UNAVAILABLE &&
-                           (status.error_message().find("connect") != std::string::npos ||
-                            status.error_message().find("resol") != std::string::npos);
-  if (unreachable) {
+  if (IsUnreachable(status)) {
     std::cerr << "trireme: cannot reach the coordinator at " << server << " ("
               << status.error_message()
               << "); start it with: trireme-coordinator --model DIR --grpc " << server << std::endl;
@@ -66,10 +64,12 @@ int ReportError(const std::string& server, const grpc::Status& status) {
 }
 
 int ReportError(const std::string& server, const grpc::Status& status,
-                const grpc::ClientContext& context) {
-  const std::string hint = RetryHint(context);
-  if (hint.empty()) return ReportError(server, status);
-  return ReportError(server, grpc::Status(status.error_code(), status.error_message() + hint));
+                const std::string& retry_after) {
+  if (retry_after.empty()) return ReportError(server, status);
+  return ReportError(server,
+                     grpc::Status(status.error_code(), status.error_message() +
+                                                           "; the server asks to try again after " +
+                                                           retry_after + " s"));
 }
 
 // Takes SIGINT with sigtimedwait on a thread of its own, where calling into gRPC is allowed, which

@@ -18,9 +18,11 @@ std::shared_ptr<grpc::Channel> ConnectTo(const std::string& server);
 
 // Prints a failed call as one line that says what to do; returns the exit code.
 int ReportError(const std::string& server, const grpc::Status& status);
-// The same for a call that has ended, with the server's "retry-after" if it sent one.
+// The same, with the seconds after which the server asks to try again; "" if it does not.
 int ReportError(const std::string& server, const grpc::Status& status,
-                const grpc::ClientContext& context);
+                const std::string& retry_after);
+// Whether no server was there to answer the call.
+bool IsUnreachable(const grpc::Status& status);
 
 // Keeps SIGINT from this thread, and from those that it starts, which inherit that: a thread of
 // gRPC's that took the signal would end the program, whoever waits for it elsewhere. A signal that

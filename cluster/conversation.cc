@@ -21,28 +21,29 @@ void Conversation::Reset() {
 }
 
 int Conversation::Ask(const std::string& question) {
-  grpc::ClientContext context;
-  const InterruptScope interrupt(context);
-  std::unique_ptr<ResponseReader> reader;
-  if (options_.chat) {
-    Add("user", question);
-    reader = stub_->Chat(&context, request_);
-  } else {
-    v1::GenerateRequest request;
-    request.set_prompt(question);
-    *request.mutable_sampling() = options_.sampling;
-    *request.mutable_scheduling() = options_.scheduling;
-    reader = stub_->Generate(&context, request);
-  }
+  v1::GenerateRequest text;
+  text.set_prompt(question);
+  *text.mutable_sampling() = options_.sampling;
+  *text.mutable_scheduling() = options_.scheduling;
+  if (options_.chat) Add("user", question);
+  v1::ChatRequest chat = request_;
+  const auto start = [&](grpc::ClientContext& context, const std::string& key,
+                         const std::vector<uint32_t>& received) {
+    SetIdempotency(text, key, received);
+    SetIdempotency(chat, key, received);
+    return options_.chat ? stub_->Chat(&context, chat) : stub_->Generate(&context, text);
+  };
   std::string answer;
-  const grpc::Status status = ReadResponses(*reader, [&](const v1::GenerateResponse& response) {
-    answer += response.text();
-    std::cout << response.text() << std::flush;
-  });
+  const AnswerOptions options = {.retry = options_.retry, .tenant = options_.scheduling.tenant()};
+  const AnswerOutcome outcome =
+      StreamAnswer(*stub_, options, start, [&](const v1::GenerateResponse& response) {
+        answer += response.text();
+        std::cout << response.text() << std::flush;
+      });
   if (!answer.empty()) std::cout << std::endl;
-  const bool failed = !status.ok() && !interrupt.interrupted();
+  const bool failed = !outcome.status.ok() && !outcome.interrupted;
   if (options_.chat && failed) request_.mutable_messages()->RemoveLast();
-  if (failed) return ReportError(options_.server, status, context);
+  if (failed) return ReportError(options_.server, outcome.status, outcome.retry_after);
   if (options_.chat) Add("assistant", answer);
   return 0;
 }

@@ -3,6 +3,7 @@
 #include <memory>
 #include <string>
 
+#include "cluster/answer_stream.h"
 #include "trireme/v1/inference.grpc.pb.h"
 
 namespace trireme {
@@ -12,6 +13,7 @@ struct ConversationOptions {
   std::string system;  // system message; empty: none
   v1::SamplingParams sampling;
   v1::Scheduling scheduling;
+  RetryFlags retry;
   bool chat = true;  // false: each question is a text to go on with, without those before it
 };
 

@@ -2,14 +2,15 @@
 
 #include <google/protobuf/util/json_util.h>
 
-#include <chrono>
 #include <iostream>
 #include <iterator>
 #include <map>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "absl/strings/str_format.h"
+#include "cluster/answer_stream.h"
 #include "cluster/client.h"
 #include "cluster/command.h"
 #include "cluster/sampling_flags.h"
@@ -26,6 +27,7 @@ struct GenerateFlags {
   bool stats = false;
   bool json = false;
   double timeout_s = 0;
+  RetryFlags retry;
 };
 
 std::string PromptText(const GenerateFlags& flags) {
@@ -33,23 +35,31 @@ std::string PromptText(const GenerateFlags& flags) {
   return {std::istreambuf_iterator<char>(std::cin), {}};
 }
 
-std::unique_ptr<ResponseReader> StartCall(const GenerateFlags& flags, v1::Inference::Stub& stub,
-                                          grpc::ClientContext& context) {
+StartAnswer MakeCall(const GenerateFlags& flags, v1::Inference::Stub& stub) {
+  const std::string prompt = PromptText(flags);
   if (flags.chat) {
     v1::ChatRequest request;
     v1::ChatMessage& message = *request.add_messages();
     message.set_role("user");
-    message.set_content(PromptText(flags));
+    message.set_content(prompt);
     *request.mutable_sampling() = flags.sampling.Params();
     *request.mutable_scheduling() = flags.sampling.Scheduling();
-    return stub.Chat(&context, request);
+    return [request, &stub](grpc::ClientContext& context, const std::string& key,
+                            const std::vector<uint32_t>& received) mutable {
+      SetIdempotency(request, key, received);
+      return stub.Chat(&context, request);
+    };
   }
   v1::GenerateRequest request;
-  request.set_prompt(PromptText(flags));
+  request.set_prompt(prompt);
   *request.mutable_sampling() = flags.sampling.Params();
   *request.mutable_scheduling() = flags.sampling.Scheduling();
   if (flags.no_special_tokens) request.set_add_special_tokens(false);
-  return stub.Generate(&context, request);
+  return [request, &stub](grpc::ClientContext& context, const std::string& key,
+                          const std::vector<uint32_t>& received) mutable {
+    SetIdempotency(request, key, received);
+    return stub.Generate(&context, request);
+  };
 }
 
 void PrintJson(const v1::GenerateResponse& response) {
@@ -75,18 +85,16 @@ void PrintStats(const v1::Usage& usage) {
 
 int RunGenerate(const GenerateFlags& flags) {
   const auto stub = v1::Inference::NewStub(ConnectTo(flags.server));
-  grpc::ClientContext context;
-  if (flags.timeout_s > 0) {
-    context.set_deadline(std::chrono::system_clock::now() +
-                         std::chrono::milliseconds(static_cast<int64_t>(flags.timeout_s * 1e3)));
-  }
-  const InterruptScope interrupt(context);
-  const auto reader = StartCall(flags, *stub, context);
   const bool several = flags.sampling.Params().n() > 1;
   std::map<uint32_t, std::string> texts;
   bool printed = false;
   v1::Usage usage;
-  const grpc::Status status = ReadResponses(*reader, [&](const v1::GenerateResponse& response) {
+  const AnswerOptions options = {.retry = flags.retry,
+                                 .tenant = flags.sampling.Scheduling().tenant(),
+                                 .timeout_s = flags.timeout_s,
+                                 .keyed = !flags.retry.idempotency_key.empty() ||
+                                          !flags.sampling.Params().has_prompt_logprobs()};
+  const auto on_response = [&](const v1::GenerateResponse& response) {
     if (response.has_usage()) usage = response.usage();
     if (flags.json) return PrintJson(response);
     if (several) {
@@ -95,14 +103,15 @@ int RunGenerate(const GenerateFlags& flags) {
       std::cout << response.text() << std::flush;
       printed |= !response.text().empty();
     }
-  });
+  };
+  const AnswerOutcome outcome = StreamAnswer(*stub, options, MakeCall(flags, *stub), on_response);
   if (!flags.json) {
     for (const auto& [index, text] : texts) {
       std::cout << "--- continuation " << index << " ---\n" << text << std::endl;
     }
     if (printed) std::cout << std::endl;
   }
-  if (!status.ok()) return ReportError(flags.server, status, context);
+  if (!outcome.status.ok()) return ReportError(flags.server, outcome.status, outcome.retry_after);
   if (flags.stats) PrintStats(usage);
   return 0;
 }
@@ -124,6 +133,7 @@ void AddGenerateCommand(CLI::App& app, Command& chosen) {
   command->add_option("--timeout", flags->timeout_s, "seconds; 0 waits as long as it takes")
       ->check(CLI::NonNegativeNumber)
       ->capture_default_str();
+  flags->retry.Define(*command);
   flags->sampling.Define(*command);
   flags->sampling.DefineForGenerate(*command);
   command->callback([flags, &chosen] { chosen = [flags] { return RunGenerate(*flags); }; });

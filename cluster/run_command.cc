@@ -40,11 +40,13 @@ int Run(const RunFlags& flags) {
     std::cerr << "trireme: " << model.status().message() << std::endl;
     return 1;
   }
-  ConversationOptions options = {.server = cluster.address(),
-                                 .system = flags.system,
-                                 .sampling = flags.sampling.Params(),
-                                 .scheduling = flags.sampling.Scheduling(),
-                                 .chat = model->has_chat_template()};
+  ConversationOptions options;
+  options.server = cluster.address();
+  options.system = flags.system;
+  options.sampling = flags.sampling.Params();
+  options.scheduling = flags.sampling.Scheduling();
+  options.retry.retry_s = 0;  // without its coordinator this program ends
+  options.chat = model->has_chat_template();
   if (flags.tokens) options.sampling.set_max_tokens(*flags.tokens);
   if (!options.chat) {
     std::cerr << "trireme: " << model->name()

@@ -253,23 +253,38 @@ void Engine::HandleSubmit(uint64_t request_id, const GenerationRequest& request,
   Request& entry = requests_[request_id];
   entry.sink = sink;
   entry.replica = *replica;
-  std::vector<Sequence> siblings(request.n);
+  if (request.begun.has_value() && !request.begun->version.empty()) {
+    entry.version = request.begun->version;
+  }
+  std::vector<Sequence> siblings;
   for (uint32_t index = 0; index < request.n; ++index) {
-    Sequence& sequence = siblings[index];
-    sequence.id = next_sequence_id_++;
-    sequence.priority = request.priority;
-    sequence.tenant_name = request.tenant;
+    if (request.begun.has_value() && request.begun->over[index]) continue;
+    Sequence& sequence = siblings.emplace_back(NewSequence(request, index));
     sequence.cache_root = root;
-    sequence.tokens = request.prompt;
-    sequence.sampling = request.sampling;
-    sequence.sampling.set_seed(request.sampling.seed() + index);
-    if (index > 0) sequence.sampling.clear_prompt_logprobs();  // those of the first are the same
-    sequence.max_tokens = request.max_tokens;
-    sequence.stop_token_ids = request.stop_token_ids;
     owners_[sequence.id] = {.request_id = request_id, .index = index};
     entry.open_sequences.push_back(sequence.id);
   }
   entry.replica->scheduler().Add(std::move(siblings));
+}
+
+Sequence Engine::NewSequence(const GenerationRequest& request, uint32_t index) {
+  Sequence sequence;
+  sequence.id = next_sequence_id_++;
+  sequence.priority = request.priority;
+  sequence.tenant_name = request.tenant;
+  sequence.tokens = request.prompt;
+  sequence.sampling = request.sampling;
+  sequence.sampling.set_seed(request.sampling.seed() + index);
+  if (index > 0) sequence.sampling.clear_prompt_logprobs();  // those of the first are the same
+  sequence.max_tokens = request.max_tokens;
+  sequence.stop_token_ids = request.stop_token_ids;
+  if (request.begun.has_value()) {
+    // As one that has lost its gang: what it has is computed again like a prompt.
+    const std::vector<int32_t>& tokens = request.begun->tokens[index];
+    sequence.num_prompt = static_cast<uint32_t>(request.prompt.size());
+    sequence.tokens.insert(sequence.tokens.end(), tokens.begin(), tokens.end());
+  }
+  return sequence;
 }
 
 void Engine::HandlePause(uint64_t request_id) {
@@ -333,10 +348,11 @@ void Engine::HandleGangReady(const GangIsReady& ready) {
 
 void Engine::HandleGangLost(const GangIsLost& lost) {
   Replica& replica = ReplicaOf(lost.epoch);
-  FailRequestsOf(replica.End(lost.reason, Clock::now() + options_.gang_timeout),
-                 absl::InternalError(absl::StrCat(
-                     "the workers failed ", options_.replica.scheduler.gangs_lost_max,
-                     " times in a row over this request; the last time: ", lost.reason)));
+  FailRequestsOf(
+      replica.End(lost.reason, Clock::now() + options_.gang_timeout),
+      absl::InternalError(absl::StrCat("the workers failed over this request, at least ",
+                                       options_.replica.scheduler.gangs_lost_max,
+                                       " times in a row; the last time: ", lost.reason)));
   const std::vector<uint64_t> requests = RequestsOf(replica);
   RouteAgain(requests);
   PublishGangs();
@@ -380,7 +396,10 @@ void Engine::Deliver(const SequenceOutput& output) {
 
 TokenSink& Engine::Touch(uint64_t request_id) {
   Request& request = requests_.at(request_id);
-  if (!request.version.has_value()) request.version = request.replica->version();
+  if (!request.version.has_value()) {
+    request.version = request.replica->version();
+    request.sink->OnVersion(*request.version);
+  }
   if (!request.unflushed) unflushed_.emplace_back(request_id, request.sink);
   request.unflushed = true;
   return *request.sink;

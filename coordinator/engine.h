@@ -22,6 +22,13 @@
 
 namespace trireme {
 
+// What an earlier run of a request has come to.
+struct BegunAnswer {
+  std::string version;                       // of the model that computed it; empty: none yet
+  std::vector<std::vector<int32_t>> tokens;  // of each continuation
+  std::vector<bool> over;                    // continuations; not all
+};
+
 // A client's request, tokenised, with every default resolved.
 struct GenerationRequest {
   std::vector<int32_t> prompt;  // not empty
@@ -34,6 +41,7 @@ struct GenerationRequest {
   std::string cache_salt;
   // Refused if it is not likely to be answered by then.
   std::optional<std::chrono::steady_clock::time_point> deadline;
+  std::optional<BegunAnswer> begun;  // the sink hears what comes after it
 };
 
 // Receives what becomes of a request. The engine's thread calls it, so it must not block; it may
@@ -45,6 +53,8 @@ class TokenSink {
   enum class Verdict { kContinue, kStopSequence, kStopRequest };
 
   virtual ~TokenSink() = default;
+  // The model's version, before anything of it comes; not again for an answer that had begun.
+  virtual void OnVersion(const std::string& /*version*/) {}
   // How probable the prompt's next token was, from the second on; before the first OnToken.
   virtual Verdict OnPromptLogprob(const v1::PromptLogprob& logprob) = 0;
   // The next token of continuation `index`, each exactly once and in order. After a finish reason
@@ -151,6 +161,8 @@ class Engine {
 
   void HandleSubmit(uint64_t request_id, const GenerationRequest& request,
                     const std::shared_ptr<TokenSink>& sink);
+  // Its continuation `index`, without a place in the prefix cache.
+  Sequence NewSequence(const GenerationRequest& request, uint32_t index);
   // Where the request goes, or why it is refused.
   absl::StatusOr<Replica*> Admit(const GenerationRequest& request, const BlockHash& root) const;
   absl::Status CheckQueue(const GenerationRequest& request, const Replica& replica) const;

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
 #include "coordinator/engine.h"
@@ -40,13 +41,16 @@ BlockHash Engine::CacheRoot(const GenerationRequest& request) const {
 absl::StatusOr<Replica*> Engine::Admit(const GenerationRequest& request,
                                        const BlockHash& root) const {
   const uint64_t tokens_max = uint64_t{request.max_tokens} + request.prompt.size();
+  std::optional<std::string> version;
+  if (request.begun.has_value() && !request.begun->version.empty())
+    version = request.begun->version;
   std::vector<Candidate> candidates;
   const Candidate* chosen = nullptr;
   // One that drains is better than none: what it does not compute, the next gang does.
   for (const bool drain : {false, true}) {
     if (chosen != nullptr) break;
     candidates = Candidates(drain);
-    chosen = Choose(candidates, std::nullopt, root, request.prompt, tokens_max);
+    chosen = Choose(candidates, version, root, request.prompt, tokens_max);
   }
   Replica* replica = chosen == nullptr ? nullptr : chosen->replica;
   if (!supervisor_.has_gang()) {
@@ -57,6 +61,12 @@ absl::StatusOr<Replica*> Engine::Admit(const GenerationRequest& request,
                            absl::StrCat("no workers are ready to serve; ", options_.worker_hint)),
                        kNoGangRetryMs);
     }
+  }
+  if (replica == nullptr && version.has_value()) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("the answer was begun with version ", absl::CHexEscape(*version),
+                     " of the model, and no workers that serve it now hold it; ask again with "
+                     "another idempotency key"));
   }
   if (replica == nullptr) {
     return absl::InvalidArgumentError(absl::StrCat("prompt and max_tokens come to ", tokens_max,

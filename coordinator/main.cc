@@ -31,6 +31,10 @@ struct Flags {
   double step_timeout_s = 120;
   double gang_timeout_s = 60;
   double client_timeout_s = 30;
+  std::string journal;
+  double idempotency_grace_s = 30;
+  double idempotency_ttl_s = 3600;
+  double idempotency_mib = 256;
   double max_step_ms = 250;
   std::vector<std::string> tenant_weights;
   bool no_prefix_caching = false;
@@ -43,6 +47,26 @@ std::string ModelPath(const std::string& path) {
   if (std::filesystem::is_directory(path, error)) return "";
   if (IsGgufPath(path) && std::filesystem::exists(path, error)) return "";
   return path + " is neither a directory nor a .gguf file";
+}
+
+void AddIdempotencyFlags(CLI::App& app, Flags& flags) {
+  const auto add = [&app](const char* name, auto& value, const char* env, const char* help) {
+    return app.add_option(name, value, help)->envname(env)->capture_default_str();
+  };
+  add("--journal", flags.journal, "TRIREME_JOURNAL",
+      "File that keeps requests with an idempotency key and their tokens, so that they go on after "
+      "this coordinator has ended or was killed; none if empty");
+  add("--idempotency-grace-s", flags.idempotency_grace_s, "TRIREME_IDEMPOTENCY_GRACE_S",
+      "How long a request with an idempotency key is computed on after its client has gone")
+      ->check(CLI::Range(0.0, 1e6));
+  add("--idempotency-ttl-s", flags.idempotency_ttl_s, "TRIREME_IDEMPOTENCY_TTL_S",
+      "How long the answer under an idempotency key is kept after it was last used")
+      ->check(CLI::Range(1.0, 1e8));
+  add("--idempotency-keys-max", flags.server.keyed.entries_max, "TRIREME_IDEMPOTENCY_KEYS_MAX",
+      "Answers that are kept; the oldest make room");
+  add("--idempotency-mib", flags.idempotency_mib, "TRIREME_IDEMPOTENCY_MIB",
+      "MiB that answers may take in memory, and the journal's file")
+      ->check(CLI::Range(1.0, 1e6));
 }
 
 void AddFlags(CLI::App& app, Flags& flags) {
@@ -88,6 +112,7 @@ void AddFlags(CLI::App& app, Flags& flags) {
   add("--client-timeout-s", flags.client_timeout_s, "TRIREME_CLIENT_TIMEOUT_S",
       "How long a client may leave its stream unread before the request is given up")
       ->check(CLI::Range(0.001, 1e6));
+  AddIdempotencyFlags(app, flags);
   add("--worker-timeout-s", flags.worker_timeout_s, "TRIREME_WORKER_TIMEOUT_S",
       "A worker that is silent so long is given up, and its gang with it; it ends itself before. "
       "Long steps are not silence: workers report while they compute")
@@ -131,6 +156,10 @@ absl::StatusOr<ServerOptions> ToOptions(const Flags& flags) {
   options.gang_timeout = milliseconds(flags.gang_timeout_s);
   options.client_timeout = milliseconds(flags.client_timeout_s);
   options.step_target = std::chrono::milliseconds(static_cast<int64_t>(flags.max_step_ms));
+  options.keyed.journal = flags.journal;
+  options.keyed.client_grace = milliseconds(flags.idempotency_grace_s);
+  options.keyed.ttl = std::chrono::seconds(static_cast<int64_t>(flags.idempotency_ttl_s));
+  options.keyed.bytes_max = static_cast<uint64_t>(flags.idempotency_mib * (1 << 20));
   options.prefix_caching = !flags.no_prefix_caching;
   for (const std::string& text : flags.tenant_weights) {
     RETURN_IF_ERROR(AddTenantWeight(text, options.tenant_weights));

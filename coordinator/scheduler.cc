@@ -323,11 +323,13 @@ void Scheduler::SwapOut(Sequence& sequence) {
 }
 
 Sequence* Scheduler::NextSuspect() const {
+  Sequence* next = nullptr;
   for (const uint64_t id : suspects_) {
     Sequence* suspect = sequences_.at(id).get();
-    if (!suspect->paused && suspect->state != SequenceState::kHeld) return suspect;
+    if (suspect->paused || suspect->state == SequenceState::kHeld) continue;
+    if (next == nullptr || suspect->gangs_lost < next->gangs_lost) next = suspect;
   }
-  return nullptr;
+  return next;
 }
 
 // One that runs has its blocks: it leaves the suspects with the token behind its prefill.
@@ -574,16 +576,15 @@ absl::Status Scheduler::CheckPromptLogprobs(const v1::StepResult& result) const 
 SequenceOutput Scheduler::Accept(Sequence& sequence, v1::SampledToken&& token) {
   ++stats_.tokens_generated;
   --sequence.num_pending;
-  const int32_t id = token.token_id();
-  sequence.tokens.push_back(id);
-  sequence.gangs_lost = 0;
+  sequence.tokens.push_back(token.token_id());
+  sequence.gangs_lost = sequence.gangs_lost_without = 0;
   suspects_.erase(sequence.id);
   SequenceOutput output{.token = std::move(token),
                         .finish_reason = v1::FINISH_REASON_UNSPECIFIED,
                         .num_sampled = sequence.num_sampled(),
                         .cached_tokens = sequence.num_cached};
   const std::vector<int32_t>& stops = sequence.stop_token_ids;
-  if (std::find(stops.begin(), stops.end(), id) != stops.end()) {
+  if (std::find(stops.begin(), stops.end(), sequence.tokens.back()) != stops.end()) {
     output.finish_reason = v1::FINISH_REASON_STOP;
   } else if (sequence.num_sampled() >= sequence.max_tokens) {
     output.finish_reason = v1::FINISH_REASON_LENGTH;
@@ -641,13 +642,14 @@ std::vector<uint64_t> Scheduler::GangLost() {
     sequence->state = SequenceState::kHeld;
     if (sequence->last_step < computing) continue;
     ++sequence->gangs_lost;
-    if (sequence->gangs_lost >= options_.gangs_lost_max) given_up.push_back(sequence->id);
+    if (IsGivenUp(*sequence)) given_up.push_back(sequence->id);
     if (IsSuspect(*sequence)) suspects_.insert(sequence->id);
   }
   std::vector<Sequence*> all;
   for (const auto& [id, sequence] : sequences_) all.push_back(sequence.get());
   std::sort(all.begin(), all.end(), [](auto* a, auto* b) { return a->id < b->id; });
   for (Sequence* sequence : all) {
+    if (sequence->last_step < computing && sequence->gangs_lost > 0) ++sequence->gangs_lost_without;
     ForgetGang(*sequence);
     Queue(*sequence);
   }

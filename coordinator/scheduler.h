@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <deque>
 #include <memory>
@@ -26,7 +27,8 @@ struct SchedulerOptions {
   uint32_t vocab_size = 0;                // a sampled token is below it
   // A sequence under which so many gangs die in a row, without a new token of it in between, may be
   // what kills them: until its next token it is computed alone. After gangs_lost_max it is given
-  // up.
+  // up, but for each gang that died meanwhile without computing it, one more is granted, up to
+  // twice as many: then something else kills gangs.
   uint32_t gangs_lost_suspect = 2;
   uint32_t gangs_lost_max = 4;
   bool prefix_caching = true;
@@ -168,6 +170,10 @@ class Scheduler {
   bool IsSuspect(const Sequence& sequence) const {
     return sequence.gangs_lost >= options_.gangs_lost_suspect;
   }
+  bool IsGivenUp(const Sequence& sequence) const {
+    const uint32_t granted = std::min(sequence.gangs_lost_without, options_.gangs_lost_max);
+    return sequence.gangs_lost >= options_.gangs_lost_max + granted;
+  }
   void InsertRunning(Sequence& sequence);
 
   // Preempts running sequences for a waiting one of a higher class, if that helps.
@@ -185,7 +191,9 @@ class Scheduler {
   void Preempt(Sequence& sequence);
   void SwapOut(Sequence& sequence);
 
-  // The suspect whose turn it is to be computed alone; null if there is none.
+  // The suspect whose turn it is to be computed alone; null if there is none. The one under which
+  // the fewest gangs died: those that only happened to be there get on before what kills gangs, and
+  // do not reach gangs_lost_max by faults that follow each other closely.
   Sequence* NextSuspect() const;
   void PlanAlone(Sequence& suspect, v1::StepPlan& plan);
   bool AdmitNext(uint32_t& budget, v1::StepPlan& plan);

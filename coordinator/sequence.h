@@ -42,11 +42,12 @@ struct Sequence {
   uint32_t num_prefilled = 0;  // the most tokens ever computed: beyond, work is new and is charged
   uint32_t num_cached = 0;     // prompt tokens that were found in the prefix cache, first time
   uint32_t num_published = 0;  // blocks of the table whose content is published
-  uint32_t prompt_logprobs = 0;  // the last position that has been delivered
-  uint32_t gangs_lost = 0;       // how often its gang died under it since its last token
-  uint64_t last_step = 0;        // the last plan it is in
-  uint32_t last_count = 0;       // tokens of it in that plan
-  uint64_t queued_step = 0;      // when it last became a waiting one, in steps
+  uint32_t prompt_logprobs = 0;     // the last position that has been delivered
+  uint32_t gangs_lost = 0;          // how often its gang died under it since its last token
+  uint32_t gangs_lost_without = 0;  // how often, since the first of them, when it was not computed
+  uint64_t last_step = 0;           // the last plan it is in
+  uint32_t last_count = 0;          // tokens of it in that plan
+  uint64_t queued_step = 0;         // when it last became a waiting one, in steps
   std::vector<uint32_t> block_table;
   std::vector<BlockHash> block_hashes;  // of full blocks of known tokens, as far as needed
   std::vector<uint32_t>

@@ -27,6 +27,7 @@ absl::Status CheckOptions(const ServerOptions& options, const ModelConfig& confi
   };
   RETURN_IF_ERROR(at_least_one(options.max_num_seqs, "--max-num-seqs"));
   RETURN_IF_ERROR(at_least_one(options.max_waiting, "--max-waiting"));
+  RETURN_IF_ERROR(at_least_one(options.keyed.entries_max, "--idempotency-keys-max"));
   RETURN_IF_ERROR(at_least_one(options.max_waiting_per_tenant, "--max-waiting-per-tenant"));
   if (options.max_num_batched_tokens < options.max_num_seqs) {
     return absl::InvalidArgumentError(
@@ -84,7 +85,12 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServerOptions& optio
                    ServedModel::Load(options.model_dir, options.served_model_name));
   RETURN_IF_ERROR(CheckOptions(options, model.config));
   EngineOptions engine_options = ToEngineOptions(options, model);
-  std::unique_ptr<Server> server(new Server(std::move(model), std::move(engine_options)));
+  std::unique_ptr<Journal> journal;
+  if (!options.keyed.journal.empty()) {
+    ASSIGN_OR_RETURN(journal, Journal::Open(options.keyed.journal, options.keyed.bytes_max));
+  }
+  std::unique_ptr<Server> server(
+      new Server(std::move(model), std::move(engine_options), std::move(journal), options.keyed));
   RETURN_IF_ERROR(server->Listen(options.address));
   if (!options.metrics_address.empty()) {
     ASSIGN_OR_RETURN(server->metrics_,
@@ -93,14 +99,16 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServerOptions& optio
   return server;
 }
 
-Server::Server(ServedModel model, EngineOptions engine_options)
+Server::Server(ServedModel model, EngineOptions engine_options, std::unique_ptr<Journal> journal,
+               const KeyedRequestsOptions& keyed)
     : model_(std::move(model)),
       engine_([&] {
         engine_options.gang.cordoned = &cordoned_;
         engine_options.on_ready_change = [this](bool ready) { PublishHealth(ready); };
         return std::move(engine_options);
       }()),
-      inference_(model_, engine_),
+      keyed_(model_, engine_, std::move(journal), keyed),
+      inference_(model_, engine_, keyed_),
       cluster_(engine_, cordoned_),
       worker_control_(engine_),
       rendezvous_(cordoned_) {}
@@ -140,6 +148,7 @@ absl::Status Server::Listen(const std::string& address) {
 void Server::Shutdown(const std::string& reason) {
   if (grpc_ == nullptr) return;
   engine_.Stop(reason);
+  keyed_.Stop();
   rendezvous_.Stop(reason);
   grpc_->Shutdown(std::chrono::system_clock::now() + kShutdownTimeout);
   grpc_->Wait();

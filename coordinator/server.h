@@ -15,6 +15,7 @@
 #include "coordinator/engine.h"
 #include "coordinator/gateway/cluster_service.h"
 #include "coordinator/gateway/inference_service.h"
+#include "coordinator/gateway/keyed_requests.h"
 #include "coordinator/gateway/metrics.h"
 #include "coordinator/gateway/rendezvous_service.h"
 #include "coordinator/gateway/worker_control_service.h"
@@ -42,6 +43,7 @@ struct ServerOptions {
   bool keep_workers = false;  // they outlive this coordinator and wait for the next
   std::chrono::milliseconds step_timeout{120'000};
   std::chrono::milliseconds gang_timeout{60'000};
+  KeyedRequestsOptions keyed;
 };
 
 // The whole coordinator in one object: model, engine, gRPC services. Thread safe.
@@ -62,13 +64,15 @@ class Server {
   Engine& engine() { return engine_; }
 
  private:
-  Server(ServedModel model, EngineOptions engine_options);
+  Server(ServedModel model, EngineOptions engine_options, std::unique_ptr<Journal> journal,
+         const KeyedRequestsOptions& keyed);
   absl::Status Listen(const std::string& address);
   void PublishHealth(bool ready);
 
   const ServedModel model_;
   CordonedHosts cordoned_;
   Engine engine_;
+  KeyedRequests keyed_;
   InferenceService inference_;
   ClusterService cluster_;
   WorkerControlService worker_control_;

@@ -33,7 +33,29 @@ std::vector<ParallelLayout> NearestLegal(const ModelConfig& config, const Parall
   return nearest;
 }
 
+absl::Status CheckStageLayers(const ModelConfig& config, const ParallelLayout& layout) {
+  const std::span<const uint16_t> layers = layout.stage_layers.layers();
+  if (layers.empty()) return absl::OkStatus();
+  const bool fits =
+      layers.size() == static_cast<size_t>(layout.pp) &&
+      std::accumulate(layers.begin(), layers.end(), int64_t{0}) == config.num_layers &&
+      *std::min_element(layers.begin(), layers.end()) > 0;
+  if (fits) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat("--stage-layers ", absl::StrJoin(layers, ","), " does not fit this ",
+                   config.architecture, ": it must be --pp ", layout.pp,
+                   " numbers of at least 1, which make its ", config.num_layers, " layers"));
+}
+
 }  // namespace
+
+StageSplit::StageSplit(std::span<const int64_t> layers) : count_(layers.size()) {
+  CHECK(layers.size() <= layers_.size());
+  for (size_t stage = 0; stage < layers.size(); ++stage) {
+    CHECK(layers[stage] >= 0 && layers[stage] <= kLayersMax);
+    layers_[stage] = static_cast<uint16_t>(layers[stage]);
+  }
+}
 
 std::optional<std::string> WhyNotTp(const ModelConfig& config, int tp) {
   if (!IsPowerOfTwo(tp)) return "it must be a power of two";
@@ -76,7 +98,7 @@ absl::Status CheckLayout(const ModelConfig& config, const ParallelLayout& layout
     reason = absl::StrCat("--pp ", layout.pp, " does not fit this ", config.architecture,
                           ": it must be from 1 to its ", config.num_layers, " layers");
   } else {
-    return absl::OkStatus();
+    return CheckStageLayers(config, layout);
   }
   const std::string nearest = absl::StrJoin(
       NearestLegal(config, layout), " or ", [](std::string* out, const ParallelLayout& legal) {
@@ -96,6 +118,12 @@ std::vector<ParallelLayout> LegalLayouts(const ModelConfig& config, int world_si
 
 IndexRange StageLayers(const ModelConfig& config, const ParallelLayout& layout, int pp_rank) {
   CHECK(pp_rank >= 0 && pp_rank < layout.pp);
+  if (!layout.stage_layers.empty()) {
+    const std::span<const uint16_t> layers = layout.stage_layers.layers();
+    const auto own = layers.begin() + pp_rank;
+    const int64_t first = std::accumulate(layers.begin(), own, int64_t{0});
+    return {.begin = first, .end = first + *own};
+  }
   const int64_t base = config.num_layers / layout.pp;
   const int64_t remainder = config.num_layers % layout.pp;
   const int64_t begin = pp_rank * base + std::min<int64_t>(pp_rank, remainder);

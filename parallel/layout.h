@@ -1,7 +1,11 @@
 #pragma once
 
+#include <array>
+#include <cstddef>
 #include <cstdint>
+#include <initializer_list>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -18,10 +22,32 @@ struct IndexRange {
   bool operator==(const IndexRange&) const = default;
 };
 
+// How many layers each pipeline stage has; empty: as StageLayers splits them. Trivially copyable.
+class StageSplit {
+ public:
+  static constexpr int kStagesMax = 256;
+  static constexpr int kLayersMax = 65'535;  // of a stage
+
+  StageSplit() = default;
+  StageSplit(std::initializer_list<int64_t> layers)
+      : StageSplit(std::span(layers.begin(), layers.size())) {}
+  // At most kStagesMax numbers from 0 to kLayersMax.
+  explicit StageSplit(std::span<const int64_t> layers);
+
+  bool empty() const { return count_ == 0; }
+  std::span<const uint16_t> layers() const { return std::span(layers_).first(count_); }
+  bool operator==(const StageSplit&) const = default;
+
+ private:
+  std::array<uint16_t, kStagesMax> layers_{};
+  size_t count_ = 0;
+};
+
 // How one copy of the model is spread over the ranks of a gang: rank = pp_rank * tp + tp_rank.
 struct ParallelLayout {
   int tp = 1;  // tensor parallel size
   int pp = 1;  // pipeline parallel size
+  StageSplit stage_layers = {};
   int world_size() const { return tp * pp; }
   bool operator==(const ParallelLayout&) const = default;
 };
@@ -49,13 +75,15 @@ std::optional<std::string> WhyNotTp(const ModelConfig& config, int tp);
 
 // Refuses a layout that the model's shape does not allow, with the reason and the nearest legal
 // ones. Legal: tp a power of two that divides both reduction group counts, and divides the KV heads
-// or is a multiple of them (then they are replicated); pp from 1 to num_layers.
+// or is a multiple of them (then they are replicated); pp from 1 to num_layers; stage_layers empty,
+// or of pp stages with at least one layer each and num_layers in all.
 absl::Status CheckLayout(const ModelConfig& config, const ParallelLayout& layout);
 
 // Every legal layout with exactly `world_size` ranks, smallest tp first.
 std::vector<ParallelLayout> LegalLayouts(const ModelConfig& config, int world_size);
 
-// The layers of one pipeline stage; sizes differ by one at most, earlier stages take the remainder.
+// The layers of one pipeline stage: those of stage_layers, or else sizes differ by one at most, and
+// earlier stages take the remainder.
 IndexRange StageLayers(const ModelConfig& config, const ParallelLayout& layout, int pp_rank);
 
 }  // namespace trireme

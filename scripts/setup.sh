@@ -8,7 +8,7 @@ packages=(
   libabsl-dev libgrpc++-dev protobuf-compiler protobuf-compiler-grpc libprotobuf-dev
   libopenmpi-dev openmpi-bin
   nlohmann-json3-dev libssl-dev libpcre2-dev libutf8proc-dev libspdlog-dev libcli11-dev zlib1g-dev
-  prometheus-cpp-dev libhwloc-dev
+  prometheus-cpp-dev libhwloc-dev libsqlite3-dev
   libgtest-dev libsimde-dev libbenchmark-dev libboost-context-dev
 )
 if [[ "${1:-}" == --fuzz ]]; then packages+=(clang-14 libclang-rt-14-dev); fi

@@ -15,6 +15,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
 #include "base/file_fingerprint.h"
 #include "base/listen_address.h"
 #include "base/log.h"
@@ -42,6 +43,7 @@ namespace {
 
 struct Flags {
   RunnerOptions runner;
+  std::vector<int64_t> stage_layers;
   std::string kv_memory = "1GiB";
   std::string swap_memory = "0";
   std::string kv_cache_dtype = "auto";
@@ -144,6 +146,11 @@ void DefineFlags(CLI::App& app, Flags& flags) {
          "tensor parallel ranks");
   option("--pp,--pipeline-parallel-size", flags.runner.layout.pp, "TRIREME_PIPELINE_PARALLEL_SIZE",
          "pipeline stages");
+  option("--stage-layers", flags.stage_layers, "TRIREME_STAGE_LAYERS",
+         "layers of each pipeline stage, as 22,20,20,18; default: as even as can be")
+      ->delimiter(',')
+      ->expected(1, StageSplit::kStagesMax)
+      ->check(CLI::Range(1, StageSplit::kLayersMax));
   option("--threads", flags.threads, "TRIREME_THREADS",
          "compute threads of this rank; 0: the CPUs it may run on, shared among the host's ranks")
       ->check(CLI::Range(0, 1024));
@@ -268,6 +275,7 @@ absl::StatusOr<std::vector<v1::Setting>> GangSettings(const Flags& flags) {
       MakeSetting("the version", TRIREME_VERSION),
       MakeSetting("--tp", absl::StrCat(runner.layout.tp)),
       MakeSetting("--pp", absl::StrCat(runner.layout.pp)),
+      MakeSetting("--stage-layers", absl::StrJoin(flags.stage_layers, ",")),
       MakeSetting("the model",
                   absl::StrCat(config.architecture, " of ", config.NumParameters(), " parameters")),
       MakeSetting("--device", flags.device),
@@ -521,6 +529,7 @@ int Run(int argc, char** argv) {
     // Every rank of mpirun got the same flags: one of them says what is wrong.
     return !mpi || world->ranks->rank() == 0 ? app.exit(error) : error.get_exit_code();
   }
+  flags.runner.layout.stage_layers = StageSplit(flags.stage_layers);
   const LogLevel log_level = ParseLogLevel(flags.log_level);
   if (mpi && !flags.join.gang.empty()) {
     return Complain(

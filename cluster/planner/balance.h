@@ -17,7 +17,7 @@ struct BalancedLayers {
   int64_t max_weight_bytes = 0;
 };
 
-// What an uneven split would gain: advice only, as workers split evenly. The layout is legal.
+// For --stage-layers of workers. The layout is legal; its own stage_layers do not count.
 absl::StatusOr<BalancedLayers> BalanceLayers(const ModelShape& shape, const WeightTypes& types,
                                              const ParallelLayout& layout);
 

@@ -1,6 +1,7 @@
 #include <algorithm>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "absl/strings/str_replace.h"
 #include "cluster/planner/report.h"
 
@@ -18,6 +19,9 @@ std::string WorkerFlags(const PlanSubject& subject, const LayoutPlan& plan) {
       subject.options.context, " --max-num-batched-tokens ", subject.options.max_num_batched_tokens,
       " --block-size ", subject.options.block_size, " --kv-memory ", KvMemory(plan),
       " --kv-cache-dtype ", std::string(KvDTypeName(subject.options.kv_dtype)));
+  if (const StageSplit& split = plan.layout.stage_layers; !split.empty()) {
+    absl::StrAppend(&flags, " --stage-layers ", absl::StrJoin(split.layers(), ","));
+  }
   if (subject.cluster.device.gpu) flags += " --device cuda";
   return flags;
 }

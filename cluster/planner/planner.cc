@@ -140,6 +140,23 @@ absl::Status Complete(const ModelShape& shape, const WeightTypes& types, const C
   return absl::OkStatus();
 }
 
+// The placed layout complete, with an even split or, if that does not fit, with one that balances
+// weights. `status` says why it does not fit evenly if it fits neither way.
+LayoutPlan SplitToFit(const ModelShape& shape, const WeightTypes& types, const ClusterSpec& cluster,
+                      const PlanOptions& options, const LayoutPlan& placed, absl::Status& status) {
+  LayoutPlan even = placed;
+  status = Complete(shape, types, cluster, options, even);
+  if (status.ok() || placed.layout.pp == 1 || placed.layout.pp > StageSplit::kStagesMax)
+    return even;
+  LayoutPlan uneven = placed;
+  absl::StatusOr<BalancedLayers> balanced = BalanceLayers(shape, types, placed.layout);
+  if (!balanced.ok()) return even;
+  uneven.layout.stage_layers = StageSplit(balanced->layers);
+  if (!Complete(shape, types, cluster, options, uneven).ok()) return even;
+  status = absl::OkStatus();
+  return uneven;
+}
+
 absl::Status CheckOptions(const ModelShape& shape, const ClusterSpec& cluster,
                           const PlanOptions& options) {
   if (cluster.nodes < 1 || cluster.devices_per_node < 1 || cluster.nics_per_node < 1) {
@@ -198,33 +215,35 @@ absl::StatusOr<Plan> MakePlan(const ModelShape& shape, const WeightTypes& types,
   // Errors of one rank with everything are errors of the files, not of a layout.
   ASSIGN_OR_RETURN(const SizedStage whole, SizeStage(shape, types, cluster.device, options, {}, 0));
   result.total_weight_bytes = whole.plan.max_weight_bytes();
+  const auto reject = [&result](const ParallelLayout& layout, std::string reason) {
+    result.rejections.push_back({.layout = layout, .reason = std::move(reason)});
+  };
   // Sizes that are too large get one rejection, however many the cluster has devices for.
   for (int tp = 1; tp <= std::min(cluster.devices(), kReductionGroupsMax + 1); ++tp) {
+    const ParallelLayout whatever_pp = {.tp = tp, .pp = 0};
     if (tp > kReductionGroupsMax) {
-      result.rejections.push_back(
-          {.layout = {.tp = tp, .pp = 0},
-           .reason =
-               absl::StrCat("neither it nor more: it must be at most ", kReductionGroupsMax)});
+      reject(whatever_pp,
+             absl::StrCat("neither it nor more: it must be at most ", kReductionGroupsMax));
       break;
     }
     if (const auto why = WhyNotTp(shape.config, tp); why.has_value()) {
-      result.rejections.push_back({.layout = {.tp = tp, .pp = 0}, .reason = *why});
+      reject(whatever_pp, *why);
       continue;
     }
     for (int pp = 1; pp <= cluster.devices() / tp; ++pp) {
       const ParallelLayout layout = {.tp = tp, .pp = pp};
       if (pp > shape.config.num_layers) {
-        result.rejections.push_back({layout, absl::StrCat("neither it nor more: there are ",
-                                                          shape.config.num_layers, " layers")});
+        reject(layout,
+               absl::StrCat("neither it nor more: there are ", shape.config.num_layers, " layers"));
         break;
       }
       absl::StatusOr<LayoutPlan> plan = Place(cluster, layout);
       absl::Status status = plan.status();
-      if (status.ok()) status = Complete(shape, types, cluster, options, *plan);
+      if (status.ok()) plan = SplitToFit(shape, types, cluster, options, *plan, status);
       if (status.ok()) {
         result.layouts.push_back(*std::move(plan));
       } else {
-        result.rejections.push_back({layout, std::string(status.message())});
+        reject(layout, std::string(status.message()));
       }
     }
   }

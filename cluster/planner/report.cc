@@ -29,7 +29,10 @@ double Billions(int64_t bytes) { return static_cast<double>(bytes) / kGB; }
 
 std::string Name(const ParallelLayout& layout) {
   if (layout.pp == 0) return absl::StrCat("tp ", layout.tp);
-  return absl::StrCat("tp ", layout.tp, " pp ", layout.pp);
+  return absl::StrCat("tp ", layout.tp, " pp ", layout.pp,
+                      layout.stage_layers.empty() ? "" : " of ",
+                      absl::StrJoin(layout.stage_layers.layers(), ","),
+                      layout.stage_layers.empty() ? "" : " layers");
 }
 
 json StageJson(const StagePlan& stage) {
@@ -117,10 +120,11 @@ std::string Table(const Plan& plan, size_t rows) {
     absl::StrAppend(
         &text,
         absl::StrFormat(
-            "%3d %3d %6d %12.3f %14.4f %9d %10.1f %9.2f %10.1f%s%s\n", layout.layout.tp,
+            "%3d %3d %6d %12.3f %14.4f %9d %10.1f %9.2f %10.1f%s%s%s\n", layout.layout.tp,
             layout.layout.pp, layout.replicas, Billions(LargestWeights(layout)),
             Billions(LargestRequest(layout)), layout.requests(), layout.ttft_s / kMillisecond,
             layout.tpot_s / kMillisecond, layout.tokens_per_s,
+            layout.layout.stage_layers.empty() ? "" : "  uneven stages",
             layout.tp_across_nodes ? "  tp across nodes" : "",
             layout.idle_devices > 0 ? absl::StrFormat("  %d idle", layout.idle_devices) : ""));
   }
@@ -140,8 +144,8 @@ std::string Balance(const Plan& plan) {
   const int64_t best = plan.balanced.max_weight_bytes;
   if (static_cast<double>(best) > (1 - kWorthwhile) * static_cast<double>(even)) return "";
   return absl::StrFormat(
-      "Stages of %s layers would hold at most %.2f GB a rank, not %.2f; workers split evenly.\n",
-      absl::StrJoin(plan.balanced.layers, ", "), Billions(best), Billions(even));
+      "With --stage-layers %s a rank would hold at most %.2f GB of weights, not %.2f.\n",
+      absl::StrJoin(plan.balanced.layers, ","), Billions(best), Billions(even));
 }
 
 std::string Rejections(const Plan& plan, size_t rows) {

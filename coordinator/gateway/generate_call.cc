@@ -38,6 +38,20 @@ void AddRetryAfter(const absl::Status& status, grpc::CallbackServerContext& cont
   context.AddTrailingMetadata("grpc-retry-pushback-ms", absl::StrCat(after_ms));
 }
 
+// A request that ends with its call.
+class EngineRequest : public AnswerSource {
+ public:
+  EngineRequest(Engine& engine, uint64_t id) : engine_(engine), id_(id) {}
+  void Pause() override { engine_.Pause(id_); }
+  void Resume() override { engine_.Resume(id_); }
+  void Leave() override { engine_.Cancel(id_); }
+  bool outlives_client() const override { return false; }
+
+ private:
+  Engine& engine_;
+  const uint64_t id_;
+};
+
 class FailedCall : public ResponseWriter {
  public:
   explicit FailedCall(const absl::Status& status) { Finish(ToGrpcStatus(status)); }
@@ -56,41 +70,54 @@ void FillLogprob(const Tokenizer& tokenizer, int32_t id, float logprob, v1::Toke
 
 }  // namespace
 
-ResponseWriter* GenerateCall::Start(grpc::CallbackServerContext* context, const ServedModel& model,
-                                    Engine& engine, PreparedRequest prepared) {
-  const std::shared_ptr<GenerateCall> call(
-      new GenerateCall(context, model, engine, std::move(prepared)));
-  const absl::Status status = call->Init();
-  if (!status.ok()) return Fail(status);
-  call->self_ = call;
-  const ResolvedSampling& sampling = call->prepared_.sampling;
+GenerationRequest ToGenerationRequest(const PreparedRequest& prepared) {
+  const ResolvedSampling& sampling = prepared.sampling;
   v1::StepSampling step = sampling.step;
   if (sampling.best_of > sampling.n && !step.has_logprobs()) step.set_logprobs(0);
-  const v1::Scheduling& scheduling = call->prepared_.scheduling;
-  engine.Submit(call->engine_id_,
-                {.prompt = call->prepared_.prompt,
-                 .sampling = std::move(step),
-                 .max_tokens = sampling.max_tokens,
-                 .stop_token_ids = sampling.stop_token_ids,
-                 .n = sampling.best_of,
-                 .priority = scheduling.priority(),
-                 .tenant = scheduling.tenant(),
-                 .cache_salt = scheduling.cache_salt(),
-                 .deadline = SteadyDeadline(*context)},
-                call);
-  return call.get();
+  GenerationRequest request;
+  request.prompt = prepared.prompt;
+  request.sampling = std::move(step);
+  request.max_tokens = sampling.max_tokens;
+  request.stop_token_ids = sampling.stop_token_ids;
+  request.n = sampling.best_of;
+  request.priority = prepared.scheduling.priority();
+  request.tenant = prepared.scheduling.tenant();
+  request.cache_salt = prepared.scheduling.cache_salt();
+  return request;
+}
+
+ResponseWriter* GenerateCall::Start(grpc::CallbackServerContext* context, const ServedModel& model,
+                                    Engine& engine, PreparedRequest prepared) {
+  const uint64_t id = engine.NewRequestId();
+  GenerationRequest request = ToGenerationRequest(prepared);
+  request.deadline = SteadyDeadline(*context);
+  const auto call =
+      Create(context, model, std::move(prepared), std::make_unique<EngineRequest>(engine, id));
+  if (!call.ok()) return Fail(call.status());
+  engine.Submit(id, std::move(request), *call);
+  return call->get();
+}
+
+absl::StatusOr<std::shared_ptr<GenerateCall>> GenerateCall::Create(
+    grpc::CallbackServerContext* context, const ServedModel& model, PreparedRequest prepared,
+    std::unique_ptr<AnswerSource> source) {
+  std::shared_ptr<GenerateCall> call(
+      new GenerateCall(context, model, std::move(prepared), std::move(source)));
+  RETURN_IF_ERROR(call->Init());
+  call->self_ = call;
+  return call;
 }
 
 ResponseWriter* GenerateCall::Fail(const absl::Status& status) { return new FailedCall(status); }
 
 GenerateCall::GenerateCall(grpc::CallbackServerContext* context, const ServedModel& model,
-                           Engine& engine, PreparedRequest prepared)
+                           PreparedRequest prepared, std::unique_ptr<AnswerSource> source)
     : context_(context),
       model_(model),
-      engine_(engine),
       prepared_(std::move(prepared)),
-      engine_id_(engine.NewRequestId()),
+      source_(std::move(source)),
       start_(Clock::now()),
+      num_tokens_(prepared_.sampling.best_of),
       open_continuations_(prepared_.sampling.best_of) {}
 
 absl::Status GenerateCall::Init() {
@@ -110,7 +137,7 @@ TokenSink::Verdict GenerateCall::OnToken(uint32_t index, const SequenceOutput& o
   v1::GenerateResponse response = MakeResponse(index, output);
   {
     const std::lock_guard lock(mutex_);
-    if (end_.has_value()) return Verdict::kStopRequest;  // the client has gone
+    if (end_.has_value() && !source_->outlives_client()) return Verdict::kStopRequest;
     if (!first_token_.has_value()) first_token_ = Clock::now();
     ++completion_tokens_;
     if (index == 0) cached_tokens_ = output.cached_tokens;
@@ -163,6 +190,12 @@ void GenerateCall::SendBest() {
     v1::GenerateResponse& best = candidates_[order[index]];
     best.set_index(index);
     if (!prepared_.sampling.step.has_logprobs()) best.clear_logprobs();
+    if (HasReceived(index, 1)) {  // then all of it: it comes in one message
+      v1::GenerateResponse last;
+      last.set_index(index);
+      last.set_finish_reason(best.finish_reason());
+      best = std::move(last);
+    }
     Append(std::move(best));
   }
   End(absl::OkStatus());
@@ -201,15 +234,36 @@ v1::GenerateResponse GenerateCall::MakeResponse(uint32_t index, const SequenceOu
 }
 
 TokenSink::Verdict GenerateCall::Enqueue(v1::GenerateResponse response) {
-  const std::lock_guard lock(mutex_);
   const bool last = response.finish_reason() != v1::FINISH_REASON_UNSPECIFIED;
-  Append(std::move(response));
+  std::optional<v1::GenerateResponse> unseen = Unseen(std::move(response));
+  const std::lock_guard lock(mutex_);
+  if (unseen.has_value()) Append(*std::move(unseen));
   if (last && --open_continuations_ == 0) End(absl::OkStatus());
   if (pending_bytes_ > kPauseBytes && !paused_) {
     paused_ = true;
-    engine_.Pause(engine_id_);
+    source_->Pause();
   }
   return last ? Verdict::kStopSequence : Verdict::kContinue;
+}
+
+std::optional<v1::GenerateResponse> GenerateCall::Unseen(v1::GenerateResponse response) {
+  const uint32_t index = response.index();
+  if (!HasReceived(index, ++num_tokens_[index])) return response;
+  if (response.finish_reason() == v1::FINISH_REASON_UNSPECIFIED) return std::nullopt;
+  v1::GenerateResponse last;
+  last.set_index(index);
+  last.set_finish_reason(response.finish_reason());
+  return last;
+}
+
+bool GenerateCall::HasReceived(uint32_t index, uint32_t tokens) const {
+  const std::vector<uint32_t>& received = prepared_.tokens_received;
+  return index < received.size() && tokens <= received[index];
+}
+
+void GenerateCall::RepeatPause() {
+  const std::lock_guard lock(mutex_);
+  if (paused_) source_->Pause();
 }
 
 void GenerateCall::OnError(const absl::Status& status) {
@@ -222,21 +276,15 @@ void GenerateCall::OnError(const absl::Status& status) {
 void GenerateCall::OnWriteDone(bool ok) {
   const std::lock_guard lock(mutex_);
   writing_ = false;
-  if (!ok) {
-    pending_.clear();
-    End(absl::CancelledError("the client has gone"));
-    engine_.Cancel(engine_id_);
-  }
+  if (!ok) Leave(absl::CancelledError("the client has gone"));
   Pump();
 }
 
 void GenerateCall::OnCancel() {
   const std::lock_guard lock(mutex_);
-  pending_.clear();
-  End(context_->deadline() <= std::chrono::system_clock::now()
-          ? absl::DeadlineExceededError("the call's deadline has passed")
-          : absl::CancelledError("the client cancelled the call"));
-  engine_.Cancel(engine_id_);
+  Leave(context_->deadline() <= std::chrono::system_clock::now()
+            ? absl::DeadlineExceededError("the call's deadline has passed")
+            : absl::CancelledError("the client cancelled the call"));
   Pump();
 }
 
@@ -246,7 +294,16 @@ void GenerateCall::OnDone() {
   self = std::move(self_);
 }
 
+void GenerateCall::Leave(const absl::Status& status) {
+  pending_.clear();
+  pending_bytes_ = 0;
+  End(status);
+  if (std::exchange(paused_, false)) source_->Resume();
+  source_->Leave();
+}
+
 void GenerateCall::Append(v1::GenerateResponse response) {
+  if (end_.has_value()) return;
   const size_t bytes = response.ByteSizeLong();
   pending_bytes_ += bytes;
   const auto same = std::find_if(pending_.rbegin(), pending_.rend(), [&](const auto& waiting) {
@@ -273,7 +330,7 @@ void GenerateCall::Pump() {
     if (pending_.empty()) pending_bytes_ = 0;
     if (paused_ && pending_bytes_ < kResumeBytes) {
       paused_ = false;
-      engine_.Resume(engine_id_);
+      source_->Resume();
     }
     if (pending_.empty() && end_.has_value() && end_->ok()) *response.mutable_usage() = MakeUsage();
     writing_bytes_ = SerializeMessage(response);

@@ -27,21 +27,48 @@ struct PreparedRequest {
   std::vector<int32_t> prompt;
   ResolvedSampling sampling;
   v1::Scheduling scheduling;
+  std::string idempotency_key;            // empty: none
+  std::string fingerprint;                // of the client's message, if there is a key
+  std::vector<uint32_t> tokens_received;  // by continuation; the client has them
+};
+
+// What the engine needs to know of it.
+GenerationRequest ToGenerationRequest(const PreparedRequest& prepared);
+
+// The request behind a call. Thread safe; all return at once.
+class AnswerSource {
+ public:
+  virtual ~AnswerSource() = default;
+  // The client does not read, or reads again.
+  virtual void Pause() = 0;
+  virtual void Resume() = 0;
+  // The client has gone.
+  virtual void Leave() = 0;
+  // Whether tokens come also after that: their verdicts still count.
+  virtual bool outlives_client() const = 0;
 };
 
 // One Generate or Chat call: takes tokens from the engine, gives a stream of text to the client.
 // The engine never waits for the client: what the client has not read is kept here, merged into few
 // messages, up to a bound, from where on the engine computes nothing for this call until the client
-// has read. The call owns itself and goes when gRPC and the engine are done with it.
+// has read. The call owns itself and goes when gRPC and the source of its tokens are done with it.
 class GenerateCall : public ResponseWriter, public TokenSink {
  public:
   // Submits the request and returns the call's reactor.
   static ResponseWriter* Start(grpc::CallbackServerContext* context, const ServedModel& model,
                                Engine& engine, PreparedRequest prepared);
+  // A call that waits for the tokens of this source, from the first on.
+  static absl::StatusOr<std::shared_ptr<GenerateCall>> Create(grpc::CallbackServerContext* context,
+                                                              const ServedModel& model,
+                                                              PreparedRequest prepared,
+                                                              std::unique_ptr<AnswerSource> source);
   // A reactor for a call that ends with this error at once.
   static ResponseWriter* Fail(const absl::Status& status);
 
-  // TokenSink, on the engine's thread.
+  // Tells the source once more if the client does not read: it may not have listened before.
+  void RepeatPause();
+
+  // TokenSink, on the engine's thread or another, one at a time; OnError at any time.
   Verdict OnPromptLogprob(const v1::PromptLogprob& logprob) override;
   Verdict OnToken(uint32_t index, const SequenceOutput& output) override;
   void OnError(const absl::Status& status) override;
@@ -55,30 +82,35 @@ class GenerateCall : public ResponseWriter, public TokenSink {
  private:
   using Clock = std::chrono::steady_clock;
 
-  GenerateCall(grpc::CallbackServerContext* context, const ServedModel& model, Engine& engine,
-               PreparedRequest prepared);
+  GenerateCall(grpc::CallbackServerContext* context, const ServedModel& model,
+               PreparedRequest prepared, std::unique_ptr<AnswerSource> source);
   absl::Status Init();
   v1::GenerateResponse MakeResponse(uint32_t index, const SequenceOutput& output);
   // A token of a call that sends the best of more continuations than asked for, when all are done.
   Verdict Collect(v1::GenerateResponse response, float logprob);
   void SendBest();
   Verdict Enqueue(v1::GenerateResponse response);
+  // What the client has not received of a message with the next token; all but the last messages of
+  // continuations may be nothing.
+  std::optional<v1::GenerateResponse> Unseen(v1::GenerateResponse response);
+  bool HasReceived(uint32_t index, uint32_t tokens) const;
   // The rest needs mutex_ to be held.
   void Append(v1::GenerateResponse response);
+  void Leave(const absl::Status& status);
   void Pump();
   void End(const absl::Status& status);
   v1::Usage MakeUsage() const;
 
   grpc::CallbackServerContext* const context_;
   const ServedModel& model_;
-  Engine& engine_;
   const PreparedRequest prepared_;
-  const uint64_t engine_id_;
+  const std::unique_ptr<AnswerSource> source_;
   const Clock::time_point start_;
-  // By index; these belong to the engine's thread.
+  // By index; these belong to whoever calls OnToken.
   std::vector<OutputText> texts_;
   std::vector<v1::GenerateResponse> candidates_;
   std::vector<double> logprobs_;  // sums
+  std::vector<uint32_t> num_tokens_;
 
   std::mutex mutex_;
   std::shared_ptr<GenerateCall> self_;  // until OnDone

@@ -1,5 +1,9 @@
 #include "coordinator/gateway/inference_service.h"
 
+#include <google/protobuf/io/coded_stream.h>
+#include <google/protobuf/io/zero_copy_stream_impl_lite.h>
+
+#include <algorithm>
 #include <ctime>
 #include <random>
 #include <utility>
@@ -8,6 +12,7 @@
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
 #include "coordinator/gateway/wire.h"
+#include "coordinator/prefix_hash.h"
 
 namespace trireme {
 namespace {
@@ -19,10 +24,43 @@ uint64_t DrawSeed() {
   return uint64_t{device()} << 32 | device();
 }
 
-ResponseWriter* StartCall(grpc::CallbackServerContext* context, const ServedModel& model,
-                          Engine& engine, absl::StatusOr<PreparedRequest> prepared) {
-  if (!prepared.ok()) return GenerateCall::Fail(prepared.status());
-  return GenerateCall::Start(context, model, engine, *std::move(prepared));
+// What the client asks for: the same for a call that goes on with an answer. The method's name
+// keeps those apart that look alike.
+template <typename Request>
+std::string Fingerprint(const Request& request) {
+  Request asked = request;
+  asked.clear_idempotency_key();
+  asked.clear_tokens_received();
+  asked.clear_request_id();
+  std::string bytes = Request::descriptor()->full_name();
+  {
+    google::protobuf::io::StringOutputStream stream(&bytes);
+    google::protobuf::io::CodedOutputStream coded(&stream);
+    coded.SetSerializationDeterministic(true);
+    asked.SerializeToCodedStream(&coded);
+  }
+  const BlockHash hash = HashNamespace(HashKey{}, bytes);
+  return absl::StrCat(absl::Hex(hash.high, absl::kZeroPad16),
+                      absl::Hex(hash.low, absl::kZeroPad16));
+}
+
+absl::Status CheckReceived(const PreparedRequest& prepared) {
+  const std::vector<uint32_t>& received = prepared.tokens_received;
+  if (prepared.idempotency_key.empty()) {
+    if (received.empty()) return absl::OkStatus();
+    return absl::InvalidArgumentError("tokens_received without an idempotency_key");
+  }
+  const uint32_t most = received.empty() ? 0 : *std::max_element(received.begin(), received.end());
+  if (received.size() > prepared.sampling.n || most > prepared.sampling.max_tokens) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("tokens_received names ", received.size(), " continuations and up to ", most,
+                     " tokens; this request has ", prepared.sampling.n, " of at most ",
+                     prepared.sampling.max_tokens));
+  }
+  if (prepared.sampling.step.has_prompt_logprobs()) {
+    return absl::UnimplementedError("unsupported: prompt_logprobs with an idempotency_key");
+  }
+  return absl::OkStatus();
 }
 
 template <typename Message>
@@ -39,12 +77,29 @@ grpc::ServerUnaryReactor* Answer(grpc::CallbackServerContext* context,
 
 ResponseWriter* InferenceService::Generate(grpc::CallbackServerContext* context,
                                            const grpc::ByteBuffer* request) {
-  return StartCall(context, model_, engine_, PrepareGenerate(*request));
+  return StartCall(context, PrepareGenerate(*request));
 }
 
 ResponseWriter* InferenceService::Chat(grpc::CallbackServerContext* context,
                                        const grpc::ByteBuffer* request) {
-  return StartCall(context, model_, engine_, PrepareChat(*request));
+  return StartCall(context, PrepareChat(*request));
+}
+
+ResponseWriter* InferenceService::StartCall(grpc::CallbackServerContext* context,
+                                            absl::StatusOr<PreparedRequest> prepared) {
+  if (!prepared.ok()) return GenerateCall::Fail(prepared.status());
+  if (!prepared->idempotency_key.empty()) return keyed_.Start(context, *std::move(prepared));
+  return GenerateCall::Start(context, model_, engine_, *std::move(prepared));
+}
+
+grpc::ServerUnaryReactor* InferenceService::Forget(grpc::CallbackServerContext* context,
+                                                   const v1::ForgetRequest* request,
+                                                   v1::ForgetResponse*) {
+  absl::Status status = CheckIdempotencyKey(request->idempotency_key());
+  if (status.ok()) status = keyed_.Forget(request->tenant(), request->idempotency_key());
+  grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
+  reactor->Finish(ToGrpcStatus(status));
+  return reactor;
 }
 
 grpc::ServerUnaryReactor* InferenceService::Tokenize(grpc::CallbackServerContext* context,
@@ -89,20 +144,21 @@ absl::StatusOr<PreparedRequest> InferenceService::PrepareGenerate(const grpc::By
   } else {
     return absl::InvalidArgumentError("the request has neither prompt nor prompt_token_ids");
   }
-  return Prepare(std::move(prompt), request.sampling(), request.request_id(), request.scheduling());
+  return Prepare(request, std::move(prompt));
 }
 
 absl::StatusOr<PreparedRequest> InferenceService::PrepareChat(const grpc::ByteBuffer& bytes) {
   v1::ChatRequest request;
   RETURN_IF_ERROR(ParseMessage(bytes, request));
   ASSIGN_OR_RETURN(std::vector<int32_t> prompt, EncodeChat(request.messages()));
-  return Prepare(std::move(prompt), request.sampling(), request.request_id(), request.scheduling());
+  return Prepare(request, std::move(prompt));
 }
 
-absl::StatusOr<PreparedRequest> InferenceService::Prepare(std::vector<int32_t> prompt,
-                                                          const v1::SamplingParams& params,
-                                                          const std::string& request_id,
-                                                          const v1::Scheduling& scheduling) {
+template <typename Request>
+absl::StatusOr<PreparedRequest> InferenceService::Prepare(const Request& request,
+                                                          std::vector<int32_t> prompt) {
+  const std::string& request_id = request.request_id();
+  const v1::Scheduling& scheduling = request.scheduling();
   if (request_id.size() > kRequestIdBytesMax) {
     return absl::InvalidArgumentError(
         absl::StrCat("request_id has ", request_id.size(), " bytes; at most ", kRequestIdBytesMax));
@@ -120,12 +176,25 @@ absl::StatusOr<PreparedRequest> InferenceService::Prepare(std::vector<int32_t> p
   prepared.scheduling = scheduling;
   prepared.request_id = request_id.empty() ? absl::StrCat("request-", next_request_number_++)
                                            : absl::CHexEscape(request_id);
-  ASSIGN_OR_RETURN(prepared.sampling,
-                   ResolveSampling(params, {.defaults = &model_.sampling,
-                                            .prompt_tokens = static_cast<uint32_t>(prompt.size()),
-                                            .max_model_len = engine_.max_model_len(),
-                                            .vocab_size = model_.vocab_size(),
-                                            .drawn_seed = DrawSeed()}));
+  uint64_t seed = 0;
+  if (request.idempotency_key().empty()) {
+    seed = DrawSeed();
+  } else {
+    RETURN_IF_ERROR(CheckIdempotencyKey(request.idempotency_key()));
+    prepared.idempotency_key = request.idempotency_key();
+    prepared.fingerprint = Fingerprint(request);
+    seed = SeedOfKey(scheduling.tenant(), request.idempotency_key());
+  }
+  prepared.tokens_received.assign(request.tokens_received().begin(),
+                                  request.tokens_received().end());
+  ASSIGN_OR_RETURN(
+      prepared.sampling,
+      ResolveSampling(request.sampling(), {.defaults = &model_.sampling,
+                                           .prompt_tokens = static_cast<uint32_t>(prompt.size()),
+                                           .max_model_len = engine_.max_model_len(),
+                                           .vocab_size = model_.vocab_size(),
+                                           .drawn_seed = seed}));
+  RETURN_IF_ERROR(CheckReceived(prepared));
   prepared.prompt = std::move(prompt);
   return prepared;
 }

@@ -9,6 +9,7 @@
 #include "absl/status/statusor.h"
 #include "coordinator/engine.h"
 #include "coordinator/gateway/generate_call.h"
+#include "coordinator/gateway/keyed_requests.h"
 #include "coordinator/served_model.h"
 #include "trireme/v1/inference.grpc.pb.h"
 
@@ -17,14 +18,15 @@ namespace trireme {
 // The methods that take text are raw (see gateway/wire.h).
 using InferenceBase = v1::Inference::WithRawCallbackMethod_Generate<
     v1::Inference::WithRawCallbackMethod_Chat<v1::Inference::WithRawCallbackMethod_Tokenize<
-        v1::Inference::WithRawCallbackMethod_Detokenize<
-            v1::Inference::WithCallbackMethod_GetModel<v1::Inference::Service>>>>>;
+        v1::Inference::WithRawCallbackMethod_Detokenize<v1::Inference::WithCallbackMethod_GetModel<
+            v1::Inference::WithCallbackMethod_Forget<v1::Inference::Service>>>>>>;
 
 // The clients' gRPC service: text to tokens, into the engine, and back (GenerateCall).
 // Thread safe: gRPC calls it from its own threads.
 class InferenceService : public InferenceBase {
  public:
-  InferenceService(const ServedModel& model, Engine& engine) : model_(model), engine_(engine) {}
+  InferenceService(const ServedModel& model, Engine& engine, KeyedRequests& keyed)
+      : model_(model), engine_(engine), keyed_(keyed) {}
 
   ResponseWriter* Generate(grpc::CallbackServerContext* context,
                            const grpc::ByteBuffer* request) override;
@@ -39,14 +41,18 @@ class InferenceService : public InferenceBase {
   grpc::ServerUnaryReactor* GetModel(grpc::CallbackServerContext* context,
                                      const v1::GetModelRequest* request,
                                      v1::GetModelResponse* response) override;
+  grpc::ServerUnaryReactor* Forget(grpc::CallbackServerContext* context,
+                                   const v1::ForgetRequest* request,
+                                   v1::ForgetResponse* response) override;
 
  private:
   absl::StatusOr<PreparedRequest> PrepareGenerate(const grpc::ByteBuffer& bytes);
   absl::StatusOr<PreparedRequest> PrepareChat(const grpc::ByteBuffer& bytes);
-  absl::StatusOr<PreparedRequest> Prepare(std::vector<int32_t> prompt,
-                                          const v1::SamplingParams& params,
-                                          const std::string& request_id,
-                                          const v1::Scheduling& scheduling);
+  // What both kinds of requests have, and the prompt.
+  template <typename Request>
+  absl::StatusOr<PreparedRequest> Prepare(const Request& request, std::vector<int32_t> prompt);
+  ResponseWriter* StartCall(grpc::CallbackServerContext* context,
+                            absl::StatusOr<PreparedRequest> prepared);
   absl::StatusOr<std::vector<int32_t>> EncodeChat(
       const google::protobuf::RepeatedPtrField<v1::ChatMessage>& messages) const;
   absl::StatusOr<v1::TokenizeResponse> DoTokenize(const grpc::ByteBuffer& bytes) const;
@@ -55,6 +61,7 @@ class InferenceService : public InferenceBase {
 
   const ServedModel& model_;
   Engine& engine_;
+  KeyedRequests& keyed_;
   std::atomic<uint64_t> next_request_number_{1};
 };
 

@@ -45,6 +45,18 @@ case_weights_that_rank_0_lacks_end_all() {
   done
 }
 
+case_uneven_stages_change_no_token() {
+  expected_answer || return 1
+  start_coordinator - 127.0.0.1 || return 1
+  start_worker - worker0.log --gang g --pp 2 --stage-layers 7,1
+  start_worker - worker1.log --gang g --pp 2 --stage-layers 7,1
+  serving "" && same_answer || return 1
+  start_worker - other.log --gang h --pp 2 --stage-layers 3,2
+  start_worker - another.log --gang h --pp 2 --stage-layers 3,2
+  ends_with_an_error "$started" || return 1
+  contains another.log "--stage-layers 3,2 does not fit this LlamaForCausalLM: it must be --pp 2 numbers"
+}
+
 case_contradictions_are_named() {
   start_coordinator - 127.0.0.1 || return 1
   start_worker - first.log --gang g --tp 2 --rank 0

@@ -25,7 +25,7 @@ restart_coordinator() {
 load() {
   local i
   for i in 1 2 3 4; do
-    "$bin/trireme" generate --server "$server" --timeout 120 --ignore-eos --max-tokens 900 "$i" >"$work/client$i.txt" 2>&1 &
+    "$bin/trireme" generate --server "$server" --timeout 120 --retry-s 0 --ignore-eos --max-tokens 900 "$i" >"$work/client$i.txt" 2>&1 &
     clients+=($!)
   done
   sleep 0.5
@@ -42,12 +42,14 @@ clients_failed() {
 # The workers' pids as the coordinator knows them.
 worker_pids() { "$bin/trireme" nodes --server "$server" --json | grep -oE '"pid": *"?[0-9]+' | sort; }
 
-# goes_and_comes_back LOG...: killed under load and idle, and the gang is the same, with one load in its logs.
+# goes_and_comes_back WHEN LOG...: killed under load and idle, as WHEN says, and the gang is the same, with one load in
+# its logs.
 goes_and_comes_back() {
-  local before under clients=()
+  local before under clients=() when=$1
+  shift
   before=$(worker_pids)
   [[ -n $before ]] || { echo "no pids"; return 1; }
-  for under in load idle load; do
+  for under in $when; do
     [[ $under == load ]] && load
     kill_coordinator
     [[ $under == load ]] && { clients_failed || return 1; }
@@ -63,20 +65,20 @@ goes_and_comes_back() {
 case_a_gang_of_mpirun_keeps_its_weights() {
   expected_answer && start_coordinator - 127.0.0.1 || return 1
   start_mpi_gang --tp 2
-  serving "" && goes_and_comes_back workers.log
+  serving "" && goes_and_comes_back "load idle load" workers.log
 }
 
 case_a_pipeline_keeps_its_weights() {
   expected_answer && start_coordinator - 127.0.0.1 || return 1
   start_mpi_gang --pp 2
-  serving "" && goes_and_comes_back workers.log
+  serving "" && goes_and_comes_back load workers.log
 }
 
 case_a_gang_of_the_rendezvous_keeps_its_weights() {
   expected_answer && start_coordinator - 127.0.0.1 || return 1
   start_worker - worker0.log --gang g --tp 2
   start_worker - worker1.log --gang g --tp 2
-  serving "" && goes_and_comes_back worker0.log worker1.log
+  serving "" && goes_and_comes_back "idle load" worker0.log worker1.log
 }
 
 case_a_coordinator_that_is_stopped_may_leave_its_workers() {
@@ -92,6 +94,85 @@ case_a_coordinator_that_is_stopped_may_leave_its_workers() {
   restart_coordinator --keep-workers
   serving "" && same_answer || return 1
   [[ $(worker_pids) == "$before" ]] || { echo "other workers than before"; return 1; }
+}
+
+# Answers that are seeded and not, of one continuation and several: resuming_client NUMBER.
+resuming_client() {
+  local flags=(--server "$server" --timeout 240 --retry-s 60 --ignore-eos --max-tokens 200 --idempotency-key "key$1")
+  (($1 % 2)) && flags+=(--seed "$1")
+  (($1 % 3 == 0)) && flags+=(--n 2 --json)
+  "$bin/trireme" generate "${flags[@]}" --temperature 0.8 "$1: $question" |
+    if (($1 % 3 == 0)); then  # what each continuation says, whatever messages it came in
+      python3 -c 'import json, sys
+texts, ends = {}, {}
+for message in map(json.loads, sys.stdin):
+    index = message.get("index", 0)
+    texts.setdefault(index, []).extend(message.get("token_ids", []))
+    if "finish_reason" in message: ends[index] = ends.get(index, 0) + 1
+print(sorted(texts.items()), sorted(ends.items()))'
+    else
+      cat
+    fi
+}
+
+# The clients whose text is shown as it comes have so many bytes of it.
+clients_have() {
+  local number
+  for number in 1 2 4 5; do
+    for _ in {1..600}; do (($(stat -c %s "$work/answer$number.txt") >= $1)) && break; sleep 0.1; done
+  done
+}
+
+# resumes COORDINATOR-FLAGS...: clients get the answers of an undisturbed coordinator through a kill and a second one.
+resumes() {
+  local number clients=() kills
+  start_coordinator - 127.0.0.1 || return 1
+  start_mpi_gang --tp 2
+  serving "" || return 1
+  for number in 1 2 3 4 5 6; do
+    resuming_client "$number" >"$work/expected$number.txt" 2>"$work/expected$number.err" &
+    clients+=($!)
+  done
+  for number in "${clients[@]}"; do wait "$number" || { echo "undisturbed, a client failed"; return 1; }; done
+  stop_all
+  clients=()
+  start_coordinator - 127.0.0.1 "$@" || return 1
+  start_mpi_gang --tp 2
+  serving "" || return 1
+  for number in 1 2 3 4 5 6; do
+    resuming_client "$number" >"$work/answer$number.txt" 2>"$work/answer$number.err" &
+    clients+=($!)
+  done
+  for kills in 1 2; do
+    clients_have $((kills * 80))
+    kill_coordinator
+    kill -0 "${clients[@]}" 2>/dev/null || { echo "a client was done before the kill"; return 1; }
+    restart_coordinator "$@"
+    serving "" || { echo "they do not serve again"; return 1; }
+  done
+  for number in "${clients[@]}"; do wait "$number" || { echo "a client failed"; cat "$work"/answer*.err; return 1; }; done
+  for number in 1 2 3 4 5 6; do
+    cmp "$work/expected$number.txt" "$work/answer$number.txt" || return 1
+    grep -q 'trying again' "$work/answer$number.err" || { echo "client $number was not disturbed"; return 1; }
+  done
+  cp "$work/coordinator.log" "$work/last.log"
+  generated=$("$bin/trireme" stats --server "$server" --json | grep -oE '"tokens_generated": *"?[0-9]+' | grep -oE '[0-9]+$')
+}
+
+case_requests_with_a_key_resume_from_the_journal() {
+  resumes --journal "$work/journal.db" || return 1
+  ((generated < 1600)) || { echo "all was computed anew: $generated tokens"; return 1; }
+}
+
+case_requests_with_a_key_resume_without_a_journal() {
+  resumes || return 1
+}
+
+case_a_file_that_is_no_journal_is_refused() {
+  echo "this is some other file, and longer than the header of a database ................................." >"$work/other"
+  "$bin/trireme-coordinator" --model "$model" --grpc 127.0.0.1:0 --journal "$work/other" >"$work/refused.log" 2>&1 &&
+    { echo "it was taken"; return 1; }
+  contains refused.log "is no journal" && grep -q 'some other file' "$work/other"
 }
 
 case_a_rank_that_cannot_agree_ends_its_gang() {

@@ -170,7 +170,7 @@ case_chat_keeps_the_conversation() {
 
 case_bad_requests() {
   start_coordinator || return 1
-  ask_fails "trireme-worker" "no gang yet" || return 1
+  ask_fails "trireme-worker" --retry-s 0 "no gang yet" || return 1
   start_gang 1 1 || return 1
   ask_fails "max_tokens is 0" --max-tokens 0 x || return 1
   ask_fails "exceed the context" --max-tokens 100000 x || return 1

@@ -163,7 +163,9 @@ TEST_P(IpcOf, CallsAreCaptured) {
         want *= static_cast<float>(world.size());
       }
       const auto done = [&]() -> absl::StatusOr<bool> {
-        return cudaStreamQuery(stream) == cudaSuccess;
+        const bool ended = cudaStreamQuery(stream) == cudaSuccess;
+        if (!ended) (void)cudaGetLastError();  // "not ready" stays as the last error
+        return ended;
       };
       EXPECT_TRUE((*group)->Wait(done).ok());
       EXPECT_EQ(data.ToHost(), std::vector<float>(1000, want));

@@ -68,6 +68,22 @@ TEST(Layout, StagesCoverAllLayersEvenly) {
   }
 }
 
+TEST(Layout, StagesHaveTheLayersThatTheyAreTold) {
+  const ModelConfig config = Config(8, 4, 8, 96, 160);
+  const ParallelLayout layout{.tp = 2, .pp = 3, .stage_layers = {5, 1, 2}};
+  EXPECT_TRUE(CheckLayout(config, layout).ok());
+  EXPECT_EQ(StageLayers(config, layout, 0), (IndexRange{.begin = 0, .end = 5}));
+  EXPECT_EQ(StageLayers(config, layout, 1), (IndexRange{.begin = 5, .end = 6}));
+  EXPECT_EQ(StageLayers(config, layout, 2), (IndexRange{.begin = 6, .end = 8}));
+  for (const StageSplit& wrong : {StageSplit{4, 4}, {4, 3, 2}, {4, 2, 1}, {8, 0, 0}}) {
+    const absl::Status status = CheckLayout(config, {.tp = 2, .pp = 3, .stage_layers = wrong});
+    EXPECT_TRUE(absl::IsInvalidArgument(status));
+    EXPECT_NE(status.message().find("--pp 3 numbers of at least 1, which make its 8 layers"),
+              std::string::npos)
+        << status;
+  }
+}
+
 TEST(Layout, IllegalOnesAreRefusedWithReasonAndNeighbours) {
   const auto message = [](const ModelConfig& config, int tp, int pp) {
     return std::string(CheckLayout(config, {.tp = tp, .pp = pp}).message());

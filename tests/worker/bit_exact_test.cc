@@ -55,6 +55,21 @@ TEST_P(BitExactTest, EveryLegalLayoutUpToEightRanks) {
   EXPECT_GE(layouts, 4);
 }
 
+TEST_P(BitExactTest, EverySplitOfTheLayers) {
+  const int64_t layers = ModelConfig::Load(model())->num_layers;
+  const TestRequest request = Request(40, 4, 4);
+  const TestOutput want = Single({.model_dir = model(), .layout = {}}, request);
+  ASSERT_EQ(want.logits.size(), 4u);
+  for (int64_t first = 1; first < layers; ++first) {
+    for (const int tp : {1, 2}) {
+      const ParallelLayout layout{.tp = tp, .pp = 2, .stage_layers = {first, layers - first}};
+      const DriverOptions options{
+          .model_dir = model(), .layout = layout, .threads = 1, .chunk = 16};
+      EXPECT_TRUE(Single(options, request) == want) << "tp " << tp << ", first stage " << first;
+    }
+  }
+}
+
 TEST_P(BitExactTest, RanksOfTheLastStageSeeTheSameLogits) {
   const TestRequest request = Request(20, 5, 4);
   const DriverOptions options{.model_dir = model(), .layout = {.tp = 2, .pp = 2}};

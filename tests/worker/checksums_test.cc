@@ -2,9 +2,12 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <fstream>
 #include <string>
+
+#include "absl/strings/str_cat.h"
 
 namespace trireme {
 namespace {
@@ -35,7 +38,8 @@ class ChecksumsTest : public testing::Test {
     return std::string(VerifyChecksums(model, threads).message());
   }
 
-  const fs::path dir_ = fs::path(testing::TempDir()) / "checksums_test";
+  // Of this test alone: others run beside it.
+  const fs::path dir_ = fs::path(testing::TempDir()) / absl::StrCat("checksums_test_", getpid());
   const std::string good_ = std::string(kConfig) + "  config.json\n" + kWeights +
                             " *model-1.safetensors\n" + kMore + "  elsewhere\n";
 };

@@ -13,6 +13,7 @@
 #include <thread>
 #include <vector>
 
+#include "absl/strings/str_cat.h"
 #include "base/file.h"
 
 namespace trireme {
@@ -24,7 +25,7 @@ class ReadAheadTest : public testing::Test {
 
   // A file that is not in the page cache, as far as the file system has one.
   void SetUp() override {
-    path_ = std::filesystem::path(testing::TempDir()) / "read_ahead_test";
+    path_ = std::filesystem::path(testing::TempDir()) / absl::StrCat("read_ahead_test_", getpid());
     std::ofstream(path_) << std::string(kBytes, 'x');
     const int fd = open(path_.c_str(), O_RDWR);
     ASSERT_EQ(fsync(fd), 0);

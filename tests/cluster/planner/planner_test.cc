@@ -3,6 +3,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
+
 #include "base/file.h"
 #include "tests/cluster/planner/planner_models.h"
 
@@ -233,6 +235,28 @@ TEST(BalanceTest, OuterStagesTakeFewerLayers) {
   EXPECT_EQ(balanced->layers, (std::vector<int64_t>{7, 9, 9, 7}));
   EXPECT_EQ(balanced->max_weight_bytes,
             2 * (7 * int64_t{218'112'000} + int64_t{128256} * 4096 + 4096));
+}
+
+// Embedding and head are as large as 2.4 layers: with 8 layers, an outer stage has 4.5 GB.
+TEST(BalanceTest, TheStagesAreUnevenWhereEvenOnesDoNotFit) {
+  ClusterSpec cluster = Gpus("h100", 1, 4);
+  const auto plan_with = [&cluster](double usable) {
+    cluster.device.memory_bytes = usable;
+    cluster.device.reserved_bytes = 0;
+    PlanOptions options = Request(1024);
+    options.memory_share = 1;
+    return *MakePlan(Llama8B(), *WeightTypes::Named("BF16"), cluster, options);
+  };
+  EXPECT_NE(FindLayout(plan_with(5e9), 1, 4), nullptr);
+  const Plan plan = plan_with(4.45e9);
+  EXPECT_EQ(FindLayout(plan, 1, 4), nullptr);
+  const auto uneven =
+      std::find_if(plan.layouts.begin(), plan.layouts.end(), [](const LayoutPlan& layout) {
+        return layout.layout == ParallelLayout{.tp = 1, .pp = 4, .stage_layers = {7, 9, 9, 7}};
+      });
+  ASSERT_NE(uneven, plan.layouts.end());
+  EXPECT_EQ(uneven->stages[1].layers, (IndexRange{.begin = 7, .end = 16}));
+  EXPECT_NE(WhyRejected(plan_with(4.1e9), 1, 4), "");
 }
 
 TEST(BalanceTest, ALayerForEachStage) {

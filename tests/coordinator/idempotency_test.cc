@@ -1,0 +1,281 @@
+// Requests with an idempotency key, over real gRPC on loopback, with a gang that has no model.
+
+#include <atomic>
+#include <fstream>
+
+#include "tests/coordinator/server_fixture.h"
+
+namespace trireme {
+namespace {
+
+class IdempotencyTest : public ServerTest {
+ protected:
+  IdempotencyTest() { options_.keyed.client_grace = std::chrono::seconds(20); }
+  ~IdempotencyTest() override {
+    for (const char* suffix : {"", "-wal", "-shm"}) std::filesystem::remove(Path() + suffix);
+  }
+
+  static std::string Path() {
+    return absl::StrCat(testing::TempDir(), "journal_", getpid(), ".db");
+  }
+
+  v1::GenerateRequest Keyed(const std::string& key, uint32_t max_tokens = 100) {
+    v1::GenerateRequest request = Request("keyed", max_tokens, 7);
+    request.set_idempotency_key(key);
+    return request;
+  }
+
+  std::unique_ptr<FakeGang> StartSlowGang() {
+    FakeGangOptions options = Gang();
+    options.step_delay = milliseconds(5);
+    return StartGang(options);
+  }
+
+  // Asks, and goes after so many messages; what had come is in the answer.
+  Answer AskAndLeave(const v1::GenerateRequest& request, size_t messages) {
+    grpc::ClientContext context;
+    return Ask(request, context, [&](const Answer& so_far) {
+      if (so_far.messages == messages) context.TryCancel();
+    });
+  }
+
+  // Asks again with what `so_far` has, and adds what comes.
+  Answer GoOn(v1::GenerateRequest request, const Answer& so_far) {
+    for (const auto& ids : so_far.ids) {
+      request.add_tokens_received(static_cast<uint32_t>(ids.size()));
+    }
+    Answer rest = Ask(request);
+    for (size_t i = 0; i < so_far.texts.size(); ++i) {
+      rest.texts[i] = so_far.texts[i] + rest.texts[i];
+      rest.ids[i].insert(rest.ids[i].begin(), so_far.ids[i].begin(), so_far.ids[i].end());
+    }
+    return rest;
+  }
+
+  // The coordinator ends as if it were killed, as far as one process can show it, or in order.
+  void Restart() {
+    server_->Shutdown("restart");
+    server_.reset();
+    StartServer();
+  }
+};
+
+TEST_F(IdempotencyTest, ASecondCallGetsTheSameAnswerAndNothingIsComputedAgain) {
+  StartServer();
+  const auto gang = StartGang(Gang());
+  const Answer first = Ask(Keyed("a"));
+  ASSERT_TRUE(first.status.ok()) << first.status.error_message();
+  EXPECT_EQ(first.texts[0], FakeText("keyed", 7, 100));
+  const uint64_t steps = gang->steps();
+  const Answer second = Ask(Keyed("a"));
+  EXPECT_EQ(second.texts, first.texts);
+  EXPECT_EQ(second.ids, first.ids);
+  EXPECT_EQ(second.reasons, first.reasons);
+  EXPECT_EQ(second.usage.completion_tokens(), 100u);
+  EXPECT_EQ(gang->steps(), steps);
+  // One that has all of it gets its end only.
+  v1::GenerateRequest all = Keyed("a");
+  all.add_tokens_received(100);
+  const Answer end = Ask(all);
+  EXPECT_TRUE(end.status.ok());
+  EXPECT_TRUE(end.ids[0].empty());
+  EXPECT_EQ(end.reasons[0], v1::FINISH_REASON_LENGTH);
+  EXPECT_EQ(end.usage.completion_tokens(), 100u);
+}
+
+TEST_F(IdempotencyTest, ARequestGoesOnWithoutItsClientWhichComesBack) {
+  StartServer();
+  const auto gang = StartSlowGang();
+  v1::GenerateRequest request = Keyed("a");
+  request.mutable_sampling()->set_n(3);
+  const Answer begun = AskAndLeave(request, 10);
+  EXPECT_EQ(begun.status.error_code(), grpc::StatusCode::CANCELLED);
+  std::this_thread::sleep_for(milliseconds(100));
+  const Answer whole = GoOn(request, begun);
+  ASSERT_TRUE(whole.status.ok()) << whole.status.error_message();
+  for (uint64_t i = 0; i < 3; ++i) EXPECT_EQ(whole.texts[i], FakeText("keyed", 7 + i, 100));
+  EXPECT_EQ(server_->engine().Stats().tokens_generated(), 300u);
+}
+
+TEST_F(IdempotencyTest, WhoDoesNotComeBackInTimeIsGivenUpAndStillGoesOn) {
+  options_.keyed.client_grace = milliseconds(50);
+  StartServer();
+  const auto gang = StartSlowGang();
+  const Answer begun = AskAndLeave(Keyed("a", 240), 5);
+  EXPECT_TRUE(GoesIdle(*gang));
+  EXPECT_LT(gang->steps(), 200u);
+  const Answer whole = GoOn(Keyed("a", 240), begun);
+  ASSERT_TRUE(whole.status.ok()) << whole.status.error_message();
+  EXPECT_EQ(whole.texts[0], FakeText("keyed", 7, 240));
+  EXPECT_EQ(server_->engine().Stats().tokens_generated(), 240u);
+}
+
+TEST_F(IdempotencyTest, TheLastCallHasTheAnswer) {
+  StartServer();
+  const auto gang = StartSlowGang();
+  grpc::ClientContext context;
+  Answer second;
+  std::thread other;
+  const Answer first = Ask(Keyed("a"), context, [&](const Answer& so_far) {
+    if (so_far.messages == 5) other = std::thread([&] { second = Ask(Keyed("a")); });
+  });
+  other.join();
+  EXPECT_EQ(first.status.error_code(), grpc::StatusCode::ABORTED);
+  EXPECT_EQ(second.texts[0], FakeText("keyed", 7, 100));
+}
+
+TEST_F(IdempotencyTest, AStopStringEndsTheAnswerAlsoWithoutAClient) {
+  StartServer();
+  const auto gang = StartSlowGang();
+  const std::string full = FakeText("keyed", 7, 200);
+  v1::GenerateRequest request = Keyed("a", 200);
+  request.mutable_sampling()->add_stop(full.substr(60, 4));
+  const Answer begun = AskAndLeave(request, 5);
+  EXPECT_TRUE(GoesIdle(*gang));
+  EXPECT_LT(gang->steps(), 100u);
+  const Answer whole = GoOn(request, begun);
+  EXPECT_EQ(whole.texts[0], full.substr(0, full.find(full.substr(60, 4))));
+  EXPECT_EQ(whole.reasons[0], v1::FINISH_REASON_STOP);
+}
+
+TEST_F(IdempotencyTest, TheBestOfSeveralIsTheSameForEachCall) {
+  StartServer();
+  const auto gang = StartSlowGang();
+  v1::GenerateRequest request = Keyed("a", 40);
+  request.mutable_sampling()->set_n(2);
+  request.mutable_sampling()->set_best_of(4);
+  grpc::ClientContext context;
+  context.set_deadline(std::chrono::system_clock::now() + milliseconds(100));
+  EXPECT_EQ(Ask(request, context).status.error_code(), grpc::StatusCode::DEADLINE_EXCEEDED);
+  const Answer first = Ask(request);
+  const Answer second = Ask(request);
+  ASSERT_TRUE(first.status.ok()) << first.status.error_message();
+  EXPECT_EQ(first.texts, second.texts);
+  EXPECT_EQ(server_->engine().Stats().tokens_generated(), 160u);
+}
+
+TEST_F(IdempotencyTest, AKeyIsOfOneRequestAndOneTenant) {
+  StartServer();
+  const auto gang = StartGang(Gang());
+  ASSERT_TRUE(Ask(Keyed("a")).status.ok());
+  v1::GenerateRequest other = Keyed("a");
+  other.mutable_sampling()->set_seed(8);
+  ExpectRefused(other, grpc::StatusCode::ALREADY_EXISTS, "is that of another request");
+  other.mutable_scheduling()->set_tenant("somebody else");
+  EXPECT_EQ(Ask(other).texts[0], FakeText("keyed", 8, 100));
+  const auto kInvalid = grpc::StatusCode::INVALID_ARGUMENT;
+  ExpectRefused(Keyed("with space"), kInvalid, "printable ASCII");
+  ExpectRefused(Keyed(std::string(129, 'k')), kInvalid, "1 to 128");
+  v1::GenerateRequest keyless = Request("a", 5);
+  keyless.add_tokens_received(1);
+  ExpectRefused(keyless, kInvalid, "without an idempotency_key");
+  v1::GenerateRequest too_many = Keyed("b");
+  too_many.add_tokens_received(101);
+  ExpectRefused(too_many, kInvalid, "up to 101 tokens");
+}
+
+TEST_F(IdempotencyTest, ForgetEndsTheRequestAndFreesTheKey) {
+  StartServer();
+  const auto gang = StartSlowGang();
+  grpc::ClientContext context;
+  const Answer answer = Ask(Keyed("a", 240), context, [&](const Answer& so_far) {
+    if (so_far.messages != 5) return;
+    grpc::ClientContext forget;
+    v1::ForgetRequest request;
+    request.set_idempotency_key("a");
+    v1::ForgetResponse response;
+    EXPECT_TRUE(stub_->Forget(&forget, request, &response).ok());
+  });
+  EXPECT_EQ(answer.status.error_code(), grpc::StatusCode::CANCELLED);
+  EXPECT_TRUE(GoesIdle(*gang));
+  EXPECT_LT(gang->steps(), 200u);
+  EXPECT_EQ(Ask(Keyed("a", 20)).texts[0], FakeText("keyed", 7, 20));
+}
+
+TEST_F(IdempotencyTest, TheJournalOutlivesTheCoordinator) {
+  options_.keyed.journal = Path();
+  StartServer();
+  Answer begun;
+  v1::GenerateRequest request = Keyed("a", 200);
+  request.mutable_sampling()->set_n(2);
+  request.mutable_sampling()->clear_seed();
+  {
+    const auto gang = StartSlowGang();
+    grpc::ClientContext context;
+    std::thread restart;
+    begun = Ask(request, context, [&](const Answer& so_far) {
+      if (so_far.messages == 60) restart = std::thread([this] { server_->Shutdown("restart"); });
+    });
+    restart.join();
+    EXPECT_EQ(begun.status.error_code(), grpc::StatusCode::UNAVAILABLE);
+    server_.reset();
+  }
+  StartServer();
+  EXPECT_EQ(GoOn(request, begun).status.error_code(), grpc::StatusCode::UNAVAILABLE);  // no gang
+  const auto gang = StartGang(Gang());
+  const Answer whole = GoOn(request, begun);
+  ASSERT_TRUE(whole.status.ok()) << whole.status.error_message();
+  const uint64_t seed = SeedOfKey("", "a");
+  for (uint64_t i = 0; i < 2; ++i) EXPECT_EQ(whole.texts[i], FakeText("keyed", seed + i, 200));
+  EXPECT_EQ(whole.usage.completion_tokens(), 400u);
+  EXPECT_LT(server_->engine().Stats().tokens_generated(), 360u);  // not all once more
+}
+
+TEST_F(IdempotencyTest, AnAnswerIsOfOneVersionOfTheModel) {
+  options_.keyed.journal = Path();
+  StartServer();
+  FakeGangOptions options = Gang();
+  options.step_delay = milliseconds(5);
+  Answer begun;
+  {
+    const auto gang = StartGang(options);
+    begun = AskAndLeave(Keyed("a", 240), 20);
+  }
+  Restart();
+  options = Gang();
+  options.version = "2";
+  const auto gang = StartGang(options);
+  ExpectRefused(Keyed("a", 240), grpc::StatusCode::FAILED_PRECONDITION, "begun with version 1");
+  EXPECT_TRUE(Ask(Keyed("b", 240)).status.ok());
+}
+
+TEST_F(IdempotencyTest, WithoutAJournalAnAnswerIsComputedOnceMore) {
+  StartServer();
+  Answer begun;
+  v1::GenerateRequest request = Keyed("a", 200);
+  request.mutable_sampling()->clear_seed();
+  {
+    const auto gang = StartSlowGang();
+    begun = AskAndLeave(request, 20);
+  }
+  Restart();
+  const auto gang = StartGang(Gang());
+  const Answer whole = GoOn(request, begun);
+  EXPECT_EQ(whole.texts[0], FakeText("keyed", SeedOfKey("", "a"), 200));
+}
+
+TEST_F(IdempotencyTest, OldAnswersMakeRoom) {
+  options_.keyed.journal = Path();
+  options_.keyed.entries_max = 2;
+  StartServer();
+  const auto gang = StartGang(Gang());
+  for (const char* key : {"a", "b", "c"}) ASSERT_TRUE(Ask(Keyed(key, 10)).status.ok());
+  const uint64_t tokens = server_->engine().Stats().tokens_generated();
+  ASSERT_TRUE(Ask(Keyed("c", 10)).status.ok());
+  EXPECT_EQ(server_->engine().Stats().tokens_generated(), tokens);
+  ASSERT_TRUE(Ask(Keyed("a", 10)).status.ok());
+  EXPECT_EQ(server_->engine().Stats().tokens_generated(), tokens + 10);
+}
+
+TEST_F(IdempotencyTest, AForeignOrDamagedJournalIsRefused) {
+  options_.keyed.journal = Path();
+  std::ofstream(Path()) << std::string(8192, 'x');
+  const auto error = [this] { return std::string(Server::Start(options_).status().message()); };
+  EXPECT_NE(error().find("the file is no journal"), std::string::npos) << error();
+  std::filesystem::remove(Path());
+  StartServer();
+  EXPECT_NE(error().find("another process has it open"), std::string::npos) << error();
+}
+
+}  // namespace
+}  // namespace trireme
