@@ -149,7 +149,8 @@ TEST_P(WorkerServiceOn, ComputesPlansThatWaitOneAfterAnother) {
 
 // The host takes part in a mixture's prompts: what was under way before one is answered first.
 TEST(WorkerService, AMixturesPromptsKeepNoResultBack) {
-  const DriverOptions options{.model_dir = kModels / "mixtral", .layout = {}, .max_batched_tokens = 32};
+  const DriverOptions options{
+      .model_dir = kModels / "mixtral", .layout = {}, .max_batched_tokens = 32};
   const std::vector<v1::StepPlan> plans = MakePlans(
       options, {{.prompt = {1, 2, 3}, .steps = 6, .sampling = GreedySampling()},
                 {.prompt = {4, 5}, .steps = 2, .start_after = 3, .sampling = GreedySampling()}});
