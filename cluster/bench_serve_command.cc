@@ -342,9 +342,7 @@ void AddBenchServeCommand(CLI::App& bench, Command& chosen) {
       "A load on a running server: random prompts at a rate or in a closed loop; throughput, time "
       "to first token and between tokens, refusals, and what the server did meanwhile");
   auto flags = std::make_shared<ServeFlags>();
-  command->add_option("--server", flags->server, "HOST:PORT of the coordinator")
-      ->envname("TRIREME_SERVER")
-      ->capture_default_str();
+  AddServerFlag(*command, flags->server);
   command->add_option("--channels", flags->channels, "connections")
       ->check(CLI::Range(1, 64))
       ->capture_default_str();

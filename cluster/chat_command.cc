@@ -40,9 +40,7 @@ void AddChatCommand(CLI::App& app, Command& chosen) {
   CLI::App* command = app.add_subcommand("chat", "Talk with the model; keeps the conversation");
   auto flags = std::make_shared<ChatFlags>();
   command->add_option("question", flags->question, "ask this one question and end");
-  command->add_option("--server", flags->server, "HOST:PORT of the coordinator")
-      ->envname("TRIREME_SERVER")
-      ->capture_default_str();
+  AddServerFlag(*command, flags->server);
   command->add_option("--system", flags->system, "system message");
   flags->retry.Define(*command);
   flags->sampling.Define(*command);

@@ -29,6 +29,12 @@ InterruptBlocked::InterruptBlocked() {
 
 InterruptBlocked::~InterruptBlocked() { pthread_sigmask(SIG_SETMASK, &previous_, nullptr); }
 
+void AddServerFlag(CLI::App& command, std::string& server) {
+  command.add_option("--server", server, "HOST:PORT of the coordinator")
+      ->envname("TRIREME_SERVER")
+      ->capture_default_str();
+}
+
 std::shared_ptr<grpc::Channel> ConnectTo(const std::string& server) {
   const InterruptBlocked blocked;
   grpc::ChannelArguments arguments;
@@ -103,8 +109,6 @@ class InterruptScope::Watcher {
   std::thread thread_;
 };
 
-InterruptScope::InterruptScope(grpc::ClientContext& context)
-    : InterruptScope([&context] { context.TryCancel(); }) {}
 InterruptScope::InterruptScope(std::function<void()> on_interrupt)
     : watcher_(std::make_unique<Watcher>(std::move(on_interrupt))) {}
 InterruptScope::~InterruptScope() = default;

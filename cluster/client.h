@@ -2,6 +2,7 @@
 
 #include <grpcpp/grpcpp.h>
 
+#include <CLI/CLI.hpp>
 #include <csignal>
 #include <functional>
 #include <memory>
@@ -12,6 +13,9 @@
 namespace trireme {
 
 inline constexpr const char* kDefaultServer = "127.0.0.1:8001";
+
+// Defines --server, which is `server` where the command line and TRIREME_SERVER say nothing.
+void AddServerFlag(CLI::App& command, std::string& server);
 
 // A channel with a connection of its own: two to the same server do not share one.
 std::shared_ptr<grpc::Channel> ConnectTo(const std::string& server);
@@ -38,11 +42,10 @@ class InterruptBlocked {
   sigset_t previous_{};
 };
 
-// Cancels a call, or calls `on_interrupt` from a thread of its own, on Ctrl-C (SIGINT) as long as
-// it lives; a second Ctrl-C ends the program. One at a time.
+// Calls `on_interrupt` from a thread of its own on Ctrl-C (SIGINT) as long as it lives; a second
+// Ctrl-C ends the program. One at a time.
 class InterruptScope {
  public:
-  explicit InterruptScope(grpc::ClientContext& context);
   explicit InterruptScope(std::function<void()> on_interrupt);
   InterruptScope(const InterruptScope&) = delete;
   InterruptScope& operator=(const InterruptScope&) = delete;

@@ -104,12 +104,6 @@ int RunUncordon(const DrainFlags& flags) {
   return 0;
 }
 
-void AddServerFlag(CLI::App& command, DrainFlags& flags) {
-  command.add_option("--server", flags.server, "HOST:PORT of the coordinator")
-      ->envname("TRIREME_SERVER")
-      ->capture_default_str();
-}
-
 }  // namespace
 
 void AddDrainCommands(CLI::App& app, Command& chosen) {
@@ -123,7 +117,7 @@ void AddDrainCommands(CLI::App& app, Command& chosen) {
   drain->add_option("--timeout", flags->timeout_s, "seconds to wait for the gangs to end")
       ->check(CLI::NonNegativeNumber)
       ->capture_default_str();
-  AddServerFlag(*drain, *flags);
+  AddServerFlag(*drain, flags->server);
   drain->callback([flags, &chosen] {
     if (flags->host.empty() && flags->gang == 0) {
       throw CLI::RequiredError("a host, or --gang");
@@ -134,7 +128,7 @@ void AddDrainCommands(CLI::App& app, Command& chosen) {
   CLI::App* uncordon = app.add_subcommand("uncordon", "Let a drained host's workers join again");
   auto uncordon_flags = std::make_shared<DrainFlags>();
   uncordon->add_option("host", uncordon_flags->host, "as `trireme drain` named it")->required();
-  AddServerFlag(*uncordon, *uncordon_flags);
+  AddServerFlag(*uncordon, uncordon_flags->server);
   uncordon->callback([uncordon_flags, &chosen] {
     chosen = [uncordon_flags] { return RunUncordon(*uncordon_flags); };
   });

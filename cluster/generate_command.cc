@@ -122,9 +122,7 @@ void AddGenerateCommand(CLI::App& app, Command& chosen) {
   CLI::App* command = app.add_subcommand("generate", "Continue a prompt and stream the text");
   auto flags = std::make_shared<GenerateFlags>();
   command->add_option("prompt", flags->prompt, "the prompt; - reads standard input")->required();
-  command->add_option("--server", flags->server, "HOST:PORT of the coordinator")
-      ->envname("TRIREME_SERVER")
-      ->capture_default_str();
+  AddServerFlag(*command, flags->server);
   command->add_flag("--chat", flags->chat, "answer the prompt with the model's chat template");
   command->add_flag("--no-special-tokens", flags->no_special_tokens,
                     "do not put the beginning-of-text token first");

@@ -90,9 +90,7 @@ int RunNodes(const NodesFlags& flags) {
 void AddNodesCommand(CLI::App& app, Command& chosen) {
   CLI::App* command = app.add_subcommand("nodes", "Show the ranks that serve");
   auto flags = std::make_shared<NodesFlags>();
-  command->add_option("--server", flags->server, "HOST:PORT of the coordinator")
-      ->envname("TRIREME_SERVER")
-      ->capture_default_str();
+  AddServerFlag(*command, flags->server);
   command->add_option("--wait", flags->wait_s, "seconds to wait for a gang that serves")
       ->check(CLI::NonNegativeNumber)
       ->capture_default_str();

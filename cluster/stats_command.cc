@@ -144,9 +144,7 @@ void AddStatsCommand(CLI::App& app, Command& chosen) {
   CLI::App* command = app.add_subcommand(
       "stats", "Show what the serving engine does: sequences, KV cache, steps, requests");
   auto flags = std::make_shared<StatsFlags>();
-  command->add_option("--server", flags->server, "HOST:PORT of the coordinator")
-      ->envname("TRIREME_SERVER")
-      ->capture_default_str();
+  AddServerFlag(*command, flags->server);
   command
       ->add_option("--watch", flags->watch_s,
                    "print a line every so many seconds: what is now, and rates since the last")

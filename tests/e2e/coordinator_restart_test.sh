@@ -115,6 +115,15 @@ print(sorted(texts.items()), sorted(ends.items()))'
     fi
 }
 
+# All six, into FILES1.txt and so on: ask_all FILES; their pids are added to `clients`.
+ask_all() {
+  local number
+  for number in 1 2 3 4 5 6; do
+    resuming_client "$number" >"$work/$1$number.txt" 2>"$work/$1$number.err" &
+    clients+=($!)
+  done
+}
+
 # The clients whose text is shown as it comes have so many bytes of it.
 clients_have() {
   local number
@@ -129,20 +138,14 @@ resumes() {
   start_coordinator - 127.0.0.1 || return 1
   start_mpi_gang --tp 2
   serving "" || return 1
-  for number in 1 2 3 4 5 6; do
-    resuming_client "$number" >"$work/expected$number.txt" 2>"$work/expected$number.err" &
-    clients+=($!)
-  done
+  ask_all expected
   for number in "${clients[@]}"; do wait "$number" || { echo "undisturbed, a client failed"; return 1; }; done
   stop_all
   clients=()
   start_coordinator - 127.0.0.1 "$@" || return 1
   start_mpi_gang --tp 2
   serving "" || return 1
-  for number in 1 2 3 4 5 6; do
-    resuming_client "$number" >"$work/answer$number.txt" 2>"$work/answer$number.err" &
-    clients+=($!)
-  done
+  ask_all answer
   for kills in 1 2; do
     clients_have $((kills * 80))
     kill_coordinator

@@ -67,6 +67,17 @@ grpc::Status WriteShutdown(Stream& stream) {
   return grpc::Status::OK;
 }
 
+// Sends all plans at once, and ends the gang when their results are there.
+grpc::Status ComputeAll(Stream& stream, const std::vector<v1::StepPlan>& plans,
+                        std::vector<v1::StepResult>& results) {
+  for (const v1::StepPlan& plan : plans) WritePlan(stream, plan);
+  v1::WorkerMessage message;
+  while (results.size() < plans.size() && stream.Read(&message)) {
+    if (message.has_result()) results.push_back(message.result());
+  }
+  return WriteShutdown(stream);
+}
+
 // A gang of one that serves `coordinator` to the end. "cuda" is emulated, and computes ahead.
 absl::Status Serve(const FakeCoordinator& coordinator, RankHealth& health,
                    const std::string& device_name = "cpu",
@@ -114,14 +125,7 @@ INSTANTIATE_TEST_SUITE_P(Devices, WorkerServiceOn, testing::Values("cpu", "cuda"
 TEST_P(WorkerServiceOn, ComputesPlansThatWaitOneAfterAnother) {
   const std::vector<v1::StepPlan> plans = Plans(on_cpu() ? 300 : 20);
   std::vector<v1::StepResult> results;
-  FakeCoordinator coordinator([&](Stream& stream) {
-    for (const v1::StepPlan& plan : plans) WritePlan(stream, plan);
-    v1::WorkerMessage message;
-    while (results.size() < plans.size() && stream.Read(&message)) {
-      if (message.has_result()) results.push_back(message.result());
-    }
-    return WriteShutdown(stream);
-  });
+  FakeCoordinator coordinator([&](Stream& stream) { return ComputeAll(stream, plans, results); });
   const absl::Status status = Serve(coordinator, GetParam());
   ASSERT_TRUE(status.ok()) << status;
   EXPECT_EQ(coordinator.registration().kv_cache_dtype(), "f32");
@@ -155,14 +159,7 @@ TEST(WorkerService, AMixturesPromptsKeepNoResultBack) {
       options, {{.prompt = {1, 2, 3}, .steps = 6, .sampling = GreedySampling()},
                 {.prompt = {4, 5}, .steps = 2, .start_after = 3, .sampling = GreedySampling()}});
   std::vector<v1::StepResult> results;
-  FakeCoordinator coordinator([&](Stream& stream) {
-    for (const v1::StepPlan& plan : plans) WritePlan(stream, plan);
-    v1::WorkerMessage message;
-    while (results.size() < plans.size() && stream.Read(&message)) {
-      if (message.has_result()) results.push_back(message.result());
-    }
-    return WriteShutdown(stream);
-  });
+  FakeCoordinator coordinator([&](Stream& stream) { return ComputeAll(stream, plans, results); });
   RankHealth health{std::chrono::seconds(60)};
   const absl::Status status = Serve(coordinator, health, "cuda", kModels / "mixtral");
   ASSERT_TRUE(status.ok()) << status;
