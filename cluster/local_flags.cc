@@ -34,6 +34,7 @@ void LocalFlags::Define(CLI::App& command) {
       ->check(CLI::Range(1, 4096));
   option("--pp,--pipeline-parallel-size", pp_, "TRIREME_PIPELINE_PARALLEL_SIZE", "pipeline stages")
       ->check(CLI::Range(1, 4096));
+  shard_.Define(command, "Cluster");
   option("--device", device_, "TRIREME_DEVICE",
          "what the workers compute on: cpu, or cuda: worker i on GPU i, modulo the machine's GPUs")
       ->check(CLI::IsMember({"cpu", "cuda"}));
@@ -62,15 +63,19 @@ LocalClusterOptions LocalFlags::Options(int replicas) const {
   // A worker knows only of its own gang.
   const int threads =
       threads_ > 0 || replicas == 1 ? threads_ : std::max(1, UsableCpus() / (replicas * tp_ * pp_));
-  return {.model = model_,
-          .address = "",
-          .tp = tp_,
-          .pp = pp_,
-          .replicas = replicas,
-          .coordinator_flags = {"--max-model-len", max_model_len, "--log-level", log_level_},
-          .worker_flags = {"--device", device_, "--max-model-len", max_model_len, "--threads",
-                           absl::StrCat(threads), "--kv-memory", kv_memory_, "--kv-cache-dtype",
-                           kv_cache_dtype_, "--log-level", log_level_}};
+  LocalClusterOptions options = {
+      .model = model_,
+      .address = "",
+      .tp = tp_,
+      .pp = pp_,
+      .replicas = replicas,
+      .coordinator_flags = {"--max-model-len", max_model_len, "--log-level", log_level_},
+      .worker_flags = {"--device", device_, "--max-model-len", max_model_len, "--threads",
+                       absl::StrCat(threads), "--kv-memory", kv_memory_, "--kv-cache-dtype",
+                       kv_cache_dtype_, "--log-level", log_level_}};
+  const std::vector<std::string> shard = shard_.Arguments();
+  options.worker_flags.insert(options.worker_flags.end(), shard.begin(), shard.end());
+  return options;
 }
 
 }  // namespace trireme

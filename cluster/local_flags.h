@@ -4,6 +4,7 @@
 #include <string>
 
 #include "cluster/local_cluster.h"
+#include "parallel/shard_flags.h"
 
 namespace trireme {
 
@@ -24,6 +25,7 @@ class LocalFlags {
   std::string model_;
   int tp_ = 1;
   int pp_ = 1;
+  ShardFlags shard_;
   std::string device_ = "cpu";
   int threads_ = 0;
   uint32_t max_model_len_ = 0;

@@ -6,6 +6,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <variant>
 #include <vector>
 
 #include "absl/status/statusor.h"
@@ -62,18 +63,32 @@ class Ops {
   virtual void Embedding(const StepBatch& batch, const Weight& table, int64_t first_id, float scale,
                          std::span<float> out) = 0;
 
-  // out[t, :] = x[t, :] / sqrt(mean(x[t, :]^2) + eps) * weight. `out` may be `x`. Row length is the
-  // weight's. Zhang and Sennrich 2019.
-  virtual void RmsNorm(std::span<const float> x, std::span<const float> weight, float eps,
-                       std::span<float> out) = 0;
-
   // hidden[t, :] += delta[t, :] (+ bias; none if empty).
   virtual void AddResidual(std::span<float> hidden, std::span<const float> delta,
                            std::span<const float> bias) = 0;
-  // AddResidual, then RmsNorm of the new `hidden`, in one pass over it.
-  virtual void AddResidualRmsNorm(std::span<float> hidden, std::span<const float> delta,
-                                  std::span<const float> bias, std::span<const float> weight,
-                                  float eps, std::span<float> out) = 0;
+
+  // AddResidual, unless delta is empty, then of the new hidden
+  //   out[t, :] = hidden[t, :] / sqrt(mean(hidden[t, :]^2) + eps) * weight.
+  // `out` may be `hidden`. Row length is the weight's. Zhang and Sennrich 2019.
+  struct Normed {
+    std::span<float> hidden;
+    std::span<const float> delta, bias;
+    std::span<const float> weight;
+    float eps = 0;
+    std::span<float> out;
+  };
+  // gate[i] = activation(gate[i]) * up[i]: silu (Shazeer 2020), or gelu by its tanh approximation
+  // (Hendrycks and Gimpel 2016).
+  struct Gated {
+    enum class Activation { kSilu, kGeluTanh };
+    Activation activation = Activation::kSilu;
+    std::span<float> gate, up;
+  };
+  // Rows that are there, or are made on the way to what reads them.
+  using Input = std::variant<std::span<const float>, Normed, Gated>;
+
+  // Makes the rows, and says where they are: `out` or `gate`.
+  virtual std::span<const float> Materialize(const Input& x) = 0;
 
   // One product of several with the same x: y[t, n] = sum over k of x[t, k] * weight[n, k]
   // (+ bias[n]; no bias if empty).
@@ -85,10 +100,11 @@ class Ops {
 
   // All products at once, so that threads meet once for all. The columns are summed as `groups`
   // equal parts, which are added in a binary tree. Quantised weights: x is rounded to eight bits
-  // for each 32 columns (docs/decisions/0008).
-  virtual void Linear(std::span<const float> x, std::span<const Product> products, int groups) = 0;
-  void Linear(std::span<const float> x, const Weight& weight, std::span<const float> bias,
-              int groups, std::span<float> y) {
+  // for each 32 columns (docs/decisions/0008). Rows that are made may go to the products alone:
+  // what `out` or `gate` holds afterwards is not said.
+  virtual void Linear(const Input& x, std::span<const Product> products, int groups) = 0;
+  void Linear(const Input& x, const Weight& weight, std::span<const float> bias, int groups,
+              std::span<float> y) {
     const Product product{.weight = weight, .bias = bias, .y = y};
     Linear(x, std::span(&product, 1), groups);
   }
@@ -105,11 +121,6 @@ class Ops {
   // whatever the cache's type; an int8 scale multiplies scores and softmax weights.
   virtual void Attention(std::span<const float> q, const StepBatch& batch, const KvLayer& cache,
                          const AttentionShape& shape, std::span<float> out) = 0;
-
-  // gate[i] = silu(gate[i]) * up[i]. Shazeer 2020.
-  virtual void SiluMul(std::span<float> gate, std::span<const float> up) = 0;
-  // gate[i] = gelu(gate[i]) * up[i], gelu by its tanh approximation. Hendrycks and Gimpel 2016.
-  virtual void GeluTanhMul(std::span<float> gate, std::span<const float> up) = 0;
 
   // The k largest of each row's n scores, largest first, equal ones by index: their indices and the
   // softmax over them alone. That is a softmax over the whole row made to sum to 1 again over the

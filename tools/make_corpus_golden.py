@@ -8,6 +8,7 @@ the oracles make of it. All of it goes to tests/golden/tokenizer.
   make_corpus_golden.py hashes NAME …    NAME.corpus.json of NAME.shell.json: for each part of the corpus how
                                          many ids Hugging Face tokenizers give, and their hash
   make_corpus_golden.py expand FOLDER NAME …  FOLDER/NAME.json, the tokenizer.json that a shell stands for
+  make_corpus_golden.py unigram_files    the same of the Unigram vocabulary as a GGUF file means it, by Hugging Face tokenizers
   make_corpus_golden.py gguf             vocabularies as GGUF files, and the same of them by llama.cpp
   make_corpus_golden.py real FILE.gguf … the same of whole models
 
@@ -258,6 +259,25 @@ def hashes(args):
         write_hashes(name, lambda text: tokenizer.encode(text).ids)
 
 
+def unigram_files(_):
+    """gguf-t5: "▁" before each word and none elsewhere; gguf-t5-bytes: all spaces, and bytes for what has no piece."""
+    from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, processors
+
+    data = json.load(gzip.open(os.path.join(DIR, "unigram.vocabulary.json.gz"), "rt", encoding="utf-8"))
+    charsmap = normalizers.Precompiled(base64.b64decode(data["precompiled_charsmap"]))
+    merged = [normalizers.Replace(Regex("^ +| +$"), ""), normalizers.Replace(Regex(" +"), "▁"), normalizers.Prepend("▁")]
+    kept = [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
+    for name, vocab, spaces in (("gguf-t5", data["vocab"], merged), ("gguf-t5-bytes", data["fallback_vocab"], kept)):
+        # Not by way of JSON: the library reads some scores one bit off, and equal sums are no longer equal.
+        tokenizer = Tokenizer(models.Unigram([tuple(piece) for piece in vocab], unk_id=2, byte_fallback="bytes" in name))
+        tokenizer.add_special_tokens([AddedToken(text, normalized=False, special=True) for text in ("<pad>", "</s>", "<unk>")])
+        tokenizer.normalizer = normalizers.Sequence([charsmap, *spaces])
+        tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+        # Here nobody writes a byte by its token's text.
+        texts = [None if "<0x" in text else fingerprint(tokenizer.encode(text).ids) for text in read_texts()]
+        write_hashes(name, lambda text: tokenizer.encode(text).ids, {"texts": texts})
+
+
 def expanded(args):
     for name in args.names:
         json.dump(expand(name), open(os.path.join(args.folder, name + ".json"), "w", encoding="utf-8"))
@@ -354,7 +374,7 @@ def real(args):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(required=True)
-    for name, run in (("corpus", corpus), ("train", train), ("gguf", gguf_files)):
+    for name, run in (("corpus", corpus), ("train", train), ("unigram_files", unigram_files), ("gguf", gguf_files)):
         commands.add_parser(name).set_defaults(run=run)
     command = commands.add_parser("hashes")
     command.add_argument("names", nargs="+")

@@ -24,6 +24,7 @@
 #include "parallel/collective_watch.h"
 #include "parallel/communicator.h"
 #include "parallel/link_test.h"
+#include "parallel/shard_flags.h"
 #include "worker/checksums.h"
 #include "worker/cpu_binding.h"
 #include "worker/device.h"
@@ -43,7 +44,7 @@ namespace {
 
 struct Flags {
   RunnerOptions runner;
-  std::vector<int64_t> stage_layers;
+  ShardFlags shard;
   std::string kv_memory = "1GiB";
   std::string swap_memory = "0";
   std::string kv_cache_dtype = "auto";
@@ -55,10 +56,7 @@ struct Flags {
   int health_timeout_s = 60;
   bool insecure = false;
   int peer_timeout_s = 600;
-  std::string placement = "topology";
   std::string link_test = "auto";
-  std::string load = "slices";
-  bool verify_checksum = false;
   OfflineBenchOptions bench;
   bool offline_bench = false;
   int threads = 0;
@@ -84,14 +82,6 @@ void DefineGangFlags(CLI::App& app, Flags& flags) {
       ->envname("TRIREME_RANK")
       ->check(CLI::Range(0, 4095))
       ->needs("--gang");
-  app.add_option("--placement", flags.placement,
-                 "topology: ranks are numbered such that tensor parallel groups lie inside a host, "
-                 "and there on GPUs with NVLink or in a NUMA node, and stages follow hosts; "
-                 "as-given: as mpirun or --rank says, or the order of the hosts' names; so also "
-                 "where any rank has --rank")
-      ->envname("TRIREME_PLACEMENT")
-      ->check(CLI::IsMember({"topology", "as-given"}))
-      ->capture_default_str();
   app.add_option("--net-interface", flags.join.network.net_interface,
                  "interface (eth0) or RDMA port (mlx5_0:1) between the hosts of a --gang; default: "
                  "the one that leads to the coordinator")
@@ -147,23 +137,10 @@ void DefineFlags(CLI::App& app, Flags& flags) {
          "tensor parallel ranks");
   option("--pp,--pipeline-parallel-size", flags.runner.layout.pp, "TRIREME_PIPELINE_PARALLEL_SIZE",
          "pipeline stages");
-  option("--stage-layers", flags.stage_layers, "TRIREME_STAGE_LAYERS",
-         "layers of each pipeline stage, as 22,20,20,18; default: as even as can be")
-      ->delimiter(',')
-      ->expected(1, StageSplit::kStagesMax)
-      ->check(CLI::Range(1, StageSplit::kLayersMax));
+  flags.shard.Define(app);
   option("--threads", flags.threads, "TRIREME_THREADS",
          "compute threads of this rank; 0: the CPUs it may run on, shared among the host's ranks")
       ->check(CLI::Range(0, 1024));
-  option(
-      "--load", flags.load, "TRIREME_LOAD",
-      "slices: each rank reads its own part of the weights; broadcast: rank 0 alone reads them and "
-      "sends the others theirs, which need no more of a model's directory than config.json")
-      ->check(CLI::IsMember({"slices", "broadcast"}));
-  app.add_flag("--verify-checksum", flags.verify_checksum,
-               "while loading, compare the model's files with SHA256SUMS beside them, as sha256sum "
-               "writes it: once on each host that reads them")
-      ->envname("TRIREME_VERIFY_CHECKSUM");
   option("--max-model-len", flags.runner.max_model_len, "TRIREME_MAX_MODEL_LEN",
          "context in tokens; 0: the model's own, as far as the KV cache holds it")
       ->check(CLI::Range(0, 1 << 24));
@@ -244,7 +221,7 @@ absl::Status ResolveFlags(Flags& flags) {
   }
   flags.runner.swap_bytes_max = swap.bytes;
   flags.runner.float32 = flags.dtype == "float32";
-  flags.runner.broadcast = flags.load == "broadcast";
+  flags.runner.broadcast = flags.shard.load == "broadcast";
   flags.bench.micro_batches = std::min<int64_t>(flags.runner.layout.pp, flags.bench.batch);
   flags.bench.chunk = flags.runner.max_num_batched_tokens;
   return absl::OkStatus();
@@ -276,7 +253,7 @@ absl::StatusOr<std::vector<v1::Setting>> GangSettings(const Flags& flags) {
       MakeSetting("the version", TRIREME_VERSION),
       MakeSetting("--tp", absl::StrCat(runner.layout.tp)),
       MakeSetting("--pp", absl::StrCat(runner.layout.pp)),
-      MakeSetting("--stage-layers", absl::StrJoin(flags.stage_layers, ",")),
+      MakeSetting("--stage-layers", absl::StrJoin(flags.shard.stage_layers, ",")),
       MakeSetting("the model",
                   absl::StrCat(config.architecture, " of ", config.NumParameters(), " parameters")),
       MakeSetting("--device", flags.device),
@@ -286,13 +263,13 @@ absl::StatusOr<std::vector<v1::Setting>> GangSettings(const Flags& flags) {
       MakeSetting("--block-size", absl::StrCat(runner.kv_block_size)),
       MakeSetting("--max-model-len", absl::StrCat(runner.max_model_len)),
       MakeSetting("--max-num-batched-tokens", absl::StrCat(runner.max_num_batched_tokens)),
-      MakeSetting("--placement", flags.placement),
+      MakeSetting("--placement", flags.shard.placement),
       MakeSetting("--link-test", flags.link_test),
-      MakeSetting("--load", flags.load),
-      MakeSetting("--verify-checksum", flags.verify_checksum ? "on" : "off"),
+      MakeSetting("--load", flags.shard.load),
+      MakeSetting("--verify-checksum", flags.shard.verify_checksum ? "on" : "off"),
   };
   ASSIGN_OR_RETURN(std::vector<v1::Setting> model,
-                   ModelSettings(runner.model_dir, /*weights=*/flags.load == "slices"));
+                   ModelSettings(runner.model_dir, /*weights=*/flags.shard.load == "slices"));
   std::move(model.begin(), model.end(), std::back_inserter(settings));
   ASSIGN_OR_RETURN(std::string program, FileFingerprint("/proc/self/exe"));
   settings.push_back(MakeSoftSetting("the program's build", std::move(program)));
@@ -329,7 +306,7 @@ absl::Status Place(const Flags& flags, GangWorld& world) {
   const ParallelLayout& layout = flags.runner.layout;
   if (!CheckFlags(flags, *world.ranks).ok()) return absl::OkStatus();  // loading will say so
   PlacementOptions options{.layout = layout,
-                           .topology = flags.placement == "topology",
+                           .topology = flags.shard.placement == "topology",
                            .rank_asked = flags.join.rank.has_value()};
   // So it will of a device that cannot be had.
   if (flags.device == "cuda") {
@@ -444,7 +421,7 @@ absl::StatusOr<Rank> LoadRank(Flags& flags, const GangWorld& world, StartPhases&
   absl::Status verified;
   std::thread verify;
   const bool reads = flags.runner.broadcast ? world.ranks->rank() == 0 : world.local_rank == 0;
-  if (flags.verify_checksum && reads) {
+  if (flags.shard.verify_checksum && reads) {
     verify =
         std::thread([&] { verified = VerifyChecksums(flags.runner.model_dir, default_threads); });
   }
@@ -530,7 +507,7 @@ int Run(int argc, char** argv) {
     // Every rank of mpirun got the same flags: one of them says what is wrong.
     return !mpi || world->ranks->rank() == 0 ? app.exit(error) : error.get_exit_code();
   }
-  flags.runner.layout.stage_layers = StageSplit(flags.stage_layers);
+  flags.runner.layout.stage_layers = StageSplit(flags.shard.stage_layers);
   const LogLevel log_level = ParseLogLevel(flags.log_level);
   if (mpi && !flags.join.gang.empty()) {
     return Complain(

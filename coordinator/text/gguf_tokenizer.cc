@@ -1,16 +1,19 @@
 // Makes a tokenizer out of the metadata of a GGUF file, with the meaning they have in llama.cpp.
 
+#include <algorithm>
 #include <cmath>
 #include <utility>
 
 #include "base/status_macros.h"
 #include "coordinator/text/byte_level_bpe.h"
+#include "coordinator/text/charsmap.h"
 #include "coordinator/text/gguf_pre_tokenizer.h"
 #include "coordinator/text/gguf_tokens.h"
 #include "coordinator/text/scored_bpe.h"
 #include "coordinator/text/strings.h"
 #include "coordinator/text/tokenizer.h"
 #include "coordinator/text/tokenizer_model.h"
+#include "coordinator/text/unigram.h"
 #include "parallel/gguf_file.h"
 
 namespace trireme {
@@ -20,6 +23,7 @@ constexpr std::string_view kModelKey = "tokenizer.ggml.model";
 constexpr std::string_view kTokensKey = "tokenizer.ggml.tokens";
 constexpr std::string_view kMergesKey = "tokenizer.ggml.merges";
 constexpr std::string_view kScoresKey = "tokenizer.ggml.scores";
+constexpr std::string_view kCharsmapKey = "tokenizer.ggml.precompiled_charsmap";
 constexpr std::string_view kBosKey = "tokenizer.ggml.bos_token_id";
 constexpr std::string_view kEosKey = "tokenizer.ggml.eos_token_id";
 
@@ -36,9 +40,11 @@ class Tokenizer::GgufReader {
       RETURN_IF_ERROR(reader.ReadByteLevelBpe());
     } else if (model == "llama") {
       RETURN_IF_ERROR(reader.ReadScoredBpe());
+    } else if (model == "t5") {
+      RETURN_IF_ERROR(reader.ReadUnigram());
     } else {
-      return reader.Invalid(
-          kModelKey, StrCat("unsupported: \"", model, "\"; \"gpt2\" and \"llama\" can be used"));
+      return reader.Invalid(kModelKey, StrCat("unsupported: \"", model,
+                                              "\"; \"gpt2\", \"llama\" and \"t5\" can be used"));
     }
     RETURN_IF_ERROR(reader.ReadEnds());
     reader.model_->DecodeVocabulary(reader.spellings_);
@@ -116,25 +122,58 @@ class Tokenizer::GgufReader {
     model_->normalizer = Normalizer::Spaces(prefix);
     model_->decoder = TokenDecoder::SentencePiece(prefix ? 1 : 0);
     add_bos_ = true;
-    ASSIGN_OR_RETURN(const std::span<const double> numbers, file_.Reals(kScoresKey));
-    if (numbers.size() != tokens_.texts.size()) {
-      return Invalid(kScoresKey, StrCat(numbers.size(), " entries, but ", kTokensKey, " has ",
-                                        tokens_.texts.size()));
-    }
-    std::vector<float> scores;
-    scores.reserve(numbers.size());
-    for (const double number : numbers) scores.push_back(static_cast<float>(number));
+    ASSIGN_OR_RETURN(const std::span<const double> scores, Scores());
     absl::StatusOr<std::unique_ptr<ScoredBpe>> bpe =
-        ScoredBpe::Create(model_->vocabulary, std::move(scores));
+        ScoredBpe::Create(model_->vocabulary, {scores.begin(), scores.end()});
     if (!bpe.ok()) return Invalid(kTokensKey, StrCat(bpe.status().message()));
     model_->text_model = *std::move(bpe);
     return absl::OkStatus();
   }
 
+  absl::Status ReadUnigram() {
+    ASSIGN_OR_RETURN(const bool prefix, file_.Bool("tokenizer.ggml.add_space_prefix", false));
+    ASSIGN_OR_RETURN(const bool merge,
+                     file_.Bool("tokenizer.ggml.remove_extra_whitespaces", false));
+    Normalizer spaces = merge ? Normalizer::MergedSpaces() : Normalizer::Spaces(prefix);
+    ASSIGN_OR_RETURN(model_->normalizer, AfterCharsmap(std::move(spaces)));
+    model_->decoder = TokenDecoder::SentencePiece(prefix || merge ? 1 : 0);
+    add_eos_ = true;
+    ASSIGN_OR_RETURN(const std::span<const double> scores, Scores());
+    // SentencePiece has tokens for bytes in models that fall back to them, and only there.
+    const bool bytes = std::find(tokens_.types.begin(), tokens_.types.end(),
+                                 GgufTokenType::kByte) != tokens_.types.end();
+    absl::StatusOr<std::unique_ptr<Unigram>> unigram =
+        Unigram::Create(model_->vocabulary, {scores.begin(), scores.end()},
+                        {.unknown_id = tokens_.unknown_id, .byte_fallback = bytes});
+    if (!unigram.ok()) return Invalid(kTokensKey, StrCat(unigram.status().message()));
+    model_->text_model = *std::move(unigram);
+    return absl::OkStatus();
+  }
+
+  absl::StatusOr<std::span<const double>> Scores() const {
+    ASSIGN_OR_RETURN(const std::span<const double> scores, file_.Reals(kScoresKey));
+    if (scores.size() != tokens_.texts.size()) {
+      return Invalid(kScoresKey, StrCat(scores.size(), " entries, but ", kTokensKey, " has ",
+                                        tokens_.texts.size()));
+    }
+    return scores;
+  }
+
+  absl::StatusOr<Normalizer> AfterCharsmap(Normalizer spaces) const {
+    ASSIGN_OR_RETURN(const std::span<const int64_t> numbers, file_.Wholes(kCharsmapKey));
+    if (numbers.empty()) return spaces;
+    std::string blob;
+    blob.reserve(numbers.size());
+    for (const int64_t number : numbers) blob.push_back(static_cast<char>(number));
+    absl::StatusOr<Charsmap> charsmap = Charsmap::Create(blob);
+    if (!charsmap.ok()) return Invalid(kCharsmapKey, StrCat(charsmap.status().message()));
+    return std::move(spaces).After(*std::move(charsmap));
+  }
+
   // What is put around a text.
   absl::Status ReadEnds() {
     ASSIGN_OR_RETURN(const bool bos, file_.Bool("tokenizer.ggml.add_bos_token", add_bos_));
-    ASSIGN_OR_RETURN(const bool eos, file_.Bool("tokenizer.ggml.add_eos_token", false));
+    ASSIGN_OR_RETURN(const bool eos, file_.Bool("tokenizer.ggml.add_eos_token", add_eos_));
     if (bos && tokens_.bos_id < 0) return Invalid(kBosKey, "missing, but one is to be added");
     if (eos && tokens_.eos_id < 0) return Invalid(kEosKey, "missing, but one is to be added");
     if (bos) model_->prefix_ids.push_back(tokens_.bos_id);
@@ -145,7 +184,9 @@ class Tokenizer::GgufReader {
   const GgufFile& file_;
   GgufTokens tokens_;
   std::vector<Spelling> spellings_;
-  bool add_bos_ = false;  // where the file does not say
+  // Where the file does not say.
+  bool add_bos_ = false;
+  bool add_eos_ = false;
   std::shared_ptr<Model> model_;
 };
 

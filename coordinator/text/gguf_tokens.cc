@@ -114,7 +114,8 @@ absl::Status GgufTokens::ReadIds(const GgufFile& file) {
   };
   // What files without these keys meant.
   ASSIGN_OR_RETURN(bos_id, read("bos", model == "llama" ? 1 : -1));
-  ASSIGN_OR_RETURN(eos_id, read("eos", model == "llama" ? 2 : -1));
+  ASSIGN_OR_RETURN(eos_id, read("eos", model == "llama" ? 2 : model == "t5" ? 1 : -1));
+  ASSIGN_OR_RETURN(unknown_id, read("unknown", model == "t5" ? 2 : -1));
   for (const char* name : {"eos", "eot", "eom", "fim_pad", "fim_rep", "fim_sep"}) {
     ASSIGN_OR_RETURN(const int32_t id, read(name, -1));
     if (id >= 0) end_ids.push_back(id);

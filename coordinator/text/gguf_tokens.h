@@ -32,6 +32,7 @@ struct GgufTokens {
   // "tokenizer.ggml.bos_token_id" and the like; -1 if there is none.
   int32_t bos_id = -1;
   int32_t eos_id = -1;
+  int32_t unknown_id = -1;
 
   // "" for -1.
   std::string Text(int32_t id) const {

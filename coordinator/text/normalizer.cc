@@ -40,6 +40,18 @@ std::string MapCharacters(std::string_view text, const Each& each) {
   return out;
 }
 
+std::string WithMergedSpaces(std::string_view text) {
+  std::string out;
+  out.reserve(text.size() + text.size() / 4);
+  bool between = true;
+  for (const char c : text) {
+    if (between && c != ' ') out.append(kMetaspace);
+    between = c == ' ';
+    if (!between) out.push_back(c);
+  }
+  return out;
+}
+
 std::string Stripped(std::string_view text, bool left, bool right) {
   if (left) text.remove_prefix(LeadingWhiteSpaceBytes(text));
   if (right) text = text.substr(0, TrailingWhiteSpaceBegin(text));
@@ -59,6 +71,17 @@ Normalizer Normalizer::Spaces(bool prefix) {
   if (prefix) result.steps_.emplace_back(Prepend{" "});
   result.steps_.emplace_back(ReplaceText{" ", std::string(kMetaspace)});
   return result;
+}
+
+Normalizer Normalizer::MergedSpaces() {
+  Normalizer result;
+  result.steps_.emplace_back(MergeSpaces{});
+  return result;
+}
+
+Normalizer Normalizer::After(Charsmap charsmap) && {
+  steps_.emplace(steps_.begin(), std::move(charsmap));
+  return std::move(*this);
 }
 
 absl::Status Normalizer::AddStep(const nlohmann::json& json, const std::string& where, int depth) {
@@ -162,6 +185,8 @@ absl::StatusOr<std::string> Normalizer::Apply(std::string_view text) const {
       });
     } else if (const auto* strip = std::get_if<Strip>(&step)) {
       result = Stripped(result, strip->left, strip->right);
+    } else if (std::holds_alternative<MergeSpaces>(step)) {
+      result = WithMergedSpaces(result);
     } else {
       result = std::get<Charsmap>(step).Apply(result);
     }

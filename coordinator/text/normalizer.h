@@ -26,6 +26,10 @@ class Normalizer {
 
   // SentencePiece's: a space before any text that is not empty, if `prefix`, then "▁" for spaces.
   static Normalizer Spaces(bool prefix);
+  // SentencePiece's where it leaves out extra spaces: one "▁" before each word, none elsewhere.
+  static Normalizer MergedSpaces();
+  // The charsmap's rules, then these.
+  Normalizer After(Charsmap charsmap) &&;
 
   bool empty() const { return steps_.empty(); }
 
@@ -50,8 +54,9 @@ class Normalizer {
     bool left;
     bool right;
   };
+  struct MergeSpaces {};
   using Step = std::variant<NormalForm, Prepend, ReplaceText, ReplaceRegex, Lowercase, StripAccents,
-                            Strip, Charsmap>;
+                            Strip, MergeSpaces, Charsmap>;
 
   absl::Status AddStep(const nlohmann::json& json, const std::string& where, int depth);
   absl::Status AddReplace(const nlohmann::json& json, const std::string& where);

@@ -4,6 +4,7 @@
 #include <cstring>
 #include <numeric>
 #include <utility>
+#include <variant>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
@@ -26,6 +27,7 @@ class CpuOps final : public Ops {
       : kernels_(kernels),
         pool_(threads, cpus),
         name_(absl::StrCat("cpu ", kernels.name)),
+        row_memory_(static_cast<size_t>(threads)),
         scratch_(static_cast<size_t>(threads)),
         quant_scratch_(static_cast<size_t>(threads)) {}
 
@@ -59,16 +61,6 @@ class CpuOps final : public Ops {
     }
   }
 
-  void RmsNorm(std::span<const float> x, std::span<const float> weight, float eps,
-               std::span<float> out) override {
-    const int64_t n = static_cast<int64_t>(weight.size());
-    const int64_t rows = Rows(x.size(), n);
-    CHECK(out.size() == x.size());
-    ForRows(rows, n, [&](int64_t row) {
-      kernels_.rms_norm_row(x.data() + row * n, weight.data(), eps, n, out.data() + row * n);
-    });
-  }
-
   void AddResidual(std::span<float> hidden, std::span<const float> delta,
                    std::span<const float> bias) override {
     CHECK(hidden.size() == delta.size());
@@ -83,36 +75,45 @@ class CpuOps final : public Ops {
     ForRows(Rows(hidden.size(), n), n, [&](int64_t row) { AddRow(hidden, delta, bias, n, row); });
   }
 
-  void AddResidualRmsNorm(std::span<float> hidden, std::span<const float> delta,
-                          std::span<const float> bias, std::span<const float> weight, float eps,
-                          std::span<float> out) override {
-    const int64_t n = static_cast<int64_t>(weight.size());
-    CHECK(hidden.size() == delta.size() && out.size() == hidden.size() &&
-          (bias.empty() || bias.size() == weight.size()));
-    ForRows(Rows(hidden.size(), n), n, [&](int64_t row) {
-      AddRow(hidden, delta, bias, n, row);
-      kernels_.rms_norm_row(hidden.data() + row * n, weight.data(), eps, n, out.data() + row * n);
-    });
+  std::span<const float> Materialize(const Input& input) override {
+    if (const auto* there = std::get_if<std::span<const float>>(&input)) return *there;
+    if (const auto* gated = std::get_if<Gated>(&input)) {
+      pool_.ParallelFor(Size(input), kElementGrain, [&](int64_t begin, int64_t end, int) {
+        Activate(*gated, begin, end - begin, gated->gate.data() + begin);
+      });
+      return gated->gate;
+    }
+    const auto& normed = std::get<Normed>(input);
+    CHECK(normed.out.size() == normed.hidden.size());
+    const int64_t n = static_cast<int64_t>(normed.weight.size());
+    ForRows(Rows(normed.hidden.size(), n), n,
+            [&](int64_t row) { NormRow(normed, row, normed.out.data() + row * n); });
+    return normed.out;
   }
 
-  void Linear(std::span<const float> x, std::span<const Product> products, int groups) override {
+  void Linear(const Input& x, std::span<const Product> products, int groups) override {
+    const int64_t cols = products.front().weight.cols;
+    const int64_t tokens = Rows(static_cast<size_t>(Size(x)), cols);
     activations_.clear();
+    forms_.clear();
     chunks_.clear();
     for (size_t i = 0; i < products.size(); ++i) {
       const Weight& weight = products[i].weight;
-      const int64_t tokens = Rows(x.size(), weight.cols);
+      CHECK(weight.cols == cols && weight.packed == quant::IsPacked(weight.dtype));
       CHECK(static_cast<int64_t>(products[i].y.size()) == tokens * weight.rows);
       CHECK(products[i].bias.empty() ||
             static_cast<int64_t>(products[i].bias.size()) == weight.rows);
-      CHECK(groups >= 1 && groups <= cpu::kLinearGroupsMax && weight.cols % groups == 0);
-      activations_.push_back(Prepare(x, tokens, products, i, groups));
+      CHECK(groups >= 1 && groups <= cpu::kLinearGroupsMax && cols % groups == 0);
+      AddForm(products, i, tokens);
       AddChunks(weight, tokens, i);
     }
+    WriteForms(x, products, tokens, groups);
     std::atomic<size_t> next{0};
     pool_.Run([&](int thread) {
       for (size_t i = next++; i < chunks_.size(); i = next++) {
         const Chunk& chunk = chunks_[i];
-        RunChunk(products[chunk.product], activations_[chunk.product], chunk, groups, thread);
+        RunChunk(products[chunk.product], activations_[chunk.product], tokens, chunk, groups,
+                 thread);
       }
     });
   }
@@ -168,13 +169,6 @@ class CpuOps final : public Ops {
       }
     };
     pool_.Run(task);
-  }
-
-  void SiluMul(std::span<float> gate, std::span<const float> up) override {
-    ActivateMul(kernels_.silu_mul, gate, up);
-  }
-  void GeluTanhMul(std::span<float> gate, std::span<const float> up) override {
-    ActivateMul(kernels_.gelu_tanh_mul, gate, up);
   }
 
   void TopKSoftmax(std::span<const float> scores, int64_t n, int64_t k, std::span<int32_t> ids,
@@ -265,6 +259,46 @@ class CpuOps final : public Ops {
     if (!bias.empty()) kernels_.add(hidden.data() + row * n, bias.data(), n);
   }
 
+  // Elements of the rows.
+  static int64_t Size(const Input& input) {
+    if (const auto* there = std::get_if<std::span<const float>>(&input)) {
+      return static_cast<int64_t>(there->size());
+    }
+    if (const auto* gated = std::get_if<Gated>(&input)) {
+      CHECK(gated->gate.size() == gated->up.size());
+      return static_cast<int64_t>(gated->gate.size());
+    }
+    return static_cast<int64_t>(std::get<Normed>(input).hidden.size());
+  }
+
+  void NormRow(const Normed& normed, int64_t row, float* out) {
+    const int64_t n = static_cast<int64_t>(normed.weight.size());
+    CHECK(normed.delta.empty() || normed.delta.size() == normed.hidden.size());
+    CHECK(normed.bias.empty() || normed.bias.size() == normed.weight.size());
+    if (!normed.delta.empty()) AddRow(normed.hidden, normed.delta, normed.bias, n, row);
+    kernels_.rms_norm_row(normed.hidden.data() + row * n, normed.weight.data(), normed.eps, n, out);
+  }
+
+  // Of n elements from `begin` on.
+  void Activate(const Gated& gated, int64_t begin, int64_t n, float* out) {
+    const auto kernel =
+        gated.activation == Gated::Activation::kSilu ? kernels_.silu_mul : kernels_.gelu_tanh_mul;
+    kernel(gated.gate.data() + begin, gated.up.data() + begin, n, out);
+  }
+
+  // Row `row` of n elements; made in `room` if it is not there.
+  const float* Row(const Input& input, int64_t row, int64_t n, float* room) {
+    if (const auto* there = std::get_if<std::span<const float>>(&input)) {
+      return there->data() + row * n;
+    }
+    if (const auto* gated = std::get_if<Gated>(&input)) {
+      Activate(*gated, row * n, n, room);
+    } else {
+      NormRow(std::get<Normed>(input), row, room);
+    }
+    return room;
+  }
+
   void Rope(std::span<float> x, int64_t heads, int64_t head_dim, const RopeAngles& angles) {
     const int64_t half = head_dim / 2;
     const int64_t rows = Rows(x.size(), head_dim);
@@ -287,15 +321,6 @@ class CpuOps final : public Ops {
       cpu::StoreValue(cache, v + h * cache.head_dim, cache.v + to, slot);
     }
   }
-
-  // x as a product takes it: floats (for several tokens in PackActivations' order), pairs of
-  // bfloat16, or rounded to eight bits.
-  struct Activations {
-    int64_t tokens = 0;
-    const float* floats = nullptr;
-    const uint32_t* pairs = nullptr;
-    const cpu::ActivationBlock* blocks = nullptr;
-  };
 
   // Rows [begin, end) of a product, or panels of rows if packed: what a thread takes at a time.
   struct Chunk {
@@ -326,41 +351,53 @@ class CpuOps final : public Ops {
     return kind(a) == kind(b);
   }
 
-  Activations Prepare(std::span<const float> x, int64_t tokens, std::span<const Product> products,
-                      size_t index, int groups) {
+  // Finds room for x as product `index` takes it.
+  void AddForm(std::span<const Product> products, size_t index, int64_t tokens) {
     const Weight& weight = products[index].weight;
-    CHECK(weight.packed == quant::IsPacked(weight.dtype));
-    Activations made{.tokens = tokens, .floats = nullptr, .pairs = nullptr, .blocks = nullptr};
     for (size_t i = 0; i < index; ++i) {
-      if (SameActivations(products[i].weight, weight)) return activations_[i];
+      if (SameActivations(products[i].weight, weight)) {
+        return activations_.push_back(activations_[i]);
+      }
     }
     if (memory_.size() <= index) memory_.resize(index + 1);
-    std::vector<CacheLine>& memory = memory_[index];
-    const int64_t cols = weight.cols;
-    if (weight.packed) {
-      const int64_t blocks = LayoutOf(weight).blocks;
-      if (weight.dtype == DType::kBF16) {
-        auto* to = Reserve<uint32_t>(memory, tokens * blocks);
-        ForRows(tokens, cols,
-                [&](int64_t t) { kernels_.round_row(x.data() + t * cols, cols, to + t * blocks); });
-        made.pairs = to;
-      } else {
-        auto* to = Reserve<cpu::ActivationBlock>(memory, tokens * blocks);
-        ForRows(tokens, cols, [&](int64_t t) {
-          kernels_.quantize_row(x.data() + t * cols, cols, weight.dtype, to + t * blocks);
-        });
-        made.blocks = to;
+    forms_.push_back(index);
+    activations_.push_back(ReserveForm(memory_[index], weight, tokens));
+  }
+
+  static void* ReserveForm(std::vector<CacheLine>& memory, const Weight& weight, int64_t tokens) {
+    if (!weight.packed) return Reserve<float>(memory, tokens * weight.cols);
+    const int64_t blocks = tokens * LayoutOf(weight).blocks;
+    if (weight.dtype == DType::kBF16) return Reserve<uint32_t>(memory, blocks);
+    return Reserve<cpu::ActivationBlock>(memory, blocks);
+  }
+
+  // Each row of x in all forms while it is in the cache.
+  void WriteForms(const Input& x, std::span<const Product> products, int64_t tokens, int groups) {
+    const int64_t cols = products.front().weight.cols;
+    for (std::vector<CacheLine>& memory : row_memory_) Reserve<float>(memory, cols);
+    const int64_t grain = std::max<int64_t>(1, kElementGrain / cols);
+    pool_.ParallelFor(tokens, grain, [&](int64_t begin, int64_t end, int thread) {
+      auto* room = reinterpret_cast<float*>(row_memory_[static_cast<size_t>(thread)].data());
+      for (int64_t t = begin; t < end; ++t) {
+        const float* row = Row(x, t, cols, room);
+        for (const size_t i : forms_) {
+          WriteForm(products[i].weight, row, t, tokens, groups, activations_[i]);
+        }
       }
-    } else if (tokens == 1) {
-      made.floats = x.data();
-    } else {
-      auto* to = Reserve<float>(memory, static_cast<int64_t>(x.size()));
-      ForRows(tokens, cols, [&](int64_t t) {
-        kernels_.pack_activations(x.data(), t, tokens, weight, groups, to);
-      });
-      made.floats = to;
+    });
+  }
+
+  void WriteForm(const Weight& weight, const float* row, int64_t t, int64_t tokens, int groups,
+                 void* to) {
+    if (!weight.packed) {
+      return kernels_.pack_activations(row, t, tokens, weight, groups, static_cast<float*>(to));
     }
-    return made;
+    const int64_t first = t * LayoutOf(weight).blocks;
+    if (weight.dtype == DType::kBF16) {
+      return kernels_.round_row(row, weight.cols, static_cast<uint32_t*>(to) + first);
+    }
+    kernels_.quantize_row(row, weight.cols, weight.dtype,
+                          static_cast<cpu::ActivationBlock*>(to) + first);
   }
 
   // Chunks are small enough that threads end together, whatever else the machine does.
@@ -377,8 +414,8 @@ class CpuOps final : public Ops {
     }
   }
 
-  void RunChunk(const Product& product, const Activations& x, const Chunk& chunk, int groups,
-                int thread) {
+  void RunChunk(const Product& product, const void* x, int64_t tokens, const Chunk& chunk,
+                int groups, int thread) {
     const Weight& weight = product.weight;
     const float* bias = product.bias.empty() ? nullptr : product.bias.data();
     if (weight.packed) {
@@ -386,7 +423,7 @@ class CpuOps final : public Ops {
       CHECK(groups == 1 || (weight.cols % groups == 0 && layout.blocks % groups == 0));
       const auto args = [&]<class X>(const X* activations) {
         return cpu::PanelArgs<X>{.x = activations,
-                                 .tokens = x.tokens,
+                                 .tokens = tokens,
                                  .weight = static_cast<const std::byte*>(weight.data),
                                  .layout = &layout,
                                  .bias = bias,
@@ -395,12 +432,14 @@ class CpuOps final : public Ops {
       };
       cpu::QuantScratch& scratch = quant_scratch_[static_cast<size_t>(thread)];
       if (weight.dtype == DType::kBF16) {
-        return kernels_.bf16_linear(args(x.pairs), chunk.begin, chunk.end, scratch.sums);
+        return kernels_.bf16_linear(args(static_cast<const uint32_t*>(x)), chunk.begin, chunk.end,
+                                    scratch.sums);
       }
-      return kernels_.quant_linear(weight.dtype, args(x.blocks), chunk.begin, chunk.end, scratch);
+      return kernels_.quant_linear(weight.dtype, args(static_cast<const cpu::ActivationBlock*>(x)),
+                                   chunk.begin, chunk.end, scratch);
     }
-    kernels_.linear({.x = x.floats,
-                     .tokens = x.tokens,
+    kernels_.linear({.x = static_cast<const float*>(x),
+                     .tokens = tokens,
                      .weight = weight,
                      .bias = bias,
                      .groups = groups,
@@ -449,15 +488,6 @@ class CpuOps final : public Ops {
     return static_cast<int64_t>(size) / row;
   }
 
-  void ActivateMul(void (*kernel)(float*, const float*, int64_t), std::span<float> gate,
-                   std::span<const float> up) {
-    CHECK(gate.size() == up.size());
-    pool_.ParallelFor(static_cast<int64_t>(gate.size()), kElementGrain,
-                      [&](int64_t begin, int64_t end, int) {
-                        kernel(gate.data() + begin, up.data() + begin, end - begin);
-                      });
-  }
-
   // Calls f(row) for every row of n elements.
   template <class F>
   void ForRows(int64_t rows, int64_t n, const F& f) {
@@ -471,11 +501,14 @@ class CpuOps final : public Ops {
   cpu::ThreadPool pool_;
   const std::string name_;
   std::vector<TokenRun> runs_;
-  // Of Linear: what each product of a call takes, and where.
-  std::vector<Activations> activations_;
+  // Of Linear: x as each product of a call takes it (floats in PackActivations' order, pairs of
+  // bfloat16, or ActivationBlocks), the first product of each form, and the forms' memory.
+  std::vector<void*> activations_;
+  std::vector<size_t> forms_;
   std::vector<std::vector<CacheLine>> memory_;
   std::vector<Chunk> chunks_;
   // One for each thread.
+  std::vector<std::vector<CacheLine>> row_memory_;
   std::vector<cpu::LinearScratch> scratch_;
   std::vector<cpu::QuantScratch> quant_scratch_;
 };

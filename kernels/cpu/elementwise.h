@@ -46,10 +46,10 @@ void RopeHead(float* x, const float* cos, const float* sin, int64_t half) {
 }
 
 template <class S>
-void SiluMul(float* gate, const float* up, int64_t n) {
+void SiluMul(const float* gate, const float* up, int64_t n, float* out) {
   ForEachVector<S>(n, [&](int64_t i, int count) {
     const typename S::V activated = Silu<S>(S::Load(gate + i, count));
-    S::Store(gate + i, S::Mul(activated, S::Load(up + i, count)), count);
+    S::Store(out + i, S::Mul(activated, S::Load(up + i, count)), count);
   });
 }
 

@@ -19,10 +19,10 @@ inline typename S::V GeluTanh(typename S::V x) {
 }
 
 template <class S>
-void GeluTanhMul(float* gate, const float* up, int64_t n) {
+void GeluTanhMul(const float* gate, const float* up, int64_t n, float* out) {
   ForEachVector<S>(n, [&](int64_t i, int count) {
     const typename S::V activated = GeluTanh<S>(S::Load(gate + i, count));
-    S::Store(gate + i, S::Mul(activated, S::Load(up + i, count)), count);
+    S::Store(out + i, S::Mul(activated, S::Load(up + i, count)), count);
   });
 }
 

@@ -16,7 +16,7 @@ namespace trireme::cpu {
 struct KernelTable {
   const char* name;
   void (*linear)(const LinearArgs&, int64_t row_begin, int64_t row_end);
-  void (*pack_activations)(const float* x, int64_t t, int64_t tokens, const Weight&, int groups,
+  void (*pack_activations)(const float* row, int64_t t, int64_t tokens, const Weight&, int groups,
                            float* packed);
   void (*widen_row)(const Weight&, int64_t row, float* out);
   void (*round_row)(const float* x, int64_t n, uint32_t* pairs);
@@ -31,8 +31,8 @@ struct KernelTable {
   void (*rms_norm_row)(const float* x, const float* weight, float eps, int64_t n, float* out);
   void (*rope_head)(float* x, const float* cos, const float* sin, int64_t half);
   void (*attention)(const AttentionArgs&);
-  void (*silu_mul)(float* gate, const float* up, int64_t n);
-  void (*gelu_tanh_mul)(float* gate, const float* up, int64_t n);
+  void (*silu_mul)(const float* gate, const float* up, int64_t n, float* out);
+  void (*gelu_tanh_mul)(const float* gate, const float* up, int64_t n, float* out);
   void (*top_k_softmax)(const float* scores, int64_t n, int64_t k, int32_t* ids, float* weights);
   void (*add)(float* x, const float* y, int64_t n);
 };

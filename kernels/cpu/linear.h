@@ -36,7 +36,7 @@ struct alignas(64) LinearScratch {
 
 // y[t, n] = x[t, :] . weight[n, :], for weight rows [row_begin, row_end).
 struct LinearArgs {
-  const float* x;  // [tokens, cols]; for several tokens in PackActivations' order
+  const float* x;  // [tokens, cols] in PackActivations' order
   int64_t tokens;
   Weight weight;           // [rows, cols]
   const float* bias;       // [rows], or null
@@ -56,13 +56,13 @@ inline void ForColumnBlocks(int64_t cols, int groups, F f) {
   }
 }
 
-// Token `t`'s part of x in block order: of each block of columns, all tokens' rows side by side.
+// Token `t`'s row of x in block order: of each block of columns, all tokens' rows side by side.
 // Rows a power of two apart would share few cache sets.
 template <class S>
-void PackActivations(const float* x, int64_t t, int64_t tokens, const Weight& weight, int groups,
+void PackActivations(const float* row, int64_t t, int64_t tokens, const Weight& weight, int groups,
                      float* packed) {
   ForColumnBlocks(weight.cols, groups, [&](int64_t column, int64_t count) {
-    const float* from = x + t * weight.cols + column;
+    const float* from = row + column;
     float* to = packed + tokens * column + t * count;
     ForEachVector<S>(count, [&](int64_t i, int n) { S::Store(to + i, S::Load(from + i, n), n); });
   });

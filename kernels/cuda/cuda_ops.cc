@@ -123,19 +123,6 @@ class CudaOps final : public Ops {
                      .stream = stream()});
   }
 
-  void RmsNorm(std::span<const float> x, std::span<const float> weight, float eps,
-               std::span<float> out) override {
-    CHECK(out.size() == x.size());
-    const auto cols = static_cast<int64_t>(weight.size());
-    cuda::RmsNorm({.hidden = const_cast<float*>(x.data()),  // only read, without a delta
-                   .weight = weight.data(),
-                   .eps = eps,
-                   .out = out.data(),
-                   .rows = Rows(x.size(), cols),
-                   .cols = cols,
-                   .stream = stream()});
-  }
-
   void AddResidual(std::span<float> hidden, std::span<const float> delta,
                    std::span<const float> bias) override {
     CHECK(hidden.size() == delta.size());
@@ -149,24 +136,28 @@ class CudaOps final : public Ops {
                        .stream = stream()});
   }
 
-  void AddResidualRmsNorm(std::span<float> hidden, std::span<const float> delta,
-                          std::span<const float> bias, std::span<const float> weight, float eps,
-                          std::span<float> out) override {
-    CHECK(hidden.size() == delta.size() && out.size() == hidden.size() &&
-          (bias.empty() || bias.size() == weight.size()));
-    const auto cols = static_cast<int64_t>(weight.size());
-    cuda::RmsNorm({.hidden = hidden.data(),
-                   .delta = delta.data(),
-                   .bias = DataOrNull(bias),
-                   .weight = weight.data(),
-                   .eps = eps,
-                   .out = out.data(),
-                   .rows = Rows(hidden.size(), cols),
+  std::span<const float> Materialize(const Input& input) override {
+    if (const auto* there = std::get_if<std::span<const float>>(&input)) return *there;
+    if (const auto* gated = std::get_if<Gated>(&input)) return Activate(*gated);
+    const auto& normed = std::get<Normed>(input);
+    CHECK(normed.out.size() == normed.hidden.size() &&
+          (normed.delta.empty() || normed.delta.size() == normed.hidden.size()) &&
+          (normed.bias.empty() || normed.bias.size() == normed.weight.size()));
+    const auto cols = static_cast<int64_t>(normed.weight.size());
+    cuda::RmsNorm({.hidden = normed.hidden.data(),
+                   .delta = DataOrNull(normed.delta),
+                   .bias = DataOrNull(normed.bias),
+                   .weight = normed.weight.data(),
+                   .eps = normed.eps,
+                   .out = normed.out.data(),
+                   .rows = Rows(normed.hidden.size(), cols),
                    .cols = cols,
                    .stream = stream()});
+    return normed.out;
   }
 
-  void Linear(std::span<const float> x, std::span<const Product> products, int) override {
+  void Linear(const Input& input, std::span<const Product> products, int) override {
+    const std::span<const float> x = Materialize(input);
     if (!x.empty()) Multiply(x, products, {});
   }
 
@@ -249,19 +240,14 @@ class CudaOps final : public Ops {
     cuda::Attention(args);
   }
 
-  void SiluMul(std::span<float> gate, std::span<const float> up) override {
-    CHECK(gate.size() == up.size());
-    cuda::SiluMul({.gate = gate.data(),
-                   .up = up.data(),
-                   .n = static_cast<int64_t>(gate.size()),
-                   .stream = stream()});
-  }
-  void GeluTanhMul(std::span<float> gate, std::span<const float> up) override {
-    CHECK(gate.size() == up.size());
-    cuda::GeluTanhMul({.gate = gate.data(),
-                       .up = up.data(),
-                       .n = static_cast<int64_t>(gate.size()),
-                       .stream = stream()});
+  std::span<const float> Activate(const Gated& gated) {
+    CHECK(gated.gate.size() == gated.up.size());
+    const GatedArgs args = {.gate = gated.gate.data(),
+                            .up = gated.up.data(),
+                            .n = static_cast<int64_t>(gated.gate.size()),
+                            .stream = stream()};
+    gated.activation == Gated::Activation::kSilu ? SiluMul(args) : GeluTanhMul(args);
+    return gated.gate;
   }
 
   void TopKSoftmax(std::span<const float> scores, int64_t n, int64_t k, std::span<int32_t> ids,

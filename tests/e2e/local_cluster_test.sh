@@ -183,6 +183,28 @@ case_a_device_is_the_workers() {
   expect_no_children
 }
 
+case_workers_load_as_the_cluster_is_told() {
+  (cd "$model" && sha256sum ./*.json ./*.safetensors >SHA256SUMS)
+  start_serve --pp 2 --stage-layers 5,3 --placement as-given --load broadcast --verify-checksum || return 1
+  local nodes shard read
+  nodes=$("$bin/trireme" nodes --server "$server" --json)
+  expect_match "the stages" "$(grep -oE '"layer_(begin|end)":[0-9]+' <<<"$nodes" | tr '\n' ' ')" \
+    '"layer_begin":0 "layer_end":5 "layer_begin":5 "layer_end":8' || return 1
+  mapfile -t shard < <(grep -oP '"shard_bytes":"\K[0-9]+' <<<"$nodes")
+  mapfile -t read < <(grep -oP '"bytes_read":"\K[0-9]+' <<<"$nodes")
+  ((read[0] == shard[0] + shard[1])) || { echo "rank 0 has not read for both: $nodes"; return 1; }
+  expect_match "the checksums" "$(cat "$work/serve.log")" "checksums" || return 1
+  expect_match "an answer" "$("$bin/trireme" chat --server "$server" "$question")" "$answer" || return 1
+  kill "$serve"
+  ends_with 0 "$serve" || return 1
+  sed -i 's/^./x/' "$model/SHA256SUMS"
+  expect_failure "SHA256SUMS:1" "$bin/trireme" run "$model" "${small[@]}" --verify-checksum -p x || return 1
+  rm "$model/SHA256SUMS"
+  expect_failure "slices,broadcast" "$bin/trireme" run "$model" --load mmap -p x || return 1
+  expect_failure "make its 8 layers" "$bin/trireme" run "$model" "${small[@]}" --pp 2 --stage-layers 5,5 -p x || return 1
+  expect_no_children
+}
+
 case_bad_starts() {
   expect_failure "/nowhere" "$bin/trireme" run /nowhere -p x || return 1
   expect_failure "1024 positions" "$bin/trireme" run "$model" -p x --max-model-len 99999 || return 1

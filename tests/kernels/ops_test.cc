@@ -180,10 +180,11 @@ TEST_P(OpsTest, EmbeddingGivesRowsOrZeros) {
 TEST_P(OpsTest, RmsNormMatchesFormula) {
   for (const int64_t n : {1, 15, 64, 100}) {
     constexpr int64_t kRows = 5;
-    const std::vector<float> x = RandomFloats(kRows * n, 7, 3.0f);
+    std::vector<float> x = RandomFloats(kRows * n, 7, 3.0f);
     const std::vector<float> weight = RandomFloats(n, 8);
     std::vector<float> out(kRows * n);
-    Make(2)->RmsNorm(x, weight, 1e-5f, out);
+    Make(2)->Materialize(Ops::Normed{
+        .hidden = x, .delta = {}, .bias = {}, .weight = weight, .eps = 1e-5f, .out = out});
     for (int64_t row = 0; row < kRows; ++row) {
       double squares = 0;
       for (int64_t i = 0; i < n; ++i) squares += std::pow(x[row * n + i], 2);
@@ -230,8 +231,8 @@ TEST_P(OpsTest, SiluMulMatchesFormulaOverTheWholeRange) {
   std::vector<float> gate;
   for (double g = -200; g <= 200; g += 0.37) gate.push_back(static_cast<float>(g));
   const std::vector<float> before = gate;
-  const std::vector<float> up(gate.size(), 2.0f);
-  Make(2)->SiluMul(gate, up);
+  std::vector<float> up(gate.size(), 2.0f);
+  Make(2)->Materialize(Ops::Gated{.gate = gate, .up = up});
   for (size_t i = 0; i < gate.size(); ++i) {
     const double g = before[i];
     const double want = 2 * g / (1 + std::exp(-g));
@@ -245,8 +246,9 @@ TEST_P(OpsTest, GeluTanhMulMatchesFormulaOverTheWholeRange) {
   std::vector<float> gate = {0.0f, 1e-30f, 1e10f, -1e10f, 1e30f, -1e30f};
   for (double g = -20; g <= 20; g += 0.037) gate.push_back(static_cast<float>(g));
   const std::vector<float> before = gate;
-  const std::vector<float> up(gate.size(), 2.0f);
-  Make(2)->GeluTanhMul(gate, up);
+  std::vector<float> up(gate.size(), 2.0f);
+  Make(2)->Materialize(
+      Ops::Gated{.activation = Ops::Gated::Activation::kGeluTanh, .gate = gate, .up = up});
   for (size_t i = 0; i < gate.size(); ++i) {
     const double g = before[i];
     const double u = std::sqrt(2 / std::acos(-1.0)) * (g + 0.044715 * g * g * g);
@@ -292,7 +294,7 @@ TEST_P(OpsTest, TopKSoftmaxTakesEqualScoresByIndexAndNansLast) {
   for (const float weight : weights) EXPECT_TRUE(weight >= 0 && weight <= 1) << weight;
 }
 
-TEST_P(OpsTest, AddResidualRmsNormHasTheBitsOfBoth) {
+TEST_P(OpsTest, NormOfASumHasTheBitsOfBoth) {
   for (const int64_t n : {1, 15, 64, 100}) {
     constexpr int64_t kRows = 5;
     const std::vector<float> hidden = RandomFloats(kRows * n, 7, 3.0f);
@@ -302,11 +304,58 @@ TEST_P(OpsTest, AddResidualRmsNormHasTheBitsOfBoth) {
       const auto ops = Make(2);
       std::vector<float> want_hidden = hidden, want(hidden.size());
       ops->AddResidual(want_hidden, delta, bias);
-      ops->RmsNorm(want_hidden, weight, 1e-5f, want);
+      Ops::Normed norm{.hidden = want_hidden,
+                       .delta = {},
+                       .bias = {},
+                       .weight = weight,
+                       .eps = 1e-5f,
+                       .out = want};
+      ops->Materialize(norm);
       std::vector<float> got_hidden = hidden, got(hidden.size(), NAN);
-      ops->AddResidualRmsNorm(got_hidden, delta, bias, weight, 1e-5f, got);
+      norm.hidden = got_hidden;
+      norm.delta = delta;
+      norm.bias = bias;
+      norm.out = got;
+      ops->Materialize(norm);
       EXPECT_TRUE(SameBits(got_hidden, want_hidden)) << n;
       EXPECT_TRUE(SameBits(got, want)) << n;
+    }
+  }
+}
+
+// Products take rows on the way, in whatever form their weights want, as if they had been written.
+TEST_P(OpsTest, ProductsOfMadeRowsHaveTheBitsOfWrittenOnes) {
+  constexpr int64_t kRows = 48, kCols = 96;
+  const std::vector<float> floats = RandomFloats(kRows * kCols, 1);
+  const PackedBf16 bf16(ToBf16(floats), kRows, kCols);
+  const Weight plain = Matrix(floats.data(), DType::kF32, kRows, kCols);
+  const std::vector<float> norm = RandomFloats(kCols, 2), bias = RandomFloats(kCols, 3);
+  for (const int64_t tokens : {1, 3, 90}) {
+    const std::vector<float> a = RandomFloats(tokens * kCols, 4),
+                             b = RandomFloats(tokens * kCols, 5);
+    const auto run = [&](bool written, auto make_input) {
+      std::vector<float> first = a, second = b, room(a.size());
+      std::vector<float> y(tokens * kRows), z(y.size());
+      const auto ops = Make(2);
+      const auto input = make_input(first, second, room);
+      const Ops::Product products[] = {{plain, {}, y}, {bf16.weight, {}, z}};
+      ops->Linear(written ? Ops::Input(ops->Materialize(input)) : input, products, 1);
+      if constexpr (std::is_same_v<decltype(input), const Ops::Normed>) {
+        y.insert(y.end(), first.begin(), first.end());
+      }
+      y.insert(y.end(), z.begin(), z.end());
+      return y;
+    };
+    const auto normed = [&](auto& hidden, auto& delta, auto& out) {
+      return Ops::Normed{hidden, delta, bias, norm, 1e-5f, out};
+    };
+    EXPECT_TRUE(SameBits(run(false, normed), run(true, normed))) << tokens;
+    for (const auto activation :
+         {Ops::Gated::Activation::kSilu, Ops::Gated::Activation::kGeluTanh}) {
+      const auto gated = [&](auto& gate, auto& up, auto&) {
+        return Ops::Gated{activation, gate, up};
+      };
+      EXPECT_TRUE(SameBits(run(false, gated), run(true, gated))) << tokens;
     }
   }
 }

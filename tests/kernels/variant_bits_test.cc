@@ -48,9 +48,9 @@ std::vector<float> RunLinear(const KernelTable& table, DType dtype, int64_t toke
   const std::vector<float> bias = RandomFloats(rows, 3);
   const void* data = dtype == DType::kF32 ? static_cast<const void*>(w.data()) : bits.data();
   const Weight weight{.data = data, .dtype = dtype, .rows = rows, .cols = cols, .row_stride = cols};
-  std::vector<float> packed = x;
+  std::vector<float> packed(x.size());
   for (int64_t t = 0; t < tokens; ++t) {
-    if (tokens > 1) table.pack_activations(x.data(), t, tokens, weight, groups, packed.data());
+    table.pack_activations(x.data() + t * cols, t, tokens, weight, groups, packed.data());
   }
   const auto scratch = std::make_unique<LinearScratch>();
   std::vector<float> y(tokens * rows);
@@ -198,8 +198,8 @@ TEST(VariantBits, RmsNormRopeActivationsAdd) {
         std::vector<float> norm(n), rope = x, silu = x, gelu = x, sum = x;
         t.rms_norm_row(x.data(), y.data(), 1e-5f, n, norm.data());
         t.rope_head(rope.data(), y.data(), y.data() + n / 2, n / 2);
-        t.silu_mul(silu.data(), y.data(), n);
-        t.gelu_tanh_mul(gelu.data(), y.data(), n);
+        t.silu_mul(silu.data(), y.data(), n, silu.data());
+        t.gelu_tanh_mul(gelu.data(), y.data(), n, gelu.data());
         t.add(sum.data(), y.data(), n);
         for (const auto& part : {rope, silu, gelu, sum})
           norm.insert(norm.end(), part.begin(), part.end());
@@ -216,10 +216,10 @@ TEST(VariantBits, ExpOverItsRange) {
   for (float x = -100; x < 100; x += 0.013f) sweep.push_back(x);
   const std::vector<float> ones(sweep.size(), 1.0f);
   std::vector<float> want = sweep;
-  kScalar.silu_mul(want.data(), ones.data(), static_cast<int64_t>(want.size()));
+  kScalar.silu_mul(want.data(), ones.data(), static_cast<int64_t>(want.size()), want.data());
   for (const KernelTable* table : Variants()) {
     std::vector<float> got = sweep;
-    table->silu_mul(got.data(), ones.data(), static_cast<int64_t>(got.size()));
+    table->silu_mul(got.data(), ones.data(), static_cast<int64_t>(got.size()), got.data());
     EXPECT_TRUE(SameBits(got, want)) << table->name;
   }
 }

@@ -4,15 +4,19 @@
 #include <algorithm>
 #include <cstdlib>
 #include <filesystem>
+#include <functional>
 #include <span>
 #include <string>
 #include <vector>
 
+#include "absl/strings/escaping.h"
 #include "base/file.h"
+#include "coordinator/text/byte_pieces.h"
 #include "coordinator/text/gguf_tokens.h"
 #include "coordinator/text/tokenizer.h"
 #include "gtest/gtest.h"
 #include "parallel/gguf_file.h"
+#include "tests/gguf_writer.h"
 #include "tests/text/golden_files.h"
 
 namespace trireme {
@@ -143,6 +147,61 @@ TEST_P(LlamaCppCorpus, GivesTheSameIds) {
 }
 
 INSTANTIATE_TEST_SUITE_P(All, LlamaCppCorpus, testing::ValuesIn(Names(".gguf.gz")), TestName);
+
+// The Unigram vocabulary as a GGUF file, with `more` metadata.
+void ExpectUnigramFile(const std::string& name, bool bytes,
+                       const std::function<void(GgufWriter&)>& more) {
+  const json vocabulary =
+      json::parse(ReadGzip(GoldenDir() / "tokenizer" / "unigram.vocabulary.json.gz"));
+  std::vector<std::string> tokens;
+  std::vector<float> scores;
+  std::vector<int32_t> types;
+  for (const json& piece : vocabulary[bytes ? "fallback_vocab" : "vocab"]) {
+    tokens.push_back(piece[0]);
+    scores.push_back(piece[1]);
+    types.push_back(BytePieceValue(tokens.back()) ? 6 : 1);
+  }
+  types[0] = types[1] = 3;  // "<pad>", "</s>"
+  types[2] = 2;             // "<unk>"
+  std::string charsmap;
+  ASSERT_TRUE(
+      absl::Base64Unescape(vocabulary["precompiled_charsmap"].get<std::string>(), &charsmap));
+  GgufWriter writer;
+  writer.Text("tokenizer.ggml.model", "t5");
+  writer.Texts("tokenizer.ggml.tokens", tokens);
+  writer.List("tokenizer.ggml.scores", kGgufFloat32, scores);
+  writer.List("tokenizer.ggml.token_type", kGgufInt32, types);
+  writer.List("tokenizer.ggml.precompiled_charsmap", kGgufUint8,
+              std::vector<uint8_t>(charsmap.begin(), charsmap.end()));
+  more(writer);
+  const std::string data = writer.File();
+  const auto file = GgufFile::Parse(AsBytes(data), name);
+  ASSERT_TRUE(file.ok()) << file.status();
+  const auto tokenizer = Tokenizer::FromGguf(*file);
+  ASSERT_TRUE(tokenizer.ok()) << tokenizer.status();
+  const json golden = ReadGolden(name);
+  ExpectCorpus(*tokenizer, golden);
+  const json texts = json::parse(ReadGzip(GoldenDir() / "tokenizer" / "texts.json.gz"));
+  ASSERT_EQ(texts.size(), golden["texts"].size());
+  for (size_t i = 0; i < texts.size(); ++i) {
+    if (golden["texts"][i].is_null()) continue;
+    const auto ids = tokenizer->Encode(texts[i].get<std::string>());
+    ASSERT_TRUE(ids.ok()) << ids.status();
+    EXPECT_EQ(Fingerprint(*ids), golden["texts"][i]) << texts[i] << json(*ids);
+  }
+}
+
+TEST(UnigramFile, GivesTheSameIdsWithoutExtraSpaces) {
+  ExpectUnigramFile("gguf-t5", /*bytes=*/false, [](GgufWriter& writer) {
+    writer.Bool("tokenizer.ggml.remove_extra_whitespaces", true);
+  });
+}
+
+TEST(UnigramFile, GivesTheSameIdsWithAllSpacesAndBytes) {
+  ExpectUnigramFile("gguf-t5-bytes", /*bytes=*/true, [](GgufWriter& writer) {
+    writer.Bool("tokenizer.ggml.add_space_prefix", true);
+  });
+}
 
 // Whole models, where TRIREME_TEST_GGUF_DIR has them: real-NAME.corpus.json goes with NAME.gguf.
 TEST(LlamaCppCorpus, WholeModelsGiveTheSameIds) {

@@ -2,6 +2,7 @@
 // ids of whole vocabularies are in corpus_golden_test.cc.
 
 #include <algorithm>
+#include <cmath>
 #include <filesystem>
 #include <fstream>
 #include <functional>
@@ -48,7 +49,7 @@ struct Parts {
   void Add(const std::string& token, int32_t type, float score = 0) {
     tokens.push_back(token);
     types.push_back(type);
-    if (model == "llama") scores.push_back(score);
+    if (model != "gpt2") scores.push_back(score);
   }
 };
 
@@ -82,6 +83,19 @@ Parts Llama() {
   parts.Add("▁a", 1, -3);
   parts.Add("\n\n", 4, -1000);
   parts.Add("<unused0>", 5, -1000);
+  return parts;
+}
+
+// 0 to 2 as in T5, 3 "▁", 4 "▁a", 5 "b", 6 "ab".
+Parts T5() {
+  Parts parts{.model = "t5"};
+  parts.Add("<pad>", 3);
+  parts.Add("</s>", 3);
+  parts.Add("<unk>", 2);
+  parts.Add("▁", 1, -2);
+  parts.Add("▁a", 1, -3);
+  parts.Add("b", 1, -3);
+  parts.Add("ab", 1, -3.5);
   return parts;
 }
 
@@ -127,6 +141,26 @@ TEST(GgufTokenizer, SentencePiece) {
   EXPECT_EQ(*Load(parts)->Encode("ab"), (Ids{262, 2}));
 }
 
+// Sums of scores: "▁" + "ab" is -5.5, "▁a" + "b" -6.
+TEST(GgufTokenizer, Unigram) {
+  Parts parts = T5();
+  const auto plain = Load(parts);
+  ASSERT_TRUE(plain.ok()) << plain.status();
+  EXPECT_EQ(*plain->Encode(" ab  ab"), (Ids{3, 6, 3, 3, 6, 1}));
+  EXPECT_EQ(*plain->Encode("éab"), (Ids{2, 6, 1}));
+  EXPECT_EQ(*plain->Encode("ab</s>b"), (Ids{6, 1, 5, 1}));
+  EXPECT_EQ(plain->Decode(Ids{3, 6, 4, 1}, true), " ab a");
+
+  parts.more = [](GgufWriter& writer) {
+    writer.Bool("tokenizer.ggml.remove_extra_whitespaces", true);
+  };
+  EXPECT_EQ(*Load(parts)->Encode("  ab  b "), (Ids{3, 6, 3, 5, 1}));
+  EXPECT_EQ(Load(parts)->Decode(Ids{3, 6, 4, 1}, true), "ab a");
+
+  for (int byte = 0; byte < 256; ++byte) parts.Add(BytePieceText(static_cast<uint8_t>(byte)), 6);
+  EXPECT_EQ(*Load(parts)->Encode("é"), (Ids{3, 7 + 0xC3, 7 + 0xA9, 1}));
+}
+
 TEST(GgufTokenizer, WhatIsWrongIsRefusedByItsKey) {
   struct Case {
     Parts parts;
@@ -159,6 +193,20 @@ TEST(GgufTokenizer, WhatIsWrongIsRefusedByItsKey) {
       {Llama(), [](Parts& p) { p.scores.pop_back(); }, "tokenizer.ggml.scores: 265 entries"},
       {Llama(), [](Parts& p) { p.scores.clear(); }, "tokenizer.ggml.scores: 0 entries"},
       {Llama(), [](Parts& p) { p.tokens[3] = "gone"; }, tokens + ": unsupported: the vocabulary"},
+      {T5(), [](Parts& p) { p.scores.pop_back(); }, "tokenizer.ggml.scores: 6 entries"},
+      {T5(), [](Parts& p) { p.scores[4] = NAN; }, tokens + ": the score of token 4"},
+      {T5(),
+       [](Parts& p) {
+         p.more = [](GgufWriter& writer) {
+           writer.List("tokenizer.ggml.precompiled_charsmap", kGgufUint8, std::vector<uint8_t>(5));
+         };
+       },
+       "tokenizer.ggml.precompiled_charsmap: "},
+      {T5(),
+       [](Parts& p) {
+         p.more = [](GgufWriter& writer) { writer.Uint("tokenizer.ggml.unknown_token_id", 7); };
+       },
+       "tokenizer.ggml.unknown_token_id is 7"},
   };
   for (Case test : cases) {
     test.change(test.parts);

@@ -36,8 +36,8 @@ absl::StatusOr<Attention> Attention::Load(const RankContext& rank, const ModelCo
   return attention;
 }
 
-absl::Status Attention::Forward(const StepBatch& batch, const KvLayer& cache,
-                                std::span<const float> x, std::span<float> y) {
+absl::Status Attention::Forward(const StepBatch& batch, const KvLayer& cache, const Ops::Input& x,
+                                std::span<float> y) {
   auto& scratch = scratch_->attention;
   const auto room = [&](DeviceVector<float>& vector, const ColumnParallelLinear& of) {
     return vector.Resize(ops_->memory(), batch.tokens() * of.out_features());
@@ -48,8 +48,8 @@ absl::Status Attention::Forward(const StepBatch& batch, const KvLayer& cache,
   ASSIGN_OR_RETURN(const std::span<float> attended, room(scratch.attended, *q_));
   ColumnParallelLinear::Forward(x, {{*q_, q}, {*k_, k}, {*v_, v}});
   if (q_norm_) {
-    q_norm_->Forward(q, q);
-    k_norm_->Forward(k, k);
+    q_norm_->Forward(q);
+    k_norm_->Forward(k);
   }
   ops_->RopeStoreKv(q, k, v, batch, shape_, cache);
   ops_->Attention(q, batch, cache, shape_, attended);

@@ -22,7 +22,7 @@ class Attention {
                                         const std::string& name, int64_t layer);
 
   // x [tokens, hidden]; y [tokens, hidden], without o_proj's bias, which is bias().
-  absl::Status Forward(const StepBatch& batch, const KvLayer& cache, std::span<const float> x,
+  absl::Status Forward(const StepBatch& batch, const KvLayer& cache, const Ops::Input& x,
                        std::span<float> y);
   std::span<const float> bias() const { return o_->bias(); }
 

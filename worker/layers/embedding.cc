@@ -33,7 +33,7 @@ absl::StatusOr<VocabParallelHead> VocabParallelHead::Load(const RankContext& ran
   return layer;
 }
 
-absl::Status VocabParallelHead::Forward(std::span<const float> x, int64_t rows,
+absl::Status VocabParallelHead::Forward(const Ops::Input& x, int64_t rows,
                                         std::span<float> logits) {
   if (tp_->size() == 1) {
     ops_->Linear(x, weight_, {}, /*groups=*/1, logits);

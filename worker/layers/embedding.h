@@ -34,7 +34,7 @@ class VocabParallelHead {
   static absl::StatusOr<VocabParallelHead> Load(const RankContext& rank, const std::string& name,
                                                 int64_t vocab_size);
   // x [rows, hidden]; logits [rows, vocab_size] on every rank.
-  absl::Status Forward(std::span<const float> x, int64_t rows, std::span<float> logits);
+  absl::Status Forward(const Ops::Input& x, int64_t rows, std::span<float> logits);
 
  private:
   Ops* ops_ = nullptr;

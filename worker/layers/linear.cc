@@ -43,12 +43,11 @@ absl::StatusOr<ColumnParallelLinear> ColumnParallelLinear::Load(const RankContex
   return layer;
 }
 
-void ColumnParallelLinear::Forward(std::span<const float> x, std::span<float> y) const {
+void ColumnParallelLinear::Forward(const Ops::Input& x, std::span<float> y) const {
   ops_->Linear(x, weight_, bias_.span(), /*groups=*/1, y);
 }
 
-void ColumnParallelLinear::Forward(std::span<const float> x,
-                                   std::initializer_list<Output> outputs) {
+void ColumnParallelLinear::Forward(const Ops::Input& x, std::initializer_list<Output> outputs) {
   std::vector<Ops::Product> products;
   for (const Output& output : outputs) {
     products.push_back(output.layer.Into(output.y));
@@ -70,7 +69,7 @@ absl::StatusOr<RowParallelLinear> RowParallelLinear::Load(const RankContext& ran
   return layer;
 }
 
-absl::Status RowParallelLinear::Forward(std::span<const float> x, std::span<float> y) const {
+absl::Status RowParallelLinear::Forward(const Ops::Input& x, std::span<float> y) const {
   ops_->Linear(x, weight_, {}, local_groups_, y);
   return tp_->AllReduceSum(y);
 }

@@ -22,7 +22,7 @@ class ColumnParallelLinear {
                                                    bool bias);
   int64_t out_features() const { return weight_.rows; }
   // x [tokens, in]; y [tokens, out_features()].
-  void Forward(std::span<const float> x, std::span<float> y) const;
+  void Forward(const Ops::Input& x, std::span<float> y) const;
   Ops::Product Into(std::span<float> y) const {
     return {.weight = weight_, .bias = bias_.span(), .y = y};
   }
@@ -32,7 +32,7 @@ class ColumnParallelLinear {
     const ColumnParallelLinear& layer;
     std::span<float> y;
   };
-  static void Forward(std::span<const float> x, std::initializer_list<Output> outputs);
+  static void Forward(const Ops::Input& x, std::initializer_list<Output> outputs);
 
  private:
   Ops* ops_ = nullptr;
@@ -50,7 +50,7 @@ class RowParallelLinear {
                                                 bool bias, int groups);
   int64_t out_features() const { return weight_.rows; }
   std::span<const float> bias() const { return bias_.span(); }
-  absl::Status Forward(std::span<const float> x, std::span<float> y) const;
+  absl::Status Forward(const Ops::Input& x, std::span<float> y) const;
   // This rank's share of the sum, of local_groups() terms, for a caller that all-reduces it.
   Ops::Product PartInto(std::span<float> y) const {
     return {.weight = weight_, .bias = {}, .y = y};

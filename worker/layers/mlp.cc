@@ -23,7 +23,14 @@ absl::StatusOr<GatedMlp> GatedMlp::LoadNamed(const RankContext& rank, const Mode
   GatedMlp mlp;
   mlp.ops_ = rank.ops;
   mlp.scratch_ = rank.scratch;
-  mlp.activation_ = config.activation;
+  switch (config.activation) {
+    case Activation::kSilu:
+      mlp.activation_ = Ops::Gated::Activation::kSilu;
+      break;
+    case Activation::kGeluTanh:
+      mlp.activation_ = Ops::Gated::Activation::kGeluTanh;
+      break;
+  }
   ASSIGN_OR_RETURN(mlp.gate_, ColumnParallelLinear::Load(rank, gate, config.mlp_bias));
   ASSIGN_OR_RETURN(mlp.up_, ColumnParallelLinear::Load(rank, up, config.mlp_bias));
   ASSIGN_OR_RETURN(mlp.down_, RowParallelLinear::Load(rank, down, config.mlp_bias,
@@ -31,37 +38,26 @@ absl::StatusOr<GatedMlp> GatedMlp::LoadNamed(const RankContext& rank, const Mode
   return mlp;
 }
 
-absl::StatusOr<GatedMlp::InnerRoom> GatedMlp::Room(int64_t rows) const {
-  InnerRoom room;
+absl::StatusOr<Ops::Gated> GatedMlp::Room(int64_t rows) const {
+  Ops::Gated room{.activation = activation_, .gate = {}, .up = {}};
   const int64_t size = rows * gate_->out_features();
   ASSIGN_OR_RETURN(room.gate, scratch_->mlp.gate.Resize(ops_->memory(), size));
   ASSIGN_OR_RETURN(room.up, scratch_->mlp.up.Resize(ops_->memory(), size));
   return room;
 }
 
-// gate = activation(gate) * up.
-void GatedMlp::Activate(const InnerRoom& inner) const {
-  switch (activation_) {
-    case Activation::kSilu:
-      return ops_->SiluMul(inner.gate, inner.up);
-    case Activation::kGeluTanh:
-      return ops_->GeluTanhMul(inner.gate, inner.up);
-  }
-}
-
-absl::Status GatedMlp::Forward(const StepBatch& batch, std::span<const float> x,
+absl::Status GatedMlp::Forward(const StepBatch& batch, const Ops::Input& x,
                                std::span<float> y) const {
-  ASSIGN_OR_RETURN(const InnerRoom inner, Room(batch.tokens()));
+  ASSIGN_OR_RETURN(const Ops::Gated inner, Room(batch.tokens()));
   ColumnParallelLinear::Forward(x, {{*gate_, inner.gate}, {*up_, inner.up}});
-  Activate(inner);
-  return down_->Forward(inner.gate, y);
+  return down_->Forward(inner, y);
 }
 
 absl::Status GatedMlp::ForwardExperts(std::span<const GatedMlp> experts, std::span<const float> x,
                                       std::span<const int32_t> first_row, int64_t rows,
                                       std::span<float> y) {
   const GatedMlp& first = experts.front();
-  ASSIGN_OR_RETURN(const InnerRoom inner, first.Room(rows));
+  ASSIGN_OR_RETURN(const Ops::Gated inner, first.Room(rows));
   std::vector<Ops::Product> in, out;
   for (const GatedMlp& expert : experts) {
     in.push_back(expert.gate_->Into(inner.gate));
@@ -69,8 +65,7 @@ absl::Status GatedMlp::ForwardExperts(std::span<const GatedMlp> experts, std::sp
     out.push_back(expert.down_->PartInto(y));
   }
   first.ops_->ExpertLinear(x, first_row, in, /*groups=*/1);
-  first.Activate(inner);
-  first.ops_->ExpertLinear(inner.gate, first_row, out, first.local_groups());
+  first.ops_->ExpertLinear(first.ops_->Materialize(inner), first_row, out, first.local_groups());
   return absl::OkStatus();
 }
 

@@ -22,7 +22,7 @@ class GatedMlp {
   static absl::StatusOr<GatedMlp> LoadExpert(const RankContext& rank, const ModelConfig& config,
                                              const std::string& name);
   // x [tokens, hidden]; y [tokens, hidden], without down_proj's bias, which is bias().
-  absl::Status Forward(const StepBatch& batch, std::span<const float> x, std::span<float> y) const;
+  absl::Status Forward(const StepBatch& batch, const Ops::Input& x, std::span<float> y) const;
   std::span<const float> bias() const { return down_->bias(); }
   // Of a mixture's experts, all of one shape: each for its rows of x, as Ops::RouteExperts has
   // sorted them, without the all-reduce: this rank's share of y.
@@ -36,17 +36,13 @@ class GatedMlp {
   static absl::StatusOr<GatedMlp> LoadNamed(const RankContext& rank, const ModelConfig& config,
                                             const std::string& gate, const std::string& up,
                                             const std::string& down);
-  struct InnerRoom {
-    std::span<float> gate, up;
-  };
-  absl::StatusOr<InnerRoom> Room(int64_t rows) const;
-  void Activate(const InnerRoom& inner) const;
+  absl::StatusOr<Ops::Gated> Room(int64_t rows) const;
 
   Ops* ops_ = nullptr;
   LayerScratch* scratch_ = nullptr;
   std::optional<ColumnParallelLinear> gate_, up_;
   std::optional<RowParallelLinear> down_;
-  Activation activation_ = Activation::kSilu;
+  Ops::Gated::Activation activation_ = Ops::Gated::Activation::kSilu;
 };
 
 }  // namespace trireme

@@ -28,7 +28,7 @@ absl::StatusOr<MixtureOfExperts> MixtureOfExperts::Load(const RankContext& rank,
   return layer;
 }
 
-absl::Status MixtureOfExperts::Forward(const StepBatch& batch, std::span<const float> x,
+absl::Status MixtureOfExperts::Forward(const StepBatch& batch, const Ops::Input& input,
                                        std::span<float> y) {
   const auto experts = static_cast<int64_t>(experts_.size());
   const int64_t rows = batch.tokens() * choices_;
@@ -41,6 +41,7 @@ absl::Status MixtureOfExperts::Forward(const StepBatch& batch, std::span<const f
   ASSIGN_OR_RETURN(const auto first_row, first_row_.Resize(memory, experts + 1));
   ASSIGN_OR_RETURN(const auto inputs, inputs_.Resize(memory, rows * hidden_size_));
   ASSIGN_OR_RETURN(const auto outputs, outputs_.Resize(memory, rows * hidden_size_));
+  const std::span<const float> x = ops_->Materialize(input);
   router_->Forward(x, scores);
   ops_->TopKSoftmax(scores, experts, choices_, ids, weights);
   ops_->RouteExperts(batch, ids, first_row, token_of_row, row_of);

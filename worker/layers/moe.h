@@ -26,7 +26,7 @@ class MixtureOfExperts {
   static absl::StatusOr<MixtureOfExperts> Load(const RankContext& rank, const ModelConfig& config,
                                                const std::string& name);
   // x [tokens, hidden]; y [tokens, hidden].
-  absl::Status Forward(const StepBatch& batch, std::span<const float> x, std::span<float> y);
+  absl::Status Forward(const StepBatch& batch, const Ops::Input& input, std::span<float> y);
   std::span<const float> bias() const { return {}; }
 
  private:

@@ -18,13 +18,14 @@ absl::StatusOr<RmsNorm> RmsNorm::Load(const RankContext& rank, const ModelConfig
   return norm;
 }
 
-void RmsNorm::Forward(std::span<const float> x, std::span<float> y) const {
-  ops_->RmsNorm(x, weight_.span(), eps_, y);
-}
-
-void RmsNorm::AddForward(std::span<float> hidden, std::span<const float> delta,
-                         std::span<const float> bias, std::span<float> y) const {
-  ops_->AddResidualRmsNorm(hidden, delta, bias, weight_.span(), eps_, y);
+Ops::Normed RmsNorm::Of(std::span<float> hidden, std::span<const float> delta,
+                        std::span<const float> bias, std::span<float> out) const {
+  return {.hidden = hidden,
+          .delta = delta,
+          .bias = bias,
+          .weight = weight_.span(),
+          .eps = eps_,
+          .out = out};
 }
 
 }  // namespace trireme

@@ -16,11 +16,11 @@ class RmsNorm {
   // Loads NAME.weight; Gemma's are stored as w - 1.
   static absl::StatusOr<RmsNorm> Load(const RankContext& rank, const ModelConfig& config,
                                       const std::string& name);
-  // x and y [rows, weight]; y may be x.
-  void Forward(std::span<const float> x, std::span<float> y) const;
-  // hidden += delta (+ bias, if not empty), and y is its norm.
-  void AddForward(std::span<float> hidden, std::span<const float> delta,
-                  std::span<const float> bias, std::span<float> y) const;
+  // x becomes its norm. x [rows, weight].
+  void Forward(std::span<float> x) const { ops_->Materialize(Of(x, {}, {}, x)); }
+  // For what multiplies the norm of hidden (+= delta + bias, where not empty).
+  Ops::Normed Of(std::span<float> hidden, std::span<const float> delta, std::span<const float> bias,
+                 std::span<float> out) const;
 
  private:
   Ops* ops_ = nullptr;

@@ -91,20 +91,20 @@ class Llama final : public Model {
     const int64_t size = static_cast<int64_t>(hidden.size());
     ASSIGN_OR_RETURN(const std::span<float> normed, normed_.Resize(ops_.memory(), size));
     ASSIGN_OR_RETURN(const std::span<float> delta, delta_.Resize(ops_.memory(), size));
-    layers_.front().input_norm.Forward(hidden, normed);
+    Ops::Normed input = layers_.front().input_norm.Of(hidden, {}, {}, normed);
     for (size_t i = 0; i < layers_.size(); ++i) {
       DecoderLayer& layer = layers_[i];
       RETURN_IF_ERROR(
-          layer.attention.Forward(batch, cache.layer(static_cast<int64_t>(i)), normed, delta));
-      if (layer.attention_output_norm) layer.attention_output_norm->Forward(delta, delta);
-      layer.feed_forward_norm.AddForward(hidden, delta, layer.attention.bias(), normed);
-      RETURN_IF_ERROR(std::visit([&](auto& block) { return block.Forward(batch, normed, delta); },
+          layer.attention.Forward(batch, cache.layer(static_cast<int64_t>(i)), input, delta));
+      if (layer.attention_output_norm) layer.attention_output_norm->Forward(delta);
+      input = layer.feed_forward_norm.Of(hidden, delta, layer.attention.bias(), normed);
+      RETURN_IF_ERROR(std::visit([&](auto& block) { return block.Forward(batch, input, delta); },
                                  layer.feed_forward));
-      if (layer.feed_forward_output_norm) layer.feed_forward_output_norm->Forward(delta, delta);
+      if (layer.feed_forward_output_norm) layer.feed_forward_output_norm->Forward(delta);
       const std::span<const float> bias =
           std::visit([](auto& block) { return block.bias(); }, layer.feed_forward);
       if (i + 1 < layers_.size()) {
-        layers_[i + 1].input_norm.AddForward(hidden, delta, bias, normed);
+        input = layers_[i + 1].input_norm.Of(hidden, delta, bias, normed);
       } else {
         ops_.AddResidual(hidden, delta, bias);
       }
@@ -118,8 +118,7 @@ class Llama final : public Model {
     ASSIGN_OR_RETURN(const std::span<float> last,
                      normed_.Resize(ops_.memory(), rows * hidden_size_));
     ops_.GatherRows(hidden, hidden_size_, tokens, last);
-    final_norm_->Forward(last, last);
-    return head_->Forward(last, rows, logits);
+    return head_->Forward(final_norm_->Of(last, {}, {}, last), rows, logits);
   }
 
   int64_t lookup_bytes() const override { return lookup_bytes_; }
