@@ -35,6 +35,7 @@
 #include "worker/model_runner.h"
 #include "worker/offline_bench.h"
 #include "worker/rank_health.h"
+#include "worker/stage_choice.h"
 #include "worker/start_phases.h"
 #include "worker/stop_signal.h"
 #include "worker/worker_service.h"
@@ -417,6 +418,11 @@ absl::StatusOr<Rank> LoadRank(Flags& flags, const GangWorld& world, StartPhases&
   flags.runner.ranks_sharing_memory = device.ranks;
   flags.runner.load_threads = default_threads;
   flags.runner.kv_dtype = ParseKvDType(flags.kv_cache_dtype).value_or(device.kv_dtype_auto);
+  if (flags.runner.layout.pp > 1 && flags.shard.stage_layers.empty()) {
+    ASSIGN_OR_RETURN(flags.runner.layout.stage_layers,
+                     ChooseStages(flags.runner, *rank.ops, *world.ranks));
+    phases.End("stages");
+  }
   // In the file cache of a host that all its ranks read from, what is verified is what is loaded.
   absl::Status verified;
   std::thread verify;
