@@ -34,7 +34,7 @@ struct GangRequirements {
   ModelConfig config;
   uint32_t max_model_len = 0;           // the context to serve
   bool max_model_len_required = false;  // refuse a gang with less, instead of serving less
-  std::chrono::milliseconds worker_timeout{5'000};  // a rank that is silent so long is given up
+  std::chrono::milliseconds worker_timeout{4'000};  // a rank that is silent so long is given up
   std::chrono::milliseconds self_test_timeout{120'000};
   const CordonedHosts* cordoned = nullptr;  // not owned; null: none is
   bool keep_workers = false;  // ShutdownAll leaves them waiting for the next coordinator

@@ -53,7 +53,7 @@ struct Flags {
   std::string model_version;
   ControlOptions control;
   JoinOptions join;
-  std::string health;
+  std::string health = "127.0.0.1:0";
   int health_timeout_s = 60;
   bool insecure = false;
   int peer_timeout_s = 600;
@@ -109,8 +109,9 @@ void DefineGangFlags(CLI::App& app, Flags& flags) {
 void DefineHealthFlags(CLI::App& app, Flags& flags) {
   app.add_option("--health", flags.health,
                  "HOST:PORT where this rank answers grpc.health.v1, with mpirun PORT + the rank's "
-                 "number on its host; none if empty")
-      ->envname("TRIREME_HEALTH");
+                 "number on its host; port 0: a free one, which the log tells; off: nowhere")
+      ->envname("TRIREME_HEALTH")
+      ->capture_default_str();
   app.add_flag("--insecure", flags.insecure,
                "allow a --health that other machines reach: there is no encryption or password")
       ->envname("TRIREME_INSECURE");
@@ -338,7 +339,7 @@ absl::Status TestLinks(const Flags& flags, const GangWorld& world) {
 
 // Ranks that one launcher started with the same flags have ports of their own.
 absl::Status ListenForHealth(const Flags& flags, int local_rank, RankHealth& health) {
-  if (flags.health.empty()) return absl::OkStatus();
+  if (flags.health == "off" || flags.offline_bench) return absl::OkStatus();
   RETURN_IF_ERROR(CheckListenAddress("--health", flags.health, flags.insecure));
   const size_t colon = flags.health.rfind(':');
   const int port = std::stoi(flags.health.substr(colon + 1));
@@ -542,6 +543,11 @@ int Run(int argc, char** argv) {
   if (const absl::Status placed = Place(flags, *world); !placed.ok()) {
     LeaveAtOnce(*world->ranks, placed);
   }
+  // Made before the others are watched: a second thread's waits are not what computing waits for.
+  absl::StatusOr<std::unique_ptr<Communicator>> control =
+      world->ranks->Split(0, world->ranks->rank());
+  if (!control.ok()) LeaveAtOnce(*world->ranks, control.status());
+  flags.control.ranks = control->get();
   world->ranks = WatchCollectives(std::move(world->ranks), watch);
   Communicator& ranks = *world->ranks;
   phases.End("gang");

@@ -28,8 +28,8 @@ class GangsTest : public testing::Test {
     config_.head_dim = 8;
     config_.vocab_size = 100;
     config_.max_position_embeddings = 512;
-    supervisor_ =
-        std::make_unique<GangSupervisor>(GangRequirements{.config = config_, .max_model_len = 512});
+    supervisor_ = std::make_unique<GangSupervisor>(GangRequirements{
+        .config = config_, .max_model_len = 512, .worker_timeout = std::chrono::seconds(5)});
   }
 
   v1::WorkerMessage Register(const std::string& gang, uint32_t rank) const {
