@@ -36,6 +36,7 @@
 #include "worker/offline_bench.h"
 #include "worker/rank_health.h"
 #include "worker/stage_choice.h"
+#include "worker/start_lease.h"
 #include "worker/start_phases.h"
 #include "worker/stop_signal.h"
 #include "worker/worker_service.h"
@@ -494,7 +495,9 @@ int Run(int argc, char** argv) {
   if (UnderMpiLauncher()) EndWithLauncher();
   Flags flags;
   flags.control.stop_signal = &stop_signal;
+  absl::StatusOr<std::unique_ptr<StartLease>> start_lease = nullptr;
   flags.control.on_ready = [&] {
+    start_lease->reset();
     phases.End("coordinator");
     LogInfo(phases.Describe());
   };
@@ -513,6 +516,8 @@ int Run(int argc, char** argv) {
     // Every rank of mpirun got the same flags: one of them says what is wrong.
     return !mpi || world->ranks->rank() == 0 ? app.exit(error) : error.get_exit_code();
   }
+  if (!flags.offline_bench) start_lease = StartLease::Take();
+  if (!start_lease.ok()) return Complain(start_lease.status());
   flags.runner.layout.stage_layers = StageSplit(flags.shard.stage_layers);
   const LogLevel log_level = ParseLogLevel(flags.log_level);
   if (mpi && !flags.join.gang.empty()) {
