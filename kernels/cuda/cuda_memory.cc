@@ -87,11 +87,6 @@ absl::Status CudaMemory::Drain() {
   return Await(drained_);
 }
 
-absl::Status CudaMemory::Finish() {
-  RETURN_IF_ERROR(Drain());
-  return Errors();
-}
-
 absl::Status CudaMemory::Errors() const {
   RETURN_IF_ERROR(LaunchStatus("a step's kernels"));
   return error_;
@@ -152,12 +147,13 @@ void CudaMemory::Free(std::byte* data, size_t) {
   allocations_.erase(data);
 }
 
+// Copies come after all that may wait for other ranks: a wait that was given up would leave them
+// the caller's memory, which he may free.
 absl::Status CudaMemory::CopyIn(void* to, std::span<const std::byte> from) {
   if (from.empty()) return absl::OkStatus();
-  // A copy of memory that is not pinned may itself wait for earlier work.
   if (wait_) RETURN_IF_ERROR(Drain());
   RETURN_IF_ERROR(stream_.Copy(to, from.data(), static_cast<int64_t>(from.size())));
-  return Drain();
+  return stream_.Synchronize();
 }
 
 absl::Status CudaMemory::CopyOut(std::span<std::byte> to, const void* from) {
@@ -165,7 +161,8 @@ absl::Status CudaMemory::CopyOut(std::span<std::byte> to, const void* from) {
   if (!to.empty()) {
     RETURN_IF_ERROR(stream_.Copy(to.data(), from, static_cast<int64_t>(to.size())));
   }
-  return Finish();
+  RETURN_IF_ERROR(stream_.Synchronize());
+  return Errors();
 }
 
 absl::Status CudaMemory::Copy(void* to, const void* from, size_t bytes) {

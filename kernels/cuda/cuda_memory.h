@@ -44,8 +44,7 @@ class CudaMemory final : public Memory {
  private:
   explicit CudaMemory(int device) : device_(device) {}
   void Free(std::byte* data, size_t bytes) override;
-  // Drain, and the errors of all that was done, which may not have shown before.
-  absl::Status Finish();
+  // Of all that was done, which may not have shown before.
   absl::Status Errors() const;
 
   const int device_;

@@ -4,117 +4,17 @@
 
 #include <gtest/gtest.h>
 
-#include <algorithm>
-#include <map>
-#include <random>
 #include <string>
-#include <utility>
+#include <vector>
 
 #include "tests/worker/gang_driver.h"
+#include "tests/worker/random_plans.h"
 
 namespace trireme {
 namespace {
 
 const std::filesystem::path kModels =
     std::filesystem::path(TRIREME_SOURCE_DIR) / "tests/golden/models";
-constexpr int64_t kBlockSize = 32;
-constexpr uint32_t kBlocks = 16;
-constexpr int64_t kStepTokens = 32;
-
-v1::StepSampling RandomSampling(std::mt19937& random) {
-  v1::StepSampling sampling = GreedySampling();
-  if (random() % 3 > 0) {
-    sampling.set_temperature(1.2f);
-    sampling.set_seed(random());
-  }
-  if (random() % 3 == 0) sampling.set_top_k(20);
-  if (random() % 3 == 0) sampling.set_top_p(0.9f);
-  if (random() % 3 == 0) sampling.set_logprobs(random() % 4);
-  if (random() % 6 == 0) sampling.set_prompt_logprobs(1);
-  if (random() % 4 == 0) sampling.set_repetition_penalty(1.5f);
-  if (random() % 6 == 0) sampling.set_frequency_penalty(0.5f);
-  return sampling;
-}
-
-// What a scheduler might plan without waiting for a result: sequences come, are computed in chunks
-// beside others, are left out of steps, end early, and leave their blocks and ids to others.
-class RandomPlans {
- public:
-  explicit RandomPlans(unsigned seed) : random_(seed) {
-    for (uint32_t block = 0; block < kBlocks; ++block) free_.push_back(block);
-  }
-
-  std::vector<v1::StepPlan> Make(size_t count) {
-    std::vector<v1::StepPlan> plans;
-    while (plans.size() < count) {
-      v1::StepPlan& plan = plans.emplace_back();
-      plan.set_epoch(1);
-      plan.set_step(plans.size());
-      EndSome(plan);
-      if (running_.size() < 5 && random_() % 2 == 0) Begin(plan);
-      int64_t room = kStepTokens;
-      for (auto& [id, sequence] : running_) {
-        if (room > 0 && random_() % 8 > 0) Schedule(id, sequence, room, plan);
-      }
-    }
-    return plans;
-  }
-
- private:
-  struct Running {
-    int64_t known = 0;
-    int64_t computed = 0;
-    int64_t length = 0;  // at which it ends
-    std::vector<uint32_t> blocks;
-  };
-
-  void EndSome(v1::StepPlan& plan) {
-    for (auto it = running_.begin(); it != running_.end();) {
-      if (it->second.known < it->second.length && random_() % 24 > 0) {
-        ++it;
-        continue;
-      }
-      plan.add_finished_ids(it->first);
-      free_.insert(free_.end(), it->second.blocks.begin(), it->second.blocks.end());
-      it = running_.erase(it);
-    }
-  }
-
-  void Begin(v1::StepPlan& plan) {
-    const uint64_t id = random_() % 8;
-    if (running_.contains(id)) return;
-    Running& sequence = running_[id];
-    sequence.known = 1 + static_cast<int64_t>(random_() % 40);
-    sequence.length = sequence.known + 1 + static_cast<int64_t>(random_() % 12);
-    v1::NewSequence& added = *plan.add_new_sequences();
-    added.set_id(id);
-    for (int64_t i = 0; i < sequence.known; ++i) {
-      added.add_token_ids(static_cast<int32_t>(random_() % 150));
-    }
-    added.set_prompt_tokens(static_cast<uint32_t>(sequence.known));
-    *added.mutable_sampling() = RandomSampling(random_);
-  }
-
-  void Schedule(uint64_t id, Running& sequence, int64_t& room, v1::StepPlan& plan) {
-    const int64_t count = std::min({sequence.known - sequence.computed, room, int64_t{16}});
-    room -= count;
-    sequence.computed += count;
-    v1::ScheduledSequence& scheduled = *plan.add_scheduled();
-    scheduled.set_id(id);
-    scheduled.set_num_tokens(static_cast<uint32_t>(count));
-    scheduled.set_sample(sequence.computed == sequence.known);
-    if (scheduled.sample()) ++sequence.known;
-    while (static_cast<int64_t>(sequence.blocks.size()) * kBlockSize < sequence.computed) {
-      sequence.blocks.push_back(free_.back());  // 5 sequences of 52 tokens have room
-      free_.pop_back();
-      scheduled.add_new_block_ids(sequence.blocks.back());
-    }
-  }
-
-  std::mt19937 random_;
-  std::map<uint64_t, Running> running_;
-  std::vector<uint32_t> free_;
-};
 
 struct Way {
   std::string model = "llama3";
@@ -127,24 +27,13 @@ DriverOptions OptionsOf(const Way& way) {
   DriverOptions options;
   options.model_dir = kModels / way.model;
   options.layout = way.layout;
-  options.max_batched_tokens = kStepTokens;
+  options.max_batched_tokens = RandomPlans::kStepTokens;
   options.kv_bytes = int64_t{1} << 20;
-  options.kv_blocks_max = kBlocks;
+  options.kv_blocks_max = RandomPlans::kBlocks;
   options.make_device = [gpus = way.gpus](int rank) {
     return MakeDevice({.name = "cuda", .local_rank = rank % gpus});
   };
   return options;
-}
-
-// All but the times.
-std::vector<std::string> Text(const GangOutput& output) {
-  std::vector<std::string> results;
-  for (v1::StepResult result : output.results) {
-    result.clear_step_ms();
-    result.clear_bubble_ms();
-    results.push_back(result.ShortDebugString());
-  }
-  return results;
 }
 
 class StepsAheadTest : public testing::TestWithParam<Way> {};
@@ -159,12 +48,12 @@ TEST_P(StepsAheadTest, HaveTheResultsOfStepsThatWait) {
   const auto got = RunPlans(options, plans);
   ASSERT_TRUE(got.ok()) << got.status();
   EXPECT_EQ(got->plans_ahead, GetParam().plans_ahead);
-  EXPECT_EQ(Text(*got), Text(*want));
+  EXPECT_EQ(ResultTexts(*got), ResultTexts(*want));
   EXPECT_TRUE(got->sequences == want->sequences);
   options.logits = false;  // nobody waits for the device in between
   const auto unseen = RunPlans(options, plans);
   ASSERT_TRUE(unseen.ok()) << unseen.status();
-  EXPECT_EQ(Text(*unseen), Text(*want));
+  EXPECT_EQ(ResultTexts(*unseen), ResultTexts(*want));
 }
 
 INSTANTIATE_TEST_SUITE_P(
@@ -234,7 +123,7 @@ TEST(StepsAhead, CopiesOfBlocksComeInTheirPlace) {
     const auto got = RunPlans(options, plans, rank);
     ASSERT_TRUE(got.ok()) << got.status();
     EXPECT_EQ(got->plans_ahead, 1u);
-    EXPECT_EQ(Text(*got), Text(*want)) << "rank " << rank;
+    EXPECT_EQ(ResultTexts(*got), ResultTexts(*want)) << "rank " << rank;
   }
 }
 
@@ -250,7 +139,7 @@ TEST(StepsAhead, ManyLoads) {
     options.ahead = true;
     const auto got = RunPlans(options, plans);
     ASSERT_TRUE(got.ok()) << got.status();
-    EXPECT_EQ(Text(*got), Text(*want)) << "seed " << seed;
+    EXPECT_EQ(ResultTexts(*got), ResultTexts(*want)) << "seed " << seed;
   }
 }
 
