@@ -41,6 +41,9 @@ class Ops {
   virtual Memory& memory() = 0;  // lives as long as the Ops
   // Whether matrices of this type lie in panels (Weight::packed); the others are row-major.
   virtual bool Packs(DType dtype) const = 0;
+  // Whether Linear takes weights of kFp8, whose rows and columns are multiples of 16: x is rounded
+  // to E4M3 with a scale for each token. Elsewhere they are widened to bfloat16 when they are read.
+  virtual bool MultipliesFp8() const = 0;
 
   // Says which step the operations that take a batch are for from now on: a device gets all it has
   // to know of the step at once. The batch must not change until the next BeginStep.

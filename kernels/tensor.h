@@ -9,8 +9,9 @@ namespace trireme {
 
 // How weights are stored. Behind the floats, the block formats of GGUF: a row is blocks of
 // DTypeBlock(dtype).elements consecutive columns, each packed into .bytes with its own scale. The
-// last two are blocks that a reader makes of Hugging Face's quantised checkpoints, which keep
-// integers and scales in tensors of their own.
+// last three are blocks that a reader makes of Hugging Face's quantised checkpoints, which keep
+// quants and scales in tensors of their own; of kFp8 all blocks of a row have one scale
+// (quant/fp8.h).
 enum class DType : uint8_t {
   kF32,
   kF16,
@@ -28,6 +29,7 @@ enum class DType : uint8_t {
   kIQ4NL,
   kInt8,
   kInt4Zero,
+  kFp8,
 };
 
 struct DTypeInfo {
@@ -70,12 +72,18 @@ constexpr DTypeInfo DTypeBlock(DType dtype) {
       return {"INT8", 32, 36};
     case DType::kInt4Zero:
       return {"INT4", 32, 19};
+    case DType::kFp8:
+      return {"FP8", 16, 20};
   }
   return {"?", 1, 1};
 }
 
 constexpr std::string_view DTypeName(DType dtype) { return DTypeBlock(dtype).name; }
-constexpr bool IsQuantized(DType dtype) { return DTypeBlock(dtype).block_elements > 1; }
+// Of blocks that Ops unpack themselves. FP8 is multiplied as it is (Ops::MultipliesFp8), or
+// widened.
+constexpr bool IsQuantized(DType dtype) {
+  return DTypeBlock(dtype).block_elements > 1 && dtype != DType::kFp8;
+}
 // Bytes of a stored row; `cols` is a multiple of the block.
 constexpr int64_t DTypeRowBytes(DType dtype, int64_t cols) {
   return cols / DTypeBlock(dtype).block_elements * DTypeBlock(dtype).block_bytes;
@@ -83,7 +91,8 @@ constexpr int64_t DTypeRowBytes(DType dtype, int64_t cols) {
 
 // A read-only matrix of weights, [rows, cols], or a vector with rows == 1. Does not own its data.
 // Row-major, rows `row_stride` elements apart; matrices of the types that the Ops pack lie in
-// panels instead (Ops::Packs; quant::PackedLayout, kernels/quant/packed.h).
+// panels instead (Ops::Packs; quant::PackedLayout, kernels/quant/packed.h). Of kFp8 the rows are
+// bytes of E4M3, and a float for each row, its scale, comes behind the last.
 struct Weight {
   const void* data = nullptr;
   DType dtype = DType::kF32;

@@ -131,6 +131,7 @@ absl::Status ParseCompressedGroup(const JsonFields& group, QuantizationConfig& c
     ASSIGN_OR_RETURN(const std::string strategy,
                      OneOf(weights, "strategy", {"tensor", "channel", "block"}));
     if (strategy == "block") RETURN_IF_ERROR(ParseBlock(weights, "block_structure", config));
+    config.fp8_activations = group.Has("input_activations");
   }
   return CheckActivations(group);
 }

@@ -31,6 +31,7 @@ struct QuantizationConfig {
   // kFp8: rows and columns that share a scale; 0: a scale for each row, or for all.
   int64_t block_rows = 0;
   int64_t block_cols = 0;
+  bool fp8_activations = false;  // kFp8: meant to be multiplied with activations of 8 bits
 
   // Reads DIR/config.json; kNone if there is none. The error names the file and the key, and what
   // would be accepted.

@@ -1,6 +1,7 @@
 #include "worker/weights.h"
 
 #include <algorithm>
+#include <array>
 #include <atomic>
 #include <cstring>
 #include <functional>
@@ -13,6 +14,8 @@
 #include "absl/strings/str_cat.h"
 #include "base/check.h"
 #include "base/status_macros.h"
+#include "kernels/bfloat16.h"
+#include "kernels/quant/fp8.h"
 #include "kernels/quant/packed.h"
 #include "worker/checkpoint/slice.h"
 #include "worker/load_progress.h"
@@ -33,6 +36,7 @@ struct PlacedSlice {
   DType dtype = DType::kF32;                  // in memory
   std::optional<quant::PackedLayout> layout;  // of packed weights
   std::byte* data = nullptr;
+  std::vector<float> scales;       // of kFp8 in memory: a row's, behind the rows
   ReadAhead::Stretches stretches;  // in the files
 
   const std::byte* place() const { return stretches.empty() ? nullptr : stretches.front().data(); }
@@ -43,10 +47,23 @@ struct PlacedSlice {
     return DTypeRowBytes(stored, cols.size());
   }
   int64_t stored_bytes() const { return stored_row_bytes() * slice->rows.size(); }
+  // Of a row in memory, if it is not packed.
+  int64_t row_bytes() const {
+    const int64_t cols = slice->cols.size();
+    return dtype == DType::kFp8 ? cols : cols * DTypeBlock(dtype).block_bytes;
+  }
   int64_t bytes() const {
-    return layout ? layout->bytes() : slice->elements() * DTypeBlock(dtype).block_bytes;
+    if (layout) return layout->bytes();
+    return slice->rows.size() * row_bytes() + static_cast<int64_t>(scales.size() * sizeof(float));
   }
 };
+
+// The slices of kFp8 that Ops multiply as they are.
+bool KeepsFp8(const TensorSlice& slice, const Ops& ops) {
+  constexpr int64_t kBlock = quant::kFp8BlockColumns;
+  return ops.MultipliesFp8() && !slice.is_vector && slice.rows.size() % kBlock == 0 &&
+         slice.cols.begin % kBlock == 0 && slice.cols.size() % kBlock == 0;
+}
 
 absl::StatusOr<PlacedSlice> Place(const Checkpoint& checkpoint, const TensorSlice& slice,
                                   const Ops& ops, bool float32) {
@@ -61,11 +78,16 @@ absl::StatusOr<PlacedSlice> Place(const Checkpoint& checkpoint, const TensorSlic
                      .dtype = info->dtype,
                      .layout = {},
                      .data = nullptr,
+                     .scales = {},
                      .stretches = checkpoint.Stretches(slice)};
+  if (info->dtype == DType::kFp8) {
+    placed.dtype = !float32 && KeepsFp8(slice, ops) ? DType::kFp8 : DType::kBF16;
+    if (placed.dtype == DType::kFp8) placed.scales.resize(static_cast<size_t>(slice.rows.size()));
+  }
   if (float32 && !IsQuantized(info->dtype)) placed.dtype = DType::kF32;
   if (slice.is_vector || !ops.Packs(placed.dtype)) return placed;
   if (!IsQuantized(info->dtype)) {
-    placed.layout.emplace(info->dtype, slice.rows.size(), slice.cols.size(), 0);
+    placed.layout.emplace(placed.dtype, slice.rows.size(), slice.cols.size(), 0);
     return placed;
   }
   if (slice.cols.begin % quant::kBlockColumns != 0 || slice.cols.end % quant::kBlockColumns != 0) {
@@ -83,7 +105,7 @@ absl::StatusOr<PlacedSlice> Place(const Checkpoint& checkpoint, const TensorSlic
 
 // Rows [first, first + rows) of a slice. Those of packed weights begin a panel.
 struct Task {
-  const PlacedSlice* placed = nullptr;
+  PlacedSlice* placed = nullptr;
   int64_t first = 0;
   int64_t rows = 0;
 
@@ -96,17 +118,42 @@ struct Task {
     if (placed->layout) {
       return (row + quant::kPanelRows - 1) / quant::kPanelRows * placed->layout->panel_bytes;
     }
-    return DTypeRowBytes(placed->dtype, placed->slice->cols.size()) * row;
+    return placed->row_bytes() * row;
   }
 };
 
+// Rows of kFp8, in blocks from the first that has columns of the slice, as bfloat16.
+std::vector<std::byte> WidenFp8(const TensorSlice& slice, const std::vector<std::byte>& stored,
+                                int64_t rows) {
+  const int64_t blocks = BlockColumns(slice, DType::kFp8).size() / quant::kFp8BlockColumns;
+  const int64_t before = slice.cols.begin % quant::kFp8BlockColumns;
+  const int64_t cols = slice.cols.size();
+  std::vector<std::byte> quants(static_cast<size_t>(blocks * quant::kFp8BlockColumns));
+  std::vector<std::byte> halves(static_cast<size_t>(rows * cols) * sizeof(uint16_t));
+  std::byte* to = halves.data();
+  for (int64_t row = 0; row < rows; ++row) {
+    const std::byte* from = stored.data() + row * blocks * quant::kFp8BlockBytes;
+    const float scale = quant::SplitFp8Row(from, blocks, quants.data());
+    std::array<uint16_t, 256> values;  // that a row may have
+    for (size_t bits = 0; bits < values.size(); ++bits) {
+      values[bits] = RoundToBf16(quant::FromE4m3(static_cast<uint8_t>(bits)) * scale);
+    }
+    for (int64_t col = before; col < before + cols; ++col, to += sizeof(uint16_t)) {
+      const auto bits = static_cast<size_t>(quants[static_cast<size_t>(col)]);
+      std::memcpy(to, &values[bits], sizeof(uint16_t));
+    }
+  }
+  return halves;
+}
+
 // From the checkpoint to `to`, as they are to lie in memory.
 absl::Status LoadRows(const Checkpoint& checkpoint, const Task& task, std::byte* to) {
-  const PlacedSlice& placed = *task.placed;
+  PlacedSlice& placed = *task.placed;
+  const bool fp8 = placed.stored == DType::kFp8;
   const int64_t row_bytes = placed.stored_row_bytes();
   const int64_t first = task.first;
   const int64_t rows = task.rows;
-  if (!placed.layout && placed.stored == placed.dtype) {
+  if (!fp8 && !placed.layout && placed.stored == placed.dtype) {
     return checkpoint.ReadBlocks(*placed.slice, first, rows,
                                  {to, static_cast<size_t>(rows * row_bytes)});
   }
@@ -116,18 +163,34 @@ absl::Status LoadRows(const Checkpoint& checkpoint, const Task& task, std::byte*
     RETURN_IF_ERROR(
         checkpoint.ReadBlocks(*placed.slice, row, count,
                               std::span(stored).first(static_cast<size_t>(count * row_bytes))));
+    std::byte* const own = placed.layout ? nullptr : to + (row - first) * placed.row_bytes();
+    if (placed.dtype == DType::kFp8) {
+      for (int64_t i = 0; i < count; ++i) {
+        placed.scales[static_cast<size_t>(row + i)] = quant::SplitFp8Row(
+            stored.data() + i * row_bytes, placed.row_bytes() / quant::kFp8BlockColumns,
+            own + i * placed.row_bytes());
+      }
+      continue;
+    }
+    const std::vector<std::byte> widened =
+        fp8 ? WidenFp8(*placed.slice, stored, count) : std::vector<std::byte>();
+    const std::vector<std::byte>& values = fp8 ? widened : stored;
+    if (!placed.layout && placed.dtype == DType::kBF16) {  // of fp8
+      std::memcpy(own, values.data(), static_cast<size_t>(count * placed.row_bytes()));
+      continue;
+    }
     if (!placed.layout) {
-      const Weight halves{.data = stored.data(),
-                          .dtype = placed.stored,
+      const Weight halves{.data = values.data(),
+                          .dtype = fp8 ? DType::kBF16 : placed.stored,
                           .rows = count,
                           .cols = placed.slice->cols.size(),
                           .row_stride = placed.slice->cols.size()};
       const std::vector<float> floats = ToFloats(halves);
-      std::memcpy(to + (row - first) * halves.cols * 4, floats.data(), floats.size() * 4);
+      std::memcpy(own, floats.data(), floats.size() * sizeof(float));
       continue;
     }
-    quant::PackPanel(placed.dtype, *placed.layout, row / quant::kPanelRows, stored.data(),
-                     row_bytes,
+    quant::PackPanel(placed.dtype, *placed.layout, row / quant::kPanelRows, values.data(),
+                     fp8 ? placed.row_bytes() : row_bytes,
                      to + (row - first) / quant::kPanelRows * placed.layout->panel_bytes);
   }
   return absl::OkStatus();
@@ -206,6 +269,11 @@ absl::StatusOr<Weights> Weights::Load(const Checkpoint& checkpoint,
     return std::less<>()(a.place(), b.place());
   });
   RETURN_IF_ERROR(LoadSlices(checkpoint, placed, ops.memory(), threads));
+  for (const PlacedSlice& own : placed) {
+    if (own.scales.empty()) continue;
+    RETURN_IF_ERROR(ops.memory().CopyIn(own.data + own.slice->rows.size() * own.row_bytes(),
+                                        std::as_bytes(std::span(own.scales))));
+  }
   for (const PlacedSlice& own : placed) {
     const int64_t cols = own.slice->cols.size();
     weights.by_name_[own.slice->name] =

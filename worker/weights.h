@@ -24,7 +24,8 @@ class Weights {
   // Copies every slice out of the mapped checkpoint into the memory of `ops`, which the Weights do
   // not own, with `threads` threads. Each tensor keeps the checkpoint's data type, but with
   // `float32` F16 and BF16 are widened; matrices of types that the Ops pack are packed
-  // (kernels/quant/packed.h) a panel at a time, so the shard is in memory once.
+  // (kernels/quant/packed.h) a panel at a time, so the shard is in memory once. FP8 stays as it is
+  // where the Ops multiply it and the slice is of a shape that they take; else it is read as BF16.
   static absl::StatusOr<Weights> Load(const Checkpoint& checkpoint,
                                       const std::vector<TensorSlice>& slices, Ops& ops, int threads,
                                       bool float32 = false);

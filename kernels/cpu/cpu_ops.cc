@@ -35,6 +35,7 @@ class CpuOps final : public Ops {
   int threads() const override { return pool_.size(); }
   Memory& memory() override { return HostMemory(); }
   bool Packs(DType dtype) const override { return quant::IsPacked(dtype); }
+  bool MultipliesFp8() const override { return false; }
 
   absl::Status BeginStep(const StepBatch&) override { return absl::OkStatus(); }
   int64_t PaddedTokens(int64_t tokens) const override { return tokens; }

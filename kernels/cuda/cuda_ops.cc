@@ -59,6 +59,7 @@ class CudaOps final : public Ops {
   int threads() const override { return 1; }
   Memory& memory() override { return *memory_; }
   bool Packs(DType dtype) const override { return IsQuantized(dtype); }
+  bool MultipliesFp8() const override { return gemm_->has_fp8(); }
 
   // The step's arrays go to one place on the device, so that graphs find them, from two in turn on
   // the host, so that the next step can be written while this one is on its way.

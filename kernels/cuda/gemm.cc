@@ -18,8 +18,9 @@ absl::Status CheckGemm(const GemmArgs& a) {
         absl::StrCat("unsupported: fp8 product with ", a.rows, " rows and ", a.cols,
                      " columns; both must be multiples of 16. Use bfloat16"));
   }
-  if (a.x_scales == nullptr || a.weight_scales == nullptr) {
-    return absl::InvalidArgumentError("fp8 product without scales");
+  if (a.bias != nullptr) return absl::InvalidArgumentError("fp8 product with a bias");
+  if (a.scales == Fp8Scales::kRows && (a.x_scales == nullptr || a.weight_scales == nullptr)) {
+    return absl::InvalidArgumentError("fp8 product without the scales of its rows");
   }
   return absl::OkStatus();
 }

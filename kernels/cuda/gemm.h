@@ -15,7 +15,7 @@ enum class GemmType { kF32, kF16, kBF16, kFp8E4M3 };
 
 // Of fp8 operands: what their elements are multiplied with.
 enum class Fp8Scales {
-  kTensor,  // one float for x and one for the weights
+  kTensor,  // one float for x and one for the weights; null: 1
   kRows,    // one for each token of x and for each row of the weights
 };
 
@@ -30,7 +30,7 @@ struct GemmArgs {
   int64_t x_stride = 0;
   const void* weight = nullptr;
   int64_t weight_stride = 0;
-  const float* bias = nullptr;  // null: none
+  const float* bias = nullptr;  // null: none, as it must be of fp8
   float* y = nullptr;
   int64_t y_stride = 0;
 
@@ -53,6 +53,10 @@ class Gemm {
   // For the calling thread's current device.
   static absl::StatusOr<std::unique_ptr<Gemm>> Create();
   virtual ~Gemm() = default;
+
+  // Whether the device and library have fp8 products, and with Fp8Scales::kRows.
+  virtual bool has_fp8() const = 0;
+  virtual bool has_fp8_row_scales() const = 0;
 
   // "unsupported: ..." where the device or library has no such product.
   virtual absl::Status Run(const GemmArgs& args) = 0;

@@ -165,6 +165,33 @@ class CublasLtGemm : public Gemm {
     cublasLtDestroy(handle_);
   }
 
+  // Asks for products of few and of many tokens.
+  void FindFp8() {
+    static constexpr float kScale = 1.0f;  // whose address is looked at, and not more
+    const auto has = [&](Fp8Scales scales) {
+      for (const int64_t tokens : {1, 16, 1024}) {
+        const GemmArgs args = {.type = GemmType::kFp8E4M3,
+                               .tokens = tokens,
+                               .rows = 1024,
+                               .cols = 1024,
+                               .x_stride = 1024,
+                               .weight_stride = 1024,
+                               .y_stride = 1024,
+                               .scales = scales,
+                               .x_scales = &kScale,
+                               .weight_scales = &kScale};
+        if (!Find(args).ok()) return false;
+      }
+      return true;
+    };
+    has_fp8_ = has(Fp8Scales::kTensor);
+    has_fp8_row_scales_ = has_fp8_ && has(Fp8Scales::kRows);
+    plans_.clear();
+  }
+
+  bool has_fp8() const override { return has_fp8_; }
+  bool has_fp8_row_scales() const override { return has_fp8_row_scales_; }
+
   absl::Status Run(const GemmArgs& a) override {
     RETURN_IF_ERROR(CheckGemm(a));
     ASSIGN_OR_RETURN(const Plan* plan, Find(a));
@@ -206,6 +233,8 @@ class CublasLtGemm : public Gemm {
   }
 
   cublasLtHandle_t handle_;
+  bool has_fp8_ = false;
+  bool has_fp8_row_scales_ = false;
   std::map<PlanKey, Plan> plans_;
 };
 
@@ -215,7 +244,9 @@ absl::StatusOr<std::unique_ptr<Gemm>> Gemm::Create() {
   cublasLtHandle_t handle = nullptr;
   RETURN_IF_ERROR(
       Check(cublasLtCreate(&handle), "cublasLtCreate: no usable GPU, or too little memory on it"));
-  return std::make_unique<CublasLtGemm>(handle);
+  auto gemm = std::make_unique<CublasLtGemm>(handle);
+  gemm->FindFp8();
+  return gemm;
 }
 
 }  // namespace trireme::cuda

@@ -8,6 +8,7 @@
 
 #include "base/check.h"
 #include "base/status_macros.h"
+#include "kernels/cuda/fp8.h"
 #include "kernels/cuda/linear_kernels.h"
 #include "kernels/cuda/linear_plan.h"
 #include "kernels/quant/packed.h"
@@ -42,6 +43,7 @@ struct Rounding {
 
 std::optional<Rounding> RoundingFor(DType dtype, LinearPath path) {
   if (dtype == DType::kF32) return std::nullopt;
+  if (dtype == DType::kFp8) return Rounding{.to = dtype, .order = ActivationOrder::kPlain};
   return Rounding{
       .to = dtype == DType::kF16 ? DType::kF16 : DType::kBF16,
       .order = path == LinearPath::kPanels ? ActivationOrder::kPanels : ActivationOrder::kPlain};
@@ -58,9 +60,15 @@ int SplitsOf(DType dtype, LinearPath path, int64_t tokens, int64_t rows, int64_t
                       path == LinearPath::kPanels ? kPanelStepColumns : kRowsStepColumns);
 }
 
+// Behind the rows, of x and of weights.
+const float* Fp8ScalesOf(const void* data, int64_t rows, int64_t stride) {
+  return reinterpret_cast<const float*>(static_cast<const std::byte*>(data) + rows * stride);
+}
+
 // The library must know how many tokens there are, so ranges are not for it.
 LinearPath PathOf(DType dtype, const LinearArgs& args) {
   if (args.range_tokens == 0) return ChooseLinearPath(dtype, args.tokens);
+  CHECK(dtype != DType::kFp8);  // no mixture of experts is read in fp8
   return IsQuantized(dtype) ? LinearPath::kPanels : LinearPath::kRows;
 }
 
@@ -86,8 +94,10 @@ class Group {
       LaunchFew(x, counters, workspace);
       return absl::OkStatus();
     }
-    for (const LinearProduct& product : products_)
-      RETURN_IF_ERROR(RunLibrary(x, product, workspace));
+    for (const LinearProduct& product : products_) {
+      RETURN_IF_ERROR(path_ == LinearPath::kFp8 ? RunFp8(x, product, workspace)
+                                                : RunLibrary(x, product, workspace));
+    }
     return absl::OkStatus();
   }
 
@@ -218,6 +228,36 @@ class Group {
     return absl::OkStatus();
   }
 
+  absl::Status RunFp8(const void* x, const LinearProduct& product, Workspace workspace) const {
+    const Weight& w = product.weight;
+    const float* x_scales = Fp8ScalesOf(x, args_.tokens, w.cols);
+    const float* weight_scales = Fp8ScalesOf(w.data, w.rows, w.row_stride);
+    const bool scaled = args_.gemm->has_fp8_row_scales();
+    RETURN_IF_ERROR(args_.gemm->Run({.type = GemmType::kFp8E4M3,
+                                     .tokens = args_.tokens,
+                                     .rows = w.rows,
+                                     .cols = w.cols,
+                                     .x = x,
+                                     .x_stride = w.cols,
+                                     .weight = w.data,
+                                     .weight_stride = w.row_stride,
+                                     .y = product.y,
+                                     .y_stride = w.rows,
+                                     .scales = scaled ? Fp8Scales::kRows : Fp8Scales::kTensor,
+                                     .x_scales = scaled ? x_scales : nullptr,
+                                     .weight_scales = scaled ? weight_scales : nullptr,
+                                     .workspace = workspace.Take(kGemmWorkspaceBytes),
+                                     .stream = args_.stream}));
+    LaunchFinishFp8({.y = product.y,
+                     .tokens = args_.tokens,
+                     .rows = w.rows,
+                     .x_scales = scaled ? nullptr : x_scales,
+                     .weight_scales = scaled ? nullptr : weight_scales,
+                     .bias = product.bias,
+                     .stream = args_.stream});
+    return absl::OkStatus();
+  }
+
   const LinearArgs& args_;
   std::span<const LinearProduct> products_;
   DType dtype_;
@@ -249,6 +289,26 @@ SharedParts TakeShared(Workspace& workspace, int64_t tokens, int64_t cols) {
   return parts;
 }
 
+// fp8 and its scales take less room than two bytes an element.
+void Round(const LinearArgs& args, const Rounding& rounding, void* out) {
+  const int64_t cols = args.products[0].weight.cols;
+  if (rounding.to == DType::kFp8) {
+    return LaunchQuantizeFp8({.x = args.x,
+                              .tokens = args.tokens,
+                              .cols = cols,
+                              .out = static_cast<uint8_t*>(out),
+                              .scales = const_cast<float*>(Fp8ScalesOf(out, args.tokens, cols)),
+                              .stream = args.stream});
+  }
+  LaunchRoundActivations({.x = args.x,
+                          .tokens = args.tokens,
+                          .cols = cols,
+                          .to = rounding.to,
+                          .order = rounding.order,
+                          .out = out,
+                          .stream = args.stream});
+}
+
 void CheckProducts(const LinearArgs& args) {
   CHECK(args.tokens > 0 && args.tokens <= 65535 && !args.products.empty());
   for (const LinearProduct& p : args.products) {
@@ -271,16 +331,8 @@ absl::Status Linear(const LinearArgs& args) {
     const size_t end = GroupEnd(args.products, begin);
     const Group group(args, args.products.subspan(begin, end - begin));
     const auto rounding = group.rounding();
-    if (rounding && rounding != rounded) {
-      LaunchRoundActivations({.x = args.x,
-                              .tokens = args.tokens,
-                              .cols = cols,
-                              .to = rounding->to,
-                              .order = rounding->order,
-                              .out = shared.rounded,
-                              .stream = args.stream});
-      rounded = rounding;
-    }
+    if (rounding && rounding != rounded) Round(args, *rounding, shared.rounded);
+    if (rounding) rounded = rounding;
     Workspace own = workspace;
     group.Reserve(own);
     CHECK(own.used() <= args.workspace_bytes);

@@ -40,10 +40,10 @@ struct LinearArgs {
 
 // Queues the products of one x on the stream, without waiting and without allocating, so that it
 // may be captured. x is rounded to bfloat16 (float16 for float16 weights, magnitudes above 65504
-// cut; not for float32 ones), sums are float32. What a sum's order is depends on the weight's shape
-// and on a coarse step of the number of tokens (linear_plan.h), not on the other tokens nor on the
-// other products, and is the same each time. Shapes are CHECKed; errors are Gemm's, and those of
-// launches the runtime's last one (launch.h).
+// cut; to E4M3 with a scale for each token for fp8 ones; not for float32 ones), sums are float32.
+// What a sum's order is depends on the weight's shape and on a coarse step of the number of tokens
+// (linear_plan.h), not on the other tokens nor on the other products, and is the same each time.
+// Shapes are CHECKed; errors are Gemm's, and those of launches the runtime's last one (launch.h).
 //
 // Calls that use a workspace must follow one another on one stream. Its first kLinearCounterBytes
 // must be zero before its first use; each call leaves them so.

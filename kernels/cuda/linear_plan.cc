@@ -25,6 +25,7 @@ int TilingFor(const LinearTiling (&tilings)[n], int64_t tokens) {
 }  // namespace
 
 LinearPath ChooseLinearPath(DType dtype, int64_t tokens) {
+  if (dtype == DType::kFp8) return LinearPath::kFp8;
   if (IsQuantized(dtype)) {
     return tokens <= kPanelsTokensMax ? LinearPath::kPanels : LinearPath::kDequantize;
   }

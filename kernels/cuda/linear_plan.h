@@ -14,6 +14,7 @@ enum class LinearPath {
   kPanels,      // few tokens, quantised: straight from the panels
   kLibrary,     // many tokens, row-major floats: cuBLASLt
   kDequantize,  // many tokens, quantised: cuBLASLt on panels unpacked to bfloat16
+  kFp8,         // fp8, any number of tokens: cuBLASLt on x rounded to fp8
 };
 
 // Most tokens that kRows takes. Reading the weights still takes longer than all else; cuBLASLt's

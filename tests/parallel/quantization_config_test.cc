@@ -55,6 +55,10 @@ TEST(QuantizationConfig, ReadsEveryMethod) {
   EXPECT_EQ(Parse(Compressed("int", "int-quantized"))->method, Method::kInt8);
   EXPECT_EQ(Parse(Compressed("float", "float-quantized"))->method, Method::kFp8);
   EXPECT_EQ(Parse(Compressed("float", "naive-quantized"))->block_rows, 0);
+  json weights_only = Compressed("float", "float-quantized");
+  EXPECT_TRUE(Parse(weights_only)->fp8_activations);
+  weights_only["config_groups"]["group_0"]["input_activations"] = nullptr;
+  EXPECT_FALSE(Parse(weights_only)->fp8_activations);
   const auto fp8 = Parse(kFp8);
   ASSERT_TRUE(fp8.ok()) << fp8.status();
   EXPECT_EQ(fp8->method, Method::kFp8);

@@ -98,9 +98,34 @@ INSTANTIATE_TEST_SUITE_P(
     testing::Values(Case{"tests/golden/models/llama3", true, KvDType::kF32, 1e-5},
                     Case{"tests/golden/models/llama3", false, KvDType::kBF16, 0.02},
                     Case{"tests/golden/models/qwen3", false, KvDType::kInt8, 0.05},
+                    // Activations are rounded to E4M3, by up to 2^-4 of a value.
+                    Case{"tests/golden/quantized/fp8", false, KvDType::kBF16, 0.2},
                     Case{"tests/golden/models/gemma3", true, KvDType::kF32, 1e-5},
                     Case{"tests/golden/models/mixtral", true, KvDType::kF32, 1e-5}),
     [](const auto& info) { return std::to_string(info.index); });
+
+// On the emulated GPU that multiplies no fp8, and on the others.
+TEST(CudaFp8, IsWidenedWhereADeviceDoesNotMultiplyIt) {
+  DriverOptions options;
+  options.model_dir = kRoot / "tests/golden/quantized/fp8";
+  options.max_batched_tokens = 32;
+  options.kv_bytes = int64_t{1} << 20;
+  options.kv_blocks_max = 8;
+  const auto want = DriveGang(options, Requests());
+  ASSERT_TRUE(want.ok()) << want.status();
+  for (const int gpu : {0, 3}) {
+    options.make_device = [gpu](int) { return MakeDevice({.name = "cuda", .local_rank = gpu}); };
+    const auto got = DriveGang(options, Requests());
+    ASSERT_TRUE(got.ok()) << got.status();
+    int64_t compared = 0;
+    const double error = RelativeError((*got)[0], (*want)[0], compared);
+    std::printf("GPU %d: relative error %.1e\n", gpu, error);
+    EXPECT_LE(error, gpu == 3 ? 0.02 : 0.2);
+    if (gpu != 3) {
+      EXPECT_GT(error, 0.01);
+    }
+  }
+}
 
 // What a gang computes over one wire, and the names of the communicators it got.
 struct OverWire {

@@ -1,10 +1,7 @@
 #include "worker/checkpoint/scaled_tensor.h"
 
 #include <algorithm>
-#include <array>
-#include <cmath>
 #include <cstring>
-#include <limits>
 #include <utility>
 #include <vector>
 
@@ -13,6 +10,7 @@
 #include "base/quoted.h"
 #include "base/status_macros.h"
 #include "kernels/bfloat16.h"
+#include "kernels/quant/fp8.h"
 #include "worker/checkpoint/slice.h"
 
 namespace trireme {
@@ -100,44 +98,29 @@ class ByteTensor : public QuantizedTensor {
   const std::span<const std::byte> data_;
 };
 
-class Int8Tensor final : public ByteTensor {
+// A row's scale in each of its blocks.
+class BlockTensor final : public ByteTensor {
  public:
-  Int8Tensor(TensorInfo info, std::span<const std::byte> data, Scales scales)
+  BlockTensor(TensorInfo info, std::span<const std::byte> data, Scales scales)
       : ByteTensor(std::move(info), data, std::move(scales)) {}
 
   absl::Status Read(int64_t first_row, int64_t rows, const IndexRange& cols,
                     std::byte* to) const override {
+    const DTypeInfo block = DTypeBlock(info().dtype);
     for (int64_t row = first_row; row < first_row + rows; ++row) {
       const float* scale = scales_.Row(row);
-      for (int64_t col = cols.begin; col < cols.end; col += kBlock) {
+      for (int64_t col = cols.begin; col < cols.end; col += block.block_elements) {
         std::memcpy(to, scale, sizeof(*scale));
-        std::memcpy(to + sizeof(*scale), Quants(row, col), kBlock);
-        to += DTypeBlock(DType::kInt8).block_bytes;
+        std::memcpy(to + sizeof(*scale), Quants(row, col),
+                    static_cast<size_t>(block.block_elements));
+        to += block.block_bytes;
       }
     }
     return absl::OkStatus();
   }
 };
 
-// Four bits of exponent with bias 7, three of mantissa; no infinity, and all ones is NaN.
-float FromE4m3(int bits) {
-  const int exponent = (bits >> 3) & 15;
-  const int mantissa = bits & 7;
-  const float value = exponent == 0 ? std::ldexp(static_cast<float>(mantissa), -9)
-                                    : std::ldexp(static_cast<float>(8 + mantissa), exponent - 10);
-  if ((bits & 0x7f) == 0x7f) return std::numeric_limits<float>::quiet_NaN();
-  return bits >= 128 ? -value : value;
-}
-
-const std::array<float, 256>& E4m3Values() {
-  static const std::array<float, 256> kValues = [] {
-    std::array<float, 256> values;
-    for (int bits = 0; bits < 256; ++bits) values[static_cast<size_t>(bits)] = FromE4m3(bits);
-    return values;
-  }();
-  return kValues;
-}
-
+// Widened.
 class Fp8Tensor final : public ByteTensor {
  public:
   Fp8Tensor(TensorInfo info, std::span<const std::byte> data, Scales scales)
@@ -145,7 +128,6 @@ class Fp8Tensor final : public ByteTensor {
 
   absl::Status Read(int64_t first_row, int64_t rows, const IndexRange& cols,
                     std::byte* to) const override {
-    const std::array<float, 256>& values = E4m3Values();
     for (int64_t row = first_row; row < first_row + rows; ++row) {
       const float* scales = scales_.Row(row);
       const std::byte* quants = Quants(row, 0);
@@ -154,7 +136,7 @@ class Fp8Tensor final : public ByteTensor {
         const int64_t end = std::min(cols.end, (block + 1) * scales_.block_cols);
         for (int64_t col = begin; col < end; ++col, to += 2) {
           const uint16_t value =
-              RoundToBf16(values[static_cast<size_t>(quants[col])] * scales[block]);
+              RoundToBf16(quant::FromE4m3(static_cast<uint8_t>(quants[col])) * scales[block]);
           std::memcpy(to, &value, sizeof(value));
         }
         begin = end;
@@ -201,8 +183,13 @@ absl::StatusOr<std::unique_ptr<QuantizedTensor>> OpenScaledTensor(
   }
   ASSIGN_OR_RETURN(Scales scales, ReadScales(*scale, scale_name, rows, cols, config));
   TensorInfo info = quants->info;
-  info.dtype = int8 ? DType::kInt8 : DType::kBF16;
-  if (int8) return std::make_unique<Int8Tensor>(std::move(info), quants->data, std::move(scales));
+  const bool by_rows = config.block_rows == 0 && config.fp8_activations &&
+                       cols % DTypeBlock(DType::kFp8).block_elements == 0 &&
+                       weight.find("embed_tokens") == std::string::npos;
+  info.dtype = int8 ? DType::kInt8 : by_rows ? DType::kFp8 : DType::kBF16;
+  if (int8 || by_rows) {
+    return std::make_unique<BlockTensor>(std::move(info), quants->data, std::move(scales));
+  }
   return std::make_unique<Fp8Tensor>(std::move(info), quants->data, std::move(scales));
 }
 

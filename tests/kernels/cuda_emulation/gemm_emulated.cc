@@ -55,7 +55,8 @@ __global__ void GemmKernel(const GemmArgs a) {
       }
       if (a.type == GemmType::kFp8E4M3) {
         const bool rows = a.scales == Fp8Scales::kRows;
-        sum *= a.x_scales[rows ? t : 0] * a.weight_scales[rows ? n : 0];
+        if (a.x_scales != nullptr) sum *= a.x_scales[rows ? t : 0];
+        if (a.weight_scales != nullptr) sum *= a.weight_scales[rows ? n : 0];
       }
       a.y[t * a.y_stride + n] = a.bias == nullptr ? sum : sum + a.bias[n];
     }
@@ -64,15 +65,29 @@ __global__ void GemmKernel(const GemmArgs a) {
 
 class EmulatedGemm : public Gemm {
  public:
+  explicit EmulatedGemm(bool has_fp8) : has_fp8_(has_fp8) {}
+
+  bool has_fp8() const override { return has_fp8_; }
+  bool has_fp8_row_scales() const override { return has_fp8_; }
+
   absl::Status Run(const GemmArgs& args) override {
     RETURN_IF_ERROR(CheckGemm(args));
     Launch(GemmKernel, LaunchShape{.grid = dim3(1), .block = dim3(1), .stream = args.stream}, args);
     return absl::OkStatus();
   }
+
+ private:
+  const bool has_fp8_;
 };
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<Gemm>> Gemm::Create() { return std::make_unique<EmulatedGemm>(); }
+absl::StatusOr<std::unique_ptr<Gemm>> Gemm::Create() {
+  int device = 0;
+  int major = 0;
+  cudaGetDevice(&device);
+  cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
+  return std::make_unique<EmulatedGemm>(/*has_fp8=*/major >= 9);
+}
 
 }  // namespace trireme::cuda

@@ -58,6 +58,8 @@ struct CudaEmulatedEvent {
 namespace {
 
 constexpr int kDevices = 4;
+// The last is one of compute capability 8.0, the others of 9.0.
+int MajorOf(int device) { return device == kDevices - 1 ? 8 : 9; }
 constexpr size_t kMemoryBytes = size_t{8} << 30;
 
 thread_local cudaError_t last_error = cudaSuccess;
@@ -215,12 +217,12 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int device) {
   properties->totalGlobalMem = kMemoryBytes;
   properties->sharedMemPerBlockOptin = 227 * 1024;
   properties->multiProcessorCount = 132;
-  properties->major = 9;
+  properties->major = MajorOf(device);
   properties->pciBusID = device + 1;
   properties->l2CacheSize = 50 << 20;
   return cudaSuccess;
 }
-cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
+cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int device) {
   switch (attribute) {
     case cudaDevAttrMaxSharedMemoryPerBlockOptin:
       *value = 227 * 1024;
@@ -229,7 +231,7 @@ cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
       *value = 132;
       break;
     case cudaDevAttrComputeCapabilityMajor:
-      *value = 9;
+      *value = MajorOf(device);
       break;
     case cudaDevAttrComputeCapabilityMinor:
       *value = 0;
