@@ -142,18 +142,23 @@ inline void TileLanes(const QuantLinearArgs& a, int64_t panel, int lane, const A
   const int64_t span = layout.blocks / a.groups;
   float levels[kTreeLevels][kTokens][P::kLanes];
   const std::byte* unit = data + layout.UnitAt(0);
+  // Units bring units: without these, those that are headers of the next panel would be missing.
+  for (const std::byte* header = data; prefetch && header < unit; header += 64) {
+    __builtin_prefetch(header + kPrefetchAhead);
+  }
   int64_t block = 0;
   for (int group = 0; group < a.groups; ++group) {
     V sum[kTokens];
     for (V& s : sum) s = P::Zero();
     for (const int64_t end = block + span; block < end; ++block, unit += F::kUnitBytes) {
-      for (int line = 0; prefetch && line < F::kUnitBytes; line += 64) {
-        __builtin_prefetch(unit + kPrefetchAhead + line);
-      }
       WeightBlock<P> w;
       F::template GetQuads<P>(unit, lane, w.quads);
       F::template GetScales<P>(unit, data + layout.HeaderAt(block), lane, w.scales, w.mins);
       for (int t = 0; t < kTokens; ++t, ++x) sum[t] = AddBlock<P, TraitsOf<F>>(w, *x, sum[t]);
+      // After this block's own loads, which would wait behind these.
+      for (int line = 0; prefetch && line < F::kUnitBytes; line += 64) {
+        __builtin_prefetch(unit + kPrefetchAhead + line);
+      }
     }
     for (int t = 0; t < kTokens; ++t) {
       sum[t] = AddToTree(
