@@ -5,6 +5,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
@@ -24,14 +25,14 @@ struct PlanFlags {
   std::string model;
   int nodes = 1;
   int gpus_per_node = 1;
-  std::string gpu;
+  std::vector<std::string> gpu;  // one, or one for each node; so the rates
   std::string link;
   std::string network;
   int nics_per_node = 1;
-  double memory_gb = 0;
-  double memory_gb_per_s = 0;
-  double tflops = 0;
-  double tops_8bit = 0;
+  std::vector<double> memory_gb;
+  std::vector<double> memory_gb_per_s;
+  std::vector<double> tflops;
+  std::vector<double> tops_8bit;
   std::string dtype = "auto";
   std::string kv_dtype = "auto";
   PlanOptions options;
@@ -42,17 +43,50 @@ struct PlanFlags {
   SimulateFlags simulation;
 };
 
+// A node's number of a flag that has one, or one for each node. 0: it was not given.
+double Of(const std::vector<double>& values, size_t node) {
+  if (values.empty()) return 0;
+  return values.size() == 1 ? values.front() : values[node];
+}
+
+absl::StatusOr<DeviceSpec> DescribeDevice(const PlanFlags& flags, size_t node) {
+  ASSIGN_OR_RETURN(DeviceSpec device,
+                   FindDevice(flags.gpu.size() == 1 ? flags.gpu.front() : flags.gpu[node]));
+  const auto replace = [&](double& rate, const std::vector<double>& values, double unit) {
+    if (const double value = Of(values, node); value > 0) rate = value * unit;
+  };
+  replace(device.memory_bytes, flags.memory_gb, 1e9);
+  replace(device.memory_bytes_per_s, flags.memory_gb_per_s, 1e9);
+  replace(device.flops_16bit, flags.tflops, 1e12);
+  replace(device.flops_8bit, flags.tops_8bit, 1e12);
+  return device;
+}
+
 absl::StatusOr<ClusterSpec> DescribeCluster(const PlanFlags& flags) {
+  const auto nodes = static_cast<size_t>(flags.nodes);
+  bool unlike = false;
+  for (const size_t count : {flags.gpu.size(), flags.memory_gb.size(), flags.memory_gb_per_s.size(),
+                             flags.tflops.size(), flags.tops_8bit.size()}) {
+    if (count > 1 && count != nodes) {
+      return absl::InvalidArgumentError(absl::StrCat("a list of devices or of their rates has ",
+                                                     count, " entries for --nodes ", flags.nodes,
+                                                     "; give one, or one for each node"));
+    }
+    unlike |= count > 1;
+  }
   ClusterSpec cluster;
   cluster.nodes = flags.nodes;
   cluster.devices_per_node = flags.gpus_per_node;
   cluster.nics_per_node = flags.nics_per_node;
-  ASSIGN_OR_RETURN(cluster.device, FindDevice(flags.gpu));
-  DeviceSpec& device = cluster.device;
-  if (flags.memory_gb > 0) device.memory_bytes = flags.memory_gb * 1e9;
-  if (flags.memory_gb_per_s > 0) device.memory_bytes_per_s = flags.memory_gb_per_s * 1e9;
-  if (flags.tflops > 0) device.flops_16bit = flags.tflops * 1e12;
-  if (flags.tops_8bit > 0) device.flops_8bit = flags.tops_8bit * 1e12;
+  ASSIGN_OR_RETURN(cluster.device, DescribeDevice(flags, 0));
+  for (size_t node = 0; unlike && node < nodes; ++node) {
+    ASSIGN_OR_RETURN(DeviceSpec device, DescribeDevice(flags, node));
+    if (device.gpu != cluster.device.gpu) {
+      return absl::InvalidArgumentError("--gpu: a gang computes on GPUs or on CPUs, not on both");
+    }
+    cluster.node_devices.push_back(std::move(device));
+  }
+  const DeviceSpec& device = cluster.device;
   ASSIGN_OR_RETURN(cluster.link, FindLink(flags.link.empty() ? device.link : flags.link));
   const std::string network = device.gpu ? "ib-ndr" : "ethernet-25";
   ASSIGN_OR_RETURN(cluster.network, FindLink(flags.network.empty() ? network : flags.network));
@@ -124,12 +158,21 @@ void DefineCluster(CLI::App& command, PlanFlags& flags) {
   const auto count = [&command](const char* name, int& value, int max, const char* help) {
     command.add_option(name, value, help)->check(CLI::Range(1, max))->capture_default_str();
   };
-  const auto rate = [&command](const char* name, double& value, const char* help) {
-    command.add_option(name, value, help)->check(CLI::Range(1e-3, 1e6));
+  const auto rate = [&command](const char* name, std::vector<double>& values, const char* help) {
+    command.add_option(name, values, help)
+        ->delimiter(',')
+        ->allow_extra_args(false)
+        ->check(CLI::Range(1e-3, 1e6));
   };
   count("--nodes", flags.nodes, 4096, "hosts");
   count("--gpus-per-node", flags.gpus_per_node, 64, "devices of each, a rank on each");
-  command.add_option("--gpu", flags.gpu, absl::StrCat("one of ", DeviceNames()))->required();
+  command
+      .add_option("--gpu", flags.gpu,
+                  absl::StrCat("one of ", DeviceNames(),
+                               "; where nodes differ one for each, as h100,l40s, and so the rates"))
+      ->delimiter(',')
+      ->allow_extra_args(false)
+      ->required();
   command.add_option(
       "--link", flags.link,
       absl::StrCat("between devices of a host, by default what the device has: ", LinkNames()));

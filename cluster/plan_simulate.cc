@@ -46,7 +46,7 @@ absl::StatusOr<LayoutPlan> ChooseLayout(const SimulateFlags& flags, const Plan& 
   }
   ASSIGN_OR_RETURN(const ParallelLayout layout, ParseLayout(flags.layout));
   for (const LayoutPlan& candidate : plan.layouts) {
-    if (candidate.layout == layout) return candidate;
+    if (candidate.layout.tp == layout.tp && candidate.layout.pp == layout.pp) return candidate;
   }
   for (const Rejection& rejection : plan.rejections) {
     const bool all_pp = rejection.layout.pp == 0;

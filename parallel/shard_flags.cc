@@ -7,10 +7,12 @@ namespace trireme {
 
 void ShardFlags::Define(CLI::App& app, const std::string& group) {
   app.add_option("--stage-layers", stage_layers,
-                 "layers of each pipeline stage, as 22,20,20,18; default: as even as can be")
+                 "layers of each pipeline stage, as 22,20,20,18; default: as even as can be where "
+                 "stages are alike, else by their memory and speed")
       ->envname("TRIREME_STAGE_LAYERS")
       ->delimiter(',')
       ->expected(1, StageSplit::kStagesMax)
+      ->allow_extra_args(false)
       ->check(CLI::Range(1, StageSplit::kLayersMax))
       ->group(group);
   app.add_option("--placement", placement,

@@ -2,14 +2,13 @@
 
 #include <algorithm>
 #include <chrono>
-#include <functional>
 #include <iostream>
 #include <optional>
-#include <thread>
 #include <vector>
 
 #include "base/status_macros.h"
 #include "nlohmann/json.hpp"
+#include "worker/memory_bandwidth.h"
 
 namespace trireme {
 namespace {
@@ -18,68 +17,6 @@ using Clock = std::chrono::steady_clock;
 
 double SecondsSince(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
-}
-
-// Reads the whole span; the sum keeps the compiler from dropping the loads.
-uint64_t ReadAll(std::span<const uint64_t> words) {
-  uint64_t sums[8] = {};
-  for (size_t i = 0; i + 8 <= words.size(); i += 8) {
-    for (size_t lane = 0; lane < 8; ++lane) sums[lane] += words[i + lane];
-  }
-  uint64_t total = 0;
-  for (const uint64_t sum : sums) total += sum;
-  return total;
-}
-
-// Gigabytes per second of all ranks together, each of which moves `bytes` by `work` at the same
-// time; best of five passes.
-absl::StatusOr<double> BestBandwidth(size_t bytes, Communicator& world,
-                                     const std::function<absl::Status()>& work) {
-  double best = 0;
-  for (int pass = 0; pass < 5; ++pass) {
-    RETURN_IF_ERROR(world.Barrier());
-    const auto start = Clock::now();
-    RETURN_IF_ERROR(work());
-    RETURN_IF_ERROR(world.Barrier());
-    best = std::max(best, static_cast<double>(bytes) * world.size() / SecondsSince(start) / 1e9);
-  }
-  return best;
-}
-
-// By all threads of the host.
-absl::StatusOr<double> MeasureReadBandwidth(int threads, Communicator& world) {
-  constexpr size_t kBytesPerThread = size_t{512} << 20;  // far more than any cache share
-  ASSIGN_OR_RETURN(const Buffer memory,
-                   HostMemory().Allocate(kBytesPerThread * static_cast<size_t>(threads)));
-  std::fill_n(memory.data(), memory.size(), std::byte{1});
-  return BestBandwidth(memory.size(), world, [&] {
-    std::vector<std::thread> helpers;
-    std::vector<uint64_t> sums(static_cast<size_t>(threads));
-    const auto read = [&](int t) {
-      const auto* begin = reinterpret_cast<const uint64_t*>(memory.data() + static_cast<size_t>(t) *
-                                                                                kBytesPerThread);
-      sums[static_cast<size_t>(t)] = ReadAll({begin, kBytesPerThread / sizeof(uint64_t)});
-    };
-    for (int t = 1; t < threads; ++t) helpers.emplace_back(read, t);
-    read(0);
-    for (std::thread& helper : helpers) helper.join();
-    return std::count(sums.begin(), sums.end(), 0) > 0 ? absl::InternalError("nothing was read")
-                                                       : absl::OkStatus();
-  });
-}
-
-absl::StatusOr<double> MeasureCopyBandwidth(Memory& memory, Communicator& world) {
-  constexpr size_t kBytes = size_t{256} << 20;  // far more than a device's cache
-  constexpr int kCopies = 16;                   // so long that the wait for them counts for nothing
-  ASSIGN_OR_RETURN(const Buffer from, memory.Allocate(kBytes));
-  ASSIGN_OR_RETURN(const Buffer to, memory.Allocate(kBytes));
-  return BestBandwidth(2 * kBytes * kCopies, world, [&]() -> absl::Status {
-    for (int i = 0; i < kCopies; ++i) {
-      RETURN_IF_ERROR(memory.Copy(to.data(), from.data(), kBytes));
-    }
-    std::byte last{};
-    return memory.CopyOut(std::span(&last, 1), to.data());
-  });
 }
 
 // Plans `batch` equal sequences, as a scheduler would.
@@ -263,8 +200,7 @@ absl::Status RunOfflineBench(const OfflineBenchOptions& options, ModelRunner& ru
   BenchPlanner planner(options, runner);
   RETURN_IF_ERROR(CheckFits(options, planner, runner));
   const bool on_host = ops.memory().on_host();
-  ASSIGN_OR_RETURN(const double bandwidth, on_host ? MeasureReadBandwidth(ops.threads(), world)
-                                                   : MeasureCopyBandwidth(ops.memory(), world));
+  ASSIGN_OR_RETURN(const MemoryBandwidth bandwidth, MeasureMemoryBandwidth({}, ops, world));
   RETURN_IF_ERROR(WarmUp(options, planner, runner));
   ASSIGN_OR_RETURN(const double prefill_s, PrefillSeconds(options, planner, runner));
   const double prefill_sampling_ms = runner.sampling_ms();
@@ -290,7 +226,7 @@ absl::Status RunOfflineBench(const OfflineBenchOptions& options, ModelRunner& ru
       {"prompt_tokens", options.prompt_tokens},
       {"decode_tokens", options.decode_tokens},
       {"weight_bytes", bytes.weights},
-      {on_host ? "read_bandwidth_gb_s" : "copy_bandwidth_gb_s", bandwidth},
+      {on_host ? "read_bandwidth_gb_s" : "copy_bandwidth_gb_s", bandwidth.all},
       {"prefill_tokens_per_s",
        static_cast<double>(options.prompt_tokens * options.batch) / prefill_s},
       {"decode_step_ms", step_s * 1e3},
@@ -302,7 +238,7 @@ absl::Status RunOfflineBench(const OfflineBenchOptions& options, ModelRunner& ru
       {"decode_gap_ms", nullptr}};
   if (step_s > 0 && runner.config().num_experts == 0) {
     report["decode_bytes"] = bytes.step;
-    report["decode_roofline_share"] = bytes.step / step_s / 1e9 / bandwidth;
+    report["decode_roofline_share"] = bytes.step / step_s / 1e9 / bandwidth.all;
   }
   if (times.queued_ms) {
     report["decode_gap_ms"] = step_s * 1e3 - *times.queued_ms - step_sampling_ms;

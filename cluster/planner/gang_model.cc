@@ -23,8 +23,8 @@ absl::StatusOr<GangModel> GangModel::Create(const ModelShape& shape, const Weigh
                                             const LayoutPlan& plan) {
   std::vector<SizedStage> stages;
   for (int pp_rank = 0; pp_rank < plan.layout.pp; ++pp_rank) {
-    ASSIGN_OR_RETURN(SizedStage stage,
-                     SizeStage(shape, types, cluster.device, options, plan.layout, pp_rank));
+    ASSIGN_OR_RETURN(SizedStage stage, SizeStage(shape, types, StageDevice(cluster, plan, pp_rank),
+                                                 options, plan.layout, pp_rank));
     stages.push_back(std::move(stage));
   }
   return GangModel(cluster, plan, std::move(stages));
@@ -59,7 +59,7 @@ StepTimes GangModel::Pass(std::span<const StepTokens> parts, bool back) const {
   for (const StepTokens& part : parts) tokens += part.sequences * part.tokens;
   StepTimes times;
   for (size_t s = 0; s < stages_.size(); ++s) {
-    double seconds = StageSeconds(stages_[s].work, parts, cluster_.device, tp_link_);
+    double seconds = StageSeconds(stages_[s].work, parts, stages_[s].device, tp_link_);
     const bool last = s + 1 == stages_.size();
     if (stages_.size() > 1 && (!last || back)) seconds += HopSeconds(s, tokens);
     times.latency_s += seconds;

@@ -1,5 +1,6 @@
 #include "cluster/planner/hardware.h"
 
+#include <algorithm>
 #include <array>
 
 #include "absl/status/status.h"
@@ -99,6 +100,25 @@ std::string Lower(std::string_view name) {
 }
 
 }  // namespace
+
+DeviceSpec LesserOf(const DeviceSpec& a, const DeviceSpec& b) {
+  DeviceSpec least = a;
+  if (a.name != b.name) least.name = absl::StrCat(a.name, " or ", b.name);
+  least.memory_bytes = std::min(a.memory_bytes, b.memory_bytes);
+  least.reserved_bytes = std::max(a.reserved_bytes, b.reserved_bytes);
+  // What is reached of the rates: that is what they are compared by.
+  least.memory_bytes_per_s = std::min(a.memory_bytes_per_s * a.memory_efficiency,
+                                      b.memory_bytes_per_s * b.memory_efficiency);
+  least.flops_16bit =
+      std::min(a.flops_16bit * a.compute_efficiency, b.flops_16bit * b.compute_efficiency);
+  least.flops_8bit =
+      std::min(a.flops_8bit * a.compute_efficiency, b.flops_8bit * b.compute_efficiency);
+  least.memory_efficiency = least.compute_efficiency = 1;
+  least.products_8bit = a.products_8bit && b.products_8bit;
+  least.sizing_only = a.sizing_only || b.sizing_only;
+  least.layer_overhead_s = std::max(a.layer_overhead_s, b.layer_overhead_s);
+  return least;
+}
 
 absl::StatusOr<DeviceSpec> FindDevice(std::string_view name) {
   std::string wanted = Lower(name);

@@ -33,6 +33,9 @@ struct LinkSpec {
   double bytes_per_s = 0;  // one way, between one pair
 };
 
+// Of two devices, the least of each number: what a rank can count on that may have either.
+DeviceSpec LesserOf(const DeviceSpec& a, const DeviceSpec& b);
+
 // Any case. NOT_FOUND lists the known names.
 absl::StatusOr<DeviceSpec> FindDevice(std::string_view name);
 absl::StatusOr<LinkSpec> FindLink(std::string_view name);

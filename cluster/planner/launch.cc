@@ -4,20 +4,32 @@
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_replace.h"
 #include "cluster/planner/report.h"
+#include "cluster/planner/stage.h"
 
 namespace trireme {
 namespace {
 
-// Whole MiB, so that rounding never asks for more than there is.
-std::string KvMemory(const LayoutPlan& plan) {
-  return absl::StrCat(plan.kv_memory_bytes() / (1 << 20), "MiB");
+// Whole MiB, so that rounding never asks for more than there is. One number is for all ranks: where
+// stages have unequal layers, a share gives each what it has.
+std::string KvMemory(const PlanSubject& subject, const LayoutPlan& plan) {
+  if (plan.layout.stage_layers.empty()) {
+    return absl::StrCat(plan.kv_memory_bytes() / (1 << 20), "MiB");
+  }
+  double share = 1;
+  for (int pp_rank = 0; pp_rank < plan.layout.pp; ++pp_rank) {
+    const StagePlan& stage = plan.stages[static_cast<size_t>(pp_rank)];
+    const double left = StageDevice(subject.cluster, plan, pp_rank).memory_bytes -
+                        static_cast<double>(stage.max_weight_bytes());
+    share = std::min(share, static_cast<double>(stage.kv_bytes_max) / left);
+  }
+  return absl::StrCat(std::max(1, static_cast<int>(100 * share)), "%");
 }
 
 std::string WorkerFlags(const PlanSubject& subject, const LayoutPlan& plan) {
   std::string flags = absl::StrCat(
       "--tp ", plan.layout.tp, " --pp ", plan.layout.pp, " --max-model-len ",
       subject.options.context, " --max-num-batched-tokens ", subject.options.max_num_batched_tokens,
-      " --block-size ", subject.options.block_size, " --kv-memory ", KvMemory(plan),
+      " --block-size ", subject.options.block_size, " --kv-memory ", KvMemory(subject, plan),
       " --kv-cache-dtype ", std::string(KvDTypeName(subject.options.kv_dtype)));
   if (const StageSplit& split = plan.layout.stage_layers; !split.empty()) {
     absl::StrAppend(&flags, " --stage-layers ", absl::StrJoin(split.layers(), ","));

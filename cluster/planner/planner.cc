@@ -1,6 +1,7 @@
 #include "cluster/planner/planner.h"
 
 #include <algorithm>
+#include <cmath>
 #include <limits>
 #include <optional>
 #include <utility>
@@ -10,6 +11,8 @@
 #include "base/status_macros.h"
 #include "cluster/planner/gang_model.h"
 #include "cluster/planner/stage.h"
+#include "parallel/layer_costs.h"
+#include "parallel/stage_split.h"
 
 namespace trireme {
 namespace {
@@ -91,13 +94,14 @@ class Predictor {
 };
 
 // Why a stage's ranks have no room, or nothing.
-std::optional<std::string> WhyNoRoom(const StagePlan& stage, int pp_rank,
-                                     const ClusterSpec& cluster, const PlanOptions& options) {
-  const DeviceSpec& device = cluster.device;
+std::optional<std::string> WhyNoRoom(const SizedStage& sized, int pp_rank,
+                                     const PlanOptions& options) {
+  const StagePlan& stage = sized.plan;
+  const DeviceSpec& device = sized.device;
   const std::string usable =
       absl::StrCat("of ", device.name, "'s ", GB(device.memory_bytes), " are usable");
   const std::string rank = absl::StrCat("a rank of stage ", pp_rank);
-  const double limit = device.memory_bytes * options.memory_share - device.reserved_bytes;
+  const double limit = UsableBytes(device, options);
   if (stage.kv_bytes_max < 0) {
     return absl::StrCat(rank, " needs ", GB(stage.max_weight_bytes()), " for weights and ",
                         GB(stage.workspace_bytes), " for activations, but ", GB(limit), " ",
@@ -118,9 +122,9 @@ absl::Status Complete(const ModelShape& shape, const WeightTypes& types, const C
   std::vector<SizedStage> stages;
   plan.requests_per_gang = std::numeric_limits<int64_t>::max();
   for (int pp_rank = 0; pp_rank < plan.layout.pp; ++pp_rank) {
-    ASSIGN_OR_RETURN(SizedStage stage,
-                     SizeStage(shape, types, cluster.device, options, plan.layout, pp_rank));
-    if (const auto why = WhyNoRoom(stage.plan, pp_rank, cluster, options); why.has_value()) {
+    ASSIGN_OR_RETURN(SizedStage stage, SizeStage(shape, types, StageDevice(cluster, plan, pp_rank),
+                                                 options, plan.layout, pp_rank));
+    if (const auto why = WhyNoRoom(stage, pp_rank, options); why.has_value()) {
       return absl::InvalidArgumentError(*why);
     }
     if (stage.plan.request_bytes > 0) {
@@ -140,21 +144,66 @@ absl::Status Complete(const ModelShape& shape, const WeightTypes& types, const C
   return absl::OkStatus();
 }
 
-// The placed layout complete, with an even split or, if that does not fit, with one that balances
-// weights. `status` says why it does not fit evenly if it fits neither way.
+// What workers would choose their stages by, if they knew the requests.
+absl::StatusOr<SplitDemand> DemandOf(const ModelShape& shape, const WeightTypes& types,
+                                     const ClusterSpec& cluster, const PlanOptions& options,
+                                     const LayoutPlan& placed) {
+  const ParallelLayout& layout = placed.layout;
+  SplitDemand demand;
+  ASSIGN_OR_RETURN(demand.costs, MeasureLayers(shape, types, layout.tp));
+  ModelShard shard = ComputeShard(shape.config, {.tp = layout.tp, .pp = 1}, {});
+  for (int64_t layer = 0; layer < shape.config.num_layers; ++layer) {
+    shard.layers = {.begin = layer, .end = layer + 1};
+    demand.costs.kv_bytes.push_back(static_cast<double>(RequestBytes(shape, shard, options)));
+  }
+  for (int pp_rank = 0; pp_rank < layout.pp; ++pp_rank) {
+    const DeviceSpec device = StageDevice(cluster, placed, pp_rank);
+    shard.last_stage = pp_rank + 1 == layout.pp;
+    demand.stages.push_back(
+        {.memory_bytes = UsableBytes(device, options) -
+                         static_cast<double>(WorkspaceBytes(shape, shard, options)),
+         .kv_share = 1,
+         .speed = device.memory_bytes_per_s * device.memory_efficiency});
+  }
+  demand.units_min = demand.units_enough =
+      std::ceil(static_cast<double>(options.concurrency) / static_cast<double>(placed.replicas));
+  return demand;
+}
+
+// The placed layout complete, split as workers would. `status` says why it does not fit evenly if
+// it fits in no way.
 LayoutPlan SplitToFit(const ModelShape& shape, const WeightTypes& types, const ClusterSpec& cluster,
                       const PlanOptions& options, const LayoutPlan& placed, absl::Status& status) {
   LayoutPlan even = placed;
   status = Complete(shape, types, cluster, options, even);
-  if (status.ok() || placed.layout.pp == 1 || placed.layout.pp > StageSplit::kStagesMax)
-    return even;
-  LayoutPlan uneven = placed;
-  absl::StatusOr<BalancedLayers> balanced = BalanceLayers(shape, types, placed.layout);
-  if (!balanced.ok()) return even;
-  uneven.layout.stage_layers = StageSplit(balanced->layers);
-  if (!Complete(shape, types, cluster, options, uneven).ok()) return even;
+  if (placed.layout.pp == 1 || (status.ok() && cluster.node_devices.empty())) return even;
+  const absl::StatusOr<SplitDemand> demand = DemandOf(shape, types, cluster, options, placed);
+  if (!demand.ok()) return even;
+  LayoutPlan chosen = placed;
+  chosen.layout.stage_layers = ChooseSplit(*demand).split;
+  if (chosen.layout.stage_layers.empty()) return even;
+  if (!Complete(shape, types, cluster, options, chosen).ok()) return even;
   status = absl::OkStatus();
-  return uneven;
+  return chosen;
+}
+
+// By the head, which a step reads and the embedding it does not, even stages of equal devices are
+// not equally fast.
+absl::StatusOr<FasterSplit> FindFaster(const ModelShape& shape, const WeightTypes& types,
+                                       const ClusterSpec& cluster, const PlanOptions& options,
+                                       const LayoutPlan& plan) {
+  FasterSplit faster;
+  if (plan.layout.pp == 1 || plan.layout.pp > StageSplit::kStagesMax) return faster;
+  ASSIGN_OR_RETURN(const SplitDemand demand, DemandOf(shape, types, cluster, options, plan));
+  std::vector<int64_t> layers;
+  for (const StagePlan& stage : plan.stages) layers.push_back(stage.layers.size());
+  const std::optional<SplitValue> now = ValueOf(demand, layers);
+  const std::optional<StageSplit> best = BestSplit(demand);
+  if (!now.has_value() || !best.has_value()) return faster;
+  const std::vector<int64_t> better(best->layers().begin(), best->layers().end());
+  faster.ratio = ValueOf(demand, better)->slowest / now->slowest;
+  if (faster.ratio < 1) faster.layers = *best;
+  return faster;
 }
 
 absl::Status CheckOptions(const ModelShape& shape, const ClusterSpec& cluster,
@@ -162,6 +211,12 @@ absl::Status CheckOptions(const ModelShape& shape, const ClusterSpec& cluster,
   if (cluster.nodes < 1 || cluster.devices_per_node < 1 || cluster.nics_per_node < 1) {
     return absl::InvalidArgumentError(
         "--nodes, --gpus-per-node and --nics-per-node must be at least 1");
+  }
+  if (!cluster.node_devices.empty() &&
+      cluster.node_devices.size() != static_cast<size_t>(cluster.nodes)) {
+    return absl::InvalidArgumentError(absl::StrCat("--gpu: there are devices of ",
+                                                   cluster.node_devices.size(), " nodes, but ",
+                                                   cluster.nodes, " nodes"));
   }
   if (options.context > shape.config.max_position_embeddings) {
     return absl::InvalidArgumentError(
@@ -213,7 +268,8 @@ absl::StatusOr<Plan> MakePlan(const ModelShape& shape, const WeightTypes& types,
   RETURN_IF_ERROR(CheckOptions(shape, cluster, options));
   Plan result;
   // Errors of one rank with everything are errors of the files, not of a layout.
-  ASSIGN_OR_RETURN(const SizedStage whole, SizeStage(shape, types, cluster.device, options, {}, 0));
+  ASSIGN_OR_RETURN(const SizedStage whole,
+                   SizeStage(shape, types, cluster.DeviceOf(0), options, {}, 0));
   result.total_weight_bytes = whole.plan.max_weight_bytes();
   const auto reject = [&result](const ParallelLayout& layout, std::string reason) {
     result.rejections.push_back({.layout = layout, .reason = std::move(reason)});
@@ -249,7 +305,8 @@ absl::StatusOr<Plan> MakePlan(const ModelShape& shape, const WeightTypes& types,
   }
   std::stable_sort(result.layouts.begin(), result.layouts.end(), Better);
   if (!result.layouts.empty()) {
-    ASSIGN_OR_RETURN(result.balanced, BalanceLayers(shape, types, result.layouts.front().layout));
+    ASSIGN_OR_RETURN(result.faster,
+                     FindFaster(shape, types, cluster, options, result.layouts.front()));
   }
   return result;
 }

@@ -5,7 +5,6 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
-#include "cluster/planner/balance.h"
 #include "cluster/planner/hardware.h"
 #include "kernels/kv_layer.h"
 #include "parallel/layout.h"
@@ -14,16 +13,20 @@
 
 namespace trireme {
 
-// Equal hosts with equal devices.
+// Hosts with equally many devices, which are equal inside a host.
 struct ClusterSpec {
   int nodes = 1;
   int devices_per_node = 1;
-  DeviceSpec device;
-  LinkSpec link;     // between devices of a host
-  LinkSpec network;  // of one network card
+  DeviceSpec device;                     // of each host, but where
+  std::vector<DeviceSpec> node_devices;  // hosts differ: of the first, the second, ...
+  LinkSpec link;                         // between devices of a host
+  LinkSpec network;                      // of one network card
   int nics_per_node = 1;
 
   int devices() const { return nodes * devices_per_node; }
+  const DeviceSpec& DeviceOf(int node) const {
+    return node_devices.empty() ? device : node_devices[static_cast<size_t>(node)];
+  }
 };
 
 struct PlanOptions {
@@ -66,6 +69,12 @@ struct LayoutPlan {
   int64_t kv_memory_bytes() const;  // of each rank, what --kv-memory may be
 };
 
+// A split that the layout's own is slower than.
+struct FasterSplit {
+  StageSplit layers;  // empty: there is none
+  double ratio = 1;   // of its slowest stage's time to read its weights, to that of the layout
+};
+
 struct Rejection {
   ParallelLayout layout;  // pp 0: whatever it is
   std::string reason;
@@ -75,7 +84,7 @@ struct Plan {
   std::vector<LayoutPlan> layouts;  // that fit, the recommended one first
   std::vector<Rejection> rejections;
   int64_t total_weight_bytes = 0;  // of one copy of the model
-  BalancedLayers balanced;         // of the recommended layout
+  FasterSplit faster;              // than the recommended layout's
 };
 
 // Every way to lay copies of the model over the cluster. The layouts are ordered by predicted

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <map>
+#include <span>
 #include <utility>
 #include <vector>
 
@@ -59,17 +60,36 @@ json LayoutJson(const LayoutPlan& plan) {
           {"stages", stages}};
 }
 
+json DeviceJson(const DeviceSpec& device) {
+  return {{"gpu", device.name},
+          {"memory_bytes", device.memory_bytes},
+          {"memory_bytes_per_s", device.memory_bytes_per_s},
+          {"flops_16bit", device.flops_16bit},
+          {"flops_8bit", device.flops_8bit}};
+}
+
 json ClusterJson(const ClusterSpec& cluster) {
-  return {{"nodes", cluster.nodes},
-          {"gpus_per_node", cluster.devices_per_node},
-          {"gpu", cluster.device.name},
-          {"memory_bytes", cluster.device.memory_bytes},
-          {"memory_bytes_per_s", cluster.device.memory_bytes_per_s},
-          {"flops_16bit", cluster.device.flops_16bit},
-          {"flops_8bit", cluster.device.flops_8bit},
-          {"link", cluster.link.name},
-          {"network", cluster.network.name},
-          {"nics_per_node", cluster.nics_per_node}};
+  json report = {{"nodes", cluster.nodes},
+                 {"gpus_per_node", cluster.devices_per_node},
+                 {"link", cluster.link.name},
+                 {"network", cluster.network.name},
+                 {"nics_per_node", cluster.nics_per_node}};
+  report.update(DeviceJson(cluster.DeviceOf(0)));
+  for (const DeviceSpec& device : cluster.node_devices) {
+    report["node_gpus"].push_back(DeviceJson(device));
+  }
+  return report;
+}
+
+// "h100 (80 GB, 3350 GB/s)", of unlike nodes each.
+std::string DescribeDevices(const ClusterSpec& cluster) {
+  std::vector<std::string> devices;
+  for (int node = 0; node < (cluster.node_devices.empty() ? 1 : cluster.nodes); ++node) {
+    const DeviceSpec& device = cluster.DeviceOf(node);
+    devices.push_back(absl::StrFormat("%s (%.0f GB, %.0f GB/s)", device.name,
+                                      device.memory_bytes / kGB, device.memory_bytes_per_s / kGB));
+  }
+  return absl::StrJoin(devices, ", ");
 }
 
 int64_t LargestWeights(const LayoutPlan& plan) {
@@ -99,11 +119,10 @@ std::string Header(const PlanSubject& subject, const Plan& plan) {
   }
   absl::StrAppend(
       &text,
-      absl::StrFormat("%d node%s x %d %s (%.0f GB, %.0f GB/s), %s inside, %d x %s between\n",
-                      cluster.nodes, cluster.nodes == 1 ? "" : "s", cluster.devices_per_node,
-                      cluster.device.name, cluster.device.memory_bytes / kGB,
-                      cluster.device.memory_bytes_per_s / kGB, cluster.link.name,
-                      cluster.nics_per_node, cluster.network.name),
+      absl::StrFormat("%d node%s x %d %s, %s inside, %d x %s between\n", cluster.nodes,
+                      cluster.nodes == 1 ? "" : "s", cluster.devices_per_node,
+                      DescribeDevices(cluster), cluster.link.name, cluster.nics_per_node,
+                      cluster.network.name),
       absl::StrFormat("%d request%s at once, %d tokens of prompt and %d of answer, %s KV cache\n",
                       options.concurrency, options.concurrency == 1 ? "" : "s",
                       options.context - options.output_tokens, options.output_tokens,
@@ -137,15 +156,13 @@ std::string Table(const Plan& plan, size_t rows) {
   return text;
 }
 
-// What an uneven split would save, if that is worth a word.
-std::string Balance(const Plan& plan) {
-  constexpr double kWorthwhile = 0.02;
-  const int64_t even = LargestWeights(plan.layouts.front());
-  const int64_t best = plan.balanced.max_weight_bytes;
-  if (static_cast<double>(best) > (1 - kWorthwhile) * static_cast<double>(even)) return "";
+// What another split would save, if that is worth a word.
+std::string Faster(const FasterSplit& faster) {
+  constexpr double kWorthwhile = 0.98;
+  if (faster.layers.empty() || faster.ratio > kWorthwhile) return "";
   return absl::StrFormat(
-      "With --stage-layers %s a rank would hold at most %.2f GB of weights, not %.2f.\n",
-      absl::StrJoin(plan.balanced.layers, ","), Billions(best), Billions(even));
+      "With --stage-layers %s the slowest stage would read its weights in %.2f of the time.\n",
+      absl::StrJoin(faster.layers.layers(), ","), faster.ratio);
 }
 
 std::string Rejections(const Plan& plan, size_t rows) {
@@ -202,8 +219,9 @@ json PlanJson(const PlanSubject& subject, const Plan& plan) {
                  {"layouts", layouts},
                  {"rejections", rejections}};
   if (!plan.layouts.empty()) {
-    report["balanced"] = {{"layers", plan.balanced.layers},
-                          {"max_weight_bytes", plan.balanced.max_weight_bytes}};
+    const std::span<const uint16_t> faster = plan.faster.layers.layers();
+    report["faster_split"] = {{"layers", std::vector<int>(faster.begin(), faster.end())},
+                              {"slowest_stage_ratio", plan.faster.ratio}};
     report["launch"] = {{"commands", LaunchCommands(subject, plan.layouts.front())},
                         {"helm_values", HelmValues(subject, plan.layouts.front())}};
   }
@@ -218,7 +236,7 @@ std::string PlanText(const PlanSubject& subject, const Plan& plan, size_t rows) 
   const LayoutPlan& best = plan.layouts.front();
   absl::StrAppend(&text, Table(plan, rows), Rejections(plan, rows),
                   "\nRecommended: ", Name(best.layout), ", ", best.replicas,
-                  best.replicas == 1 ? " copy" : " copies", "\n", Balance(plan), "\n",
+                  best.replicas == 1 ? " copy" : " copies", "\n", Faster(plan.faster), "\n",
                   LaunchCommands(subject, best), "\n", HelmValues(subject, best));
   return text;
 }

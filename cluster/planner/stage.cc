@@ -1,6 +1,7 @@
 #include "cluster/planner/stage.h"
 
 #include <algorithm>
+#include <optional>
 #include <string_view>
 
 #include "base/status_macros.h"
@@ -110,12 +111,39 @@ int64_t LayerBlockBytes(const ModelShape& shape, const ModelShard& shard,
          KvHeadBytes(options.kv_dtype, options.block_size, shape.config.head_dim);
 }
 
+}  // namespace
+
+DeviceSpec StageDevice(const ClusterSpec& cluster, const LayoutPlan& plan, int pp_rank) {
+  if (cluster.node_devices.empty()) return cluster.device;
+  const int world = plan.layout.world_size();
+  const int per_node = cluster.devices_per_node;
+  std::optional<DeviceSpec> least;
+  for (int copy = 0; copy < plan.replicas; ++copy) {
+    // A copy that does not share hosts fills them.
+    const int first = world <= per_node ? copy / (per_node / world) * per_node : copy * world;
+    for (int tp_rank = 0; tp_rank < plan.layout.tp; ++tp_rank) {
+      const int rank = RankOf(plan.layout, {.tp_rank = tp_rank, .pp_rank = pp_rank});
+      const int device = world <= per_node ? first : first + rank;
+      const DeviceSpec& own = cluster.DeviceOf(device / per_node);
+      least = least.has_value() ? LesserOf(*least, own) : own;
+    }
+  }
+  return *least;
+}
+
+double UsableBytes(const DeviceSpec& device, const PlanOptions& options) {
+  return device.memory_bytes * options.memory_share - device.reserved_bytes;
+}
+
 // An image's keys and values are in cross-attention's layers alone.
-int64_t RequestBytes(const ModelShape& shape, const ModelShard& shard, const PlanOptions& options,
-                     const StageWork& work) {
-  return LayerBlockBytes(shape, shard, options) *
-         (static_cast<int64_t>(work.windows.size()) * Blocks(options.context, options.block_size) +
-          work.cross_layers * Blocks(work.image_tokens, options.block_size));
+int64_t RequestBytes(const ModelShape& shape, const ModelShard& shard, const PlanOptions& options) {
+  int64_t blocks = 0;
+  for (int64_t layer = shard.layers.begin; layer < shard.layers.end; ++layer) {
+    blocks += Blocks(
+        shape.IsCrossAttention(layer) ? shape.image_tokens * options.images : options.context,
+        options.block_size);
+  }
+  return LayerBlockBytes(shape, shard, options) * blocks;
 }
 
 // The activations that layers keep at once: input, normed, output and its partner, query, key,
@@ -130,13 +158,6 @@ int64_t WorkspaceBytes(const ModelShape& shape, const ModelShard& shard,
   const int64_t sampled = std::min<int64_t>(options.concurrency, options.max_num_batched_tokens);
   const int64_t logits = shard.last_stage ? config.vocab_size * sampled : 0;
   return kActivationBytes * (options.max_num_batched_tokens * elements + logits);
-}
-
-}  // namespace
-
-absl::StatusOr<int64_t> ShardBytes(const ModelShape& shape, const WeightTypes& types,
-                                   const ModelShard& shard) {
-  return WeightBytes(shape, types, shard, nullptr);
 }
 
 absl::StatusOr<SizedStage> SizeStage(const ModelShape& shape, const WeightTypes& types,
@@ -160,12 +181,12 @@ absl::StatusOr<SizedStage> SizeStage(const ModelShape& shape, const WeightTypes&
     stage.plan.layers = shard.layers;
     stage.plan.block_bytes =
         LayerBlockBytes(shape, shard, options) * static_cast<int64_t>(work.windows.size());
-    stage.plan.request_bytes = RequestBytes(shape, shard, options, work);
+    stage.plan.request_bytes = RequestBytes(shape, shard, options);
     stage.plan.workspace_bytes = WorkspaceBytes(shape, shard, options);
   }
-  const double usable = device.memory_bytes * options.memory_share - device.reserved_bytes;
-  stage.plan.kv_bytes_max =
-      static_cast<int64_t>(usable) - stage.plan.max_weight_bytes() - stage.plan.workspace_bytes;
+  stage.device = device;
+  stage.plan.kv_bytes_max = static_cast<int64_t>(UsableBytes(device, options)) -
+                            stage.plan.max_weight_bytes() - stage.plan.workspace_bytes;
   return stage;
 }
 

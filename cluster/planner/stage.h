@@ -12,11 +12,22 @@ namespace trireme {
 struct SizedStage {
   StagePlan plan;
   StageWork work;
+  DeviceSpec device;
 };
 
-// Bytes of a shard's weights. INVALID_ARGUMENT as below.
-absl::StatusOr<int64_t> ShardBytes(const ModelShape& shape, const WeightTypes& types,
-                                   const ModelShard& shard);
+// What the ranks of a placed layout's stage have; where its copies, or its ranks, are on unlike
+// hosts, the least of all.
+DeviceSpec StageDevice(const ClusterSpec& cluster, const LayoutPlan& plan, int pp_rank);
+
+// Of a device's memory, what weights, activations and KV cache may take.
+double UsableBytes(const DeviceSpec& device, const PlanOptions& options);
+
+// KV cache of one request of the whole context, in the layers of a shard.
+int64_t RequestBytes(const ModelShape& shape, const ModelShard& shard, const PlanOptions& options);
+
+// Activations of a step, an upper bound.
+int64_t WorkspaceBytes(const ModelShape& shape, const ModelShard& shard,
+                       const PlanOptions& options);
 
 // The layout is legal (CheckLayout). INVALID_ARGUMENT says why a rank cannot hold its slices: a
 // quantised matrix would be cut inside a block; other errors are of the model's files.

@@ -91,6 +91,33 @@ case_every_layout_gives_the_corpus_answer() {
   done
 }
 
+# Two stages whose workers have flags of their own: start_unequal "FLAGS" "FLAGS"; sets $gang.
+start_unequal() {
+  local worker=("$bin/trireme-worker" --coordinator "$server" --model "$model" --pp 2)
+  # shellcheck disable=SC2086
+  mpirun --oversubscribe --bind-to none -np 1 "${worker[@]}" $1 : -np 1 "${worker[@]}" $2 \
+    >"$work/workers.log" 2>&1 &
+  gang=$!
+  "$bin/trireme" nodes --server "$server" --wait 60 >"$work/nodes.txt"
+}
+
+case_unequal_stages_share_the_layers_by_what_they_have() {
+  start_coordinator && start_gang 1 1 || return 1
+  ask --temperature 0.8 --seed 5 --ignore-eos --max-tokens 200 "Request:" >"$work/one.txt" || return 1
+  local flags
+  # Of 8 layers, 6 and 2 have twice the cache of 4 and 4, and take 1.23 times as long (the head counts).
+  for flags in "--threads 1 --kv-memory 64MiB|--threads 1 --kv-memory 16MiB|stages of 6,2 layers: they differ in room" \
+    "--threads 1 --kv-memory 64MiB|--threads 1 --kv-memory 64MiB|stages of 4,4 layers: they have equal speed and room" \
+    "--threads 1 --kv-memory 64MiB|--threads 2 --kv-memory 64MiB|stages of "; do
+    kill -TERM "$gang"; wait "$gang"; gang=
+    IFS='|' read -r first second line <<<"$flags"
+    start_unequal "$first" "$second" || return 1
+    expect_match "why" "$(cat "$work/workers.log")" "rank 0: $line" || return 1
+    ask --temperature 0.8 --seed 5 --ignore-eos --max-tokens 200 "Request:" >"$work/two.txt" || return 1
+    cmp "$work/one.txt" "$work/two.txt" || return 1
+  done
+}
+
 case_clients_together_get_what_each_gets_alone() {
   start_coordinator && start_gang 2 1 || return 1
   local i pids=()

@@ -6,6 +6,7 @@
 #include <algorithm>
 
 #include "base/file.h"
+#include "parallel/layer_costs.h"
 #include "tests/cluster/planner/planner_models.h"
 
 namespace trireme {
@@ -227,18 +228,37 @@ TEST(PlannerTest, FasterHardwareIsNeverSlower) {
   }
 }
 
-// The embedding is as large as 2.41 layers, the head too: so 7 layers with either are the most that
-// a stage has, and the final norm decides.
-TEST(BalanceTest, OuterStagesTakeFewerLayers) {
-  const auto balanced = BalanceLayers(Llama8B(), *WeightTypes::Named("BF16"), {.tp = 1, .pp = 4});
-  ASSERT_TRUE(balanced.ok()) << balanced.status();
-  EXPECT_EQ(balanced->layers, (std::vector<int64_t>{7, 9, 9, 7}));
-  EXPECT_EQ(balanced->max_weight_bytes,
-            2 * (7 * int64_t{218'112'000} + int64_t{128256} * 4096 + 4096));
+// Layers have 218112000 parameters, the embedding 128256 x 4096, the head as many and the final
+// norm's 4096: transformers' counts of this model, two bytes each.
+TEST(LayerCostsTest, AreLlama8Bs) {
+  const auto costs = MeasureLayers(Llama8B(), *WeightTypes::Named("BF16"), /*tp=*/1);
+  ASSERT_TRUE(costs.ok()) << costs.status();
+  EXPECT_EQ(costs->bytes, std::vector<double>(32, 2 * 218'112'000.0));
+  EXPECT_EQ(costs->read, costs->bytes);
+  EXPECT_EQ(costs->first_bytes, 2.0 * 128256 * 4096);
+  EXPECT_EQ(costs->last_bytes, 2.0 * 128256 * 4096 + 2 * 4096);
+  const auto widened =
+      MeasureLayers(Llama8B(), *WeightTypes::Named("BF16"), /*tp=*/1, /*float32=*/true);
+  EXPECT_EQ(widened->bytes, std::vector<double>(32, 4 * 218'112'000.0));
+}
+
+// A token runs 2 of 8 experts of 3 x 64 x 128 parameters, and all of attention (4 x 64 x 64 with 4
+// KV heads), the router and two norms.
+TEST(LayerCostsTest, OfAMixtureATokenReadsItsExperts) {
+  const ModelShape shape = *ModelShape::Parse(
+      R"({"architectures": ["MixtralForCausalLM"], "hidden_size": 64, "intermediate_size": 128,
+          "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 4,
+          "num_local_experts": 8, "num_experts_per_tok": 2, "vocab_size": 256,
+          "max_position_embeddings": 128})",
+      "config.json");
+  const auto costs = MeasureLayers(shape, *WeightTypes::Named("F32"), /*tp=*/1);
+  ASSERT_TRUE(costs.ok()) << costs.status();
+  const double experts = 4.0 * 8 * 3 * 64 * 128;
+  EXPECT_DOUBLE_EQ(costs->bytes[1] - costs->read[1], experts * 3 / 4);
 }
 
 // Embedding and head are as large as 2.4 layers: with 8 layers, an outer stage has 4.5 GB.
-TEST(BalanceTest, TheStagesAreUnevenWhereEvenOnesDoNotFit) {
+TEST(UnevenTest, TheStagesAreUnevenWhereEvenOnesDoNotFit) {
   ClusterSpec cluster = Gpus("h100", 1, 4);
   const auto plan_with = [&cluster](double usable) {
     cluster.device.memory_bytes = usable;
@@ -259,10 +279,86 @@ TEST(BalanceTest, TheStagesAreUnevenWhereEvenOnesDoNotFit) {
   EXPECT_NE(WhyRejected(plan_with(4.1e9), 1, 4), "");
 }
 
-TEST(BalanceTest, ALayerForEachStage) {
-  const auto balanced = BalanceLayers(Llama8B(), *WeightTypes::Named("BF16"), {.tp = 2, .pp = 32});
-  ASSERT_TRUE(balanced.ok()) << balanced.status();
-  EXPECT_EQ(balanced->layers, std::vector<int64_t>(32, 1));
+ClusterSpec UnlikeNodes(const std::string& first, const std::string& second, int per_node) {
+  ClusterSpec cluster = Gpus(first, 2, per_node);
+  cluster.node_devices = {*FindDevice(first), *FindDevice(second)};
+  return cluster;
+}
+
+// The split whose slower stage reads its weights soonest, of all 31, by the data sheets' bandwidth:
+// an h100 has 3350 GB/s, an l40s 864, and the head is 2 x 128256 x 4096 + 2 x 4096 bytes.
+TEST(UnlikeNodesTest, LayersFollowTheBandwidthAndTheHeadCounts) {
+  const double layer = 2 * 218'112'000.0, head = 2.0 * 128256 * 4096 + 2 * 4096;
+  const auto fastest = [&](double first_speed, double second_speed) {
+    int64_t best = 0;
+    double least = 1e18;
+    for (int64_t first = 1; first < 32; ++first) {
+      const double slowest =
+          std::max(static_cast<double>(first) * layer / first_speed,
+                   (static_cast<double>(32 - first) * layer + head) / second_speed);
+      if (slowest < least) {
+        least = slowest;
+        best = first;
+      }
+    }
+    return StageSplit({best, 32 - best});
+  };
+  const auto split = [](const Plan& plan) {
+    for (const LayoutPlan& layout : plan.layouts) {
+      if (layout.layout.tp == 1 && layout.layout.pp == 2) return layout.layout.stage_layers;
+    }
+    return StageSplit();
+  };
+  const StageSplit down = split(PlanOf(Llama8B(), UnlikeNodes("h100", "l40s", 1), Request(8192)));
+  EXPECT_EQ(down, fastest(3350, 864));
+  const StageSplit up = split(PlanOf(Llama8B(), UnlikeNodes("l40s", "h100", 1), Request(8192)));
+  EXPECT_EQ(up, fastest(864, 3350));
+  const StageSplit same = split(PlanOf(Llama8B(), UnlikeNodes("h100", "h100", 1), Request(8192)));
+  EXPECT_TRUE(same.empty());
+}
+
+// 70 billion parameters in 16 bits: 80 layers of 1.71 GB. An a100-40 has room for 19 beside nothing
+// else; the layers go where the memory is, as bandwidth alone (1555 to 4800) would give it 19.6.
+TEST(UnlikeNodesTest, LayersGoWhereTheMemoryIs) {
+  const ModelShape shape = *ModelShape::Parse(
+      R"({"architectures": ["LlamaForCausalLM"], "hidden_size": 8192, "intermediate_size": 28672,
+          "num_hidden_layers": 80, "num_attention_heads": 64, "num_key_value_heads": 8,
+          "vocab_size": 128256, "max_position_embeddings": 131072})",
+      "config.json");
+  ClusterSpec cluster = UnlikeNodes("h200", "a100-40", 1);
+  cluster.node_devices[0].memory_bytes = 200e9;
+  const Plan plan = PlanOf(shape, cluster, Request(8192));
+  ASSERT_EQ(plan.layouts.size(), 1u);
+  const LayoutPlan& layout = plan.layouts[0];
+  EXPECT_EQ(layout.layout.pp, 2);
+  EXPECT_GE(layout.requests(), 1);
+  // 36 GB usable, less 2 reserved, less the head's 2.1, at 1.711 GB a layer, and a request's cache.
+  EXPECT_LE(layout.stages[1].layers.size(), 18);
+  EXPECT_GE(layout.stages[1].layers.size(), 15);
+}
+
+// Copies inside hosts are as slow as the slower host's.
+TEST(UnlikeNodesTest, ACopyCountsOnTheLesserHost) {
+  const PlanOptions request = Request(8192);
+  const Plan unlike = PlanOf(Llama8B(), UnlikeNodes("h100", "l40s", 2), request);
+  const Plan slow = PlanOf(Llama8B(), Gpus("l40s", 2, 2), request);
+  const Plan fast = PlanOf(Llama8B(), Gpus("h100", 2, 2), request);
+  ASSERT_NE(FindLayout(unlike, 1, 1), nullptr);
+  EXPECT_EQ(FindLayout(unlike, 1, 1)->replicas, 4);
+  EXPECT_DOUBLE_EQ(FindLayout(unlike, 1, 1)->tpot_s, FindLayout(slow, 1, 1)->tpot_s);
+  EXPECT_GT(FindLayout(unlike, 1, 1)->tpot_s, FindLayout(fast, 1, 1)->tpot_s);
+  EXPECT_EQ(FindLayout(unlike, 1, 1)->requests(), FindLayout(slow, 1, 1)->requests());
+}
+
+// The head is 2.41 layers: the slower stage has 18.41 at 16,16, and 17.41 at 17,15.
+TEST(PlannerTest, NamesAFasterSplitOfEqualDevices) {
+  ClusterSpec cluster = Gpus("h100", 2, 1);
+  cluster.device.memory_bytes = 16e9;  // too little for one
+  const Plan plan = PlanOf(Llama8B(), cluster, Request(8192));
+  ASSERT_FALSE(plan.layouts.empty());
+  EXPECT_EQ(plan.layouts.front().layout, (ParallelLayout{.tp = 1, .pp = 2}));
+  EXPECT_EQ(plan.faster.layers, (StageSplit{17, 15}));
+  EXPECT_NEAR(plan.faster.ratio, 17.41 / 18.41, 1e-3);
 }
 
 TEST(PlannerTest, ErrorsSayWhatToDo) {
