@@ -434,14 +434,14 @@ GangEvent GangSupervisor::OnDisconnect(uint64_t stream_id, const std::string& wh
   stream.stream->Close(absl::OkStatus());
   const v1::Register& registration = stream.registration;
   if (registration.gang_id().empty()) return {};
+  const std::string reason = absl::StrCat(Whereabouts(registration, stream.progress), ": ", why);
   const std::chrono::duration<double> silent = now - stream.heard;
+  if (silent <= requirements_.worker_timeout / 2) return EndGang(registration.gang_id(), reason);
   return EndGang(registration.gang_id(),
-                 absl::StrCat(Whereabouts(registration, stream.progress), ": ", why,
-                              silent > requirements_.worker_timeout / 2
-                                  ? absl::StrFormat("; it had been silent for %.1f s, as one that "
-                                                    "is stopped or starved of CPU",
-                                                    silent.count())
-                                  : ""));
+                 absl::StrFormat("%s; it had been silent for %.1f s, as one that is stopped or "
+                                 "starved of CPU, or whose network is gone",
+                                 reason, silent.count()),
+                 End::kSilent);
 }
 
 std::vector<GangEvent> GangSupervisor::CheckSilence(Time now) {
@@ -457,7 +457,7 @@ std::vector<GangEvent> GangSupervisor::CheckSilence(Time now) {
                      "network is gone"));
   }
   std::vector<GangEvent> events;
-  for (const auto& [gang, reason] : ended) events.push_back(EndGang(gang, reason));
+  for (const auto& [gang, reason] : ended) events.push_back(EndGang(gang, reason, End::kSilent));
   return events;
 }
 
@@ -507,7 +507,7 @@ GangEvent GangSupervisor::EndGang(const std::string& gang_id, const std::string&
   for (const auto& [rank, id] : RanksOf(gang_id)) {
     const Stream& stream = streams_.at(id);
     stream.stream->Send(
-        ShutdownMessage(absl::StrCat("the gang has ended: ", reason), end == End::kLost));
+        ShutdownMessage(absl::StrCat("the gang has ended: ", reason), end != End::kReleased));
     stream.stream->Close(absl::OkStatus());
     streams_.erase(id);
   }
@@ -518,7 +518,7 @@ GangEvent GangSupervisor::EndGang(const std::string& gang_id, const std::string&
   }
   serving_.erase(*epoch);
   LogError(absl::StrCat("gang lost, epoch ", *epoch, ": ", reason));
-  return GangIsLost{*epoch, reason};
+  return GangIsLost{.epoch = *epoch, .reason = reason, .silent = end == End::kSilent};
 }
 
 void GangSupervisor::SendPlan(v1::StepPlan plan) {

@@ -34,7 +34,7 @@ struct GangRequirements {
   ModelConfig config;
   uint32_t max_model_len = 0;           // the context to serve
   bool max_model_len_required = false;  // refuse a gang with less, instead of serving less
-  std::chrono::milliseconds worker_timeout{5'000};  // a rank that is silent so long is given up
+  std::chrono::milliseconds worker_timeout{4'000};  // a rank that is silent so long is given up
   std::chrono::milliseconds self_test_timeout{120'000};
   const CordonedHosts* cordoned = nullptr;  // not owned; null: none is
   bool keep_workers = false;  // ShutdownAll leaves them waiting for the next coordinator
@@ -48,6 +48,7 @@ struct GangIsReady {
 struct GangIsLost {
   uint64_t epoch = 0;
   std::string reason;
+  bool silent = false;  // a rank was not heard: stopped, starved, or its host or network is gone
 };
 // Send it no more plans and, when those under way are answered, LoseGang.
 struct GangDrains {
@@ -136,7 +137,7 @@ class GangSupervisor {
   // Closes a stream that broke the rules, and what that means for its gang.
   GangEvent Reject(uint64_t stream_id, const absl::Status& status, Time now);
   // Ends every rank of a gang.
-  enum class End { kLost, kReleased };
+  enum class End { kLost, kSilent, kReleased };
   GangEvent EndGang(const std::string& gang_id, const std::string& reason, End end = End::kLost);
 
   const GangRequirements requirements_;

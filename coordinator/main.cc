@@ -27,7 +27,7 @@ struct Flags {
   ServerOptions server;
   std::string model;
   uint32_t max_model_len = 0;
-  double worker_timeout_s = 5;
+  double worker_timeout_s = 4;
   double step_timeout_s = 120;
   double gang_timeout_s = 60;
   double client_timeout_s = 30;

@@ -41,7 +41,7 @@ struct ServerOptions {
   bool prefix_caching = true;
   std::chrono::milliseconds step_target{0};
   std::chrono::milliseconds client_timeout{30'000};
-  std::chrono::milliseconds worker_timeout{5'000};
+  std::chrono::milliseconds worker_timeout{4'000};
   bool keep_workers = false;  // they outlive this coordinator and wait for the next
   std::chrono::milliseconds step_timeout{120'000};
   std::chrono::milliseconds gang_timeout{60'000};

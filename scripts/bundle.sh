@@ -17,7 +17,7 @@ theirs='^(libcuda|libcudart|libcublas|libcublasLt|libnccl|libnvidia-.*|libnvrtc.
 fail() { echo "bundle: $1" >&2; exit 1; }
 for program in "${required[@]}"; do
   [[ -x $build/bin/$program ]] ||
-    fail "no $build/bin/$program; run: cmake --preset cuda && cmake --build build/cuda --target cuda ${required[*]}"
+    fail "no $build/bin/$program; run: cmake --preset cuda && cmake --build build/cuda --target cuda trireme trireme-coordinator"
 done
 rm -rf "$out"
 mkdir -p "$out"/{bin,libexec,lib,scripts,openmpi/bin}

@@ -7,12 +7,15 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/log.h"
+#include "worker/missed_messages.h"
 
 namespace trireme {
 namespace {
 
 // A coordinator sends no more than a few plans ahead.
 constexpr size_t kUnreadMax = 64;
+// Ranks compute together, so none is further ahead of another.
+constexpr size_t kLatestMax = 64;
 constexpr int kBeatsPerLease = 8;
 // What is left of a lease when its end is said in words; the kernel, which ends what cannot speak,
 // has none.
@@ -30,8 +33,8 @@ constexpr std::chrono::seconds kLastStepTimeout{30};
 }  // namespace
 
 ControlStream::ControlStream(v1::WorkerControl::Stub& stub, const v1::Register& registration,
-                             const CollectiveWatch* watch)
-    : watch_(watch), stream_(stub.Connect(&context_)) {
+                             const CollectiveWatch* watch, Communicator* ranks)
+    : watch_(watch), ranks_(ranks), stream_(stub.Connect(&context_)) {
   v1::WorkerMessage message;
   *message.mutable_register_() = registration;
   Send(message);
@@ -52,7 +55,7 @@ ControlStream::~ControlStream() {
 std::optional<v1::CoordinatorMessage> ControlStream::Next(
     std::optional<Clock::time_point> deadline) {
   std::unique_lock lock(mutex_);
-  const auto come = [this] { return ended_ || !unread_.empty(); };
+  const auto come = [this] { return complete_ || !unread_.empty(); };
   if (deadline.has_value()) {
     changed_.wait_until(lock, *deadline, come);
   } else {
@@ -67,7 +70,7 @@ std::optional<v1::CoordinatorMessage> ControlStream::Next(
 
 bool ControlStream::HasNext() {
   const std::lock_guard lock(mutex_);
-  return ended_ || !unread_.empty();
+  return complete_ || !unread_.empty();
 }
 
 bool ControlStream::Send(const v1::WorkerMessage& message) {
@@ -76,6 +79,10 @@ bool ControlStream::Send(const v1::WorkerMessage& message) {
 }
 
 void ControlStream::SendsDone() {
+  {
+    const std::lock_guard lock(mutex_);
+    sends_done_ = true;
+  }
   const std::lock_guard lock(write_mutex_);
   stream_->WritesDone();
 }
@@ -137,6 +144,12 @@ void ControlStream::Read() {
       continue;
     }
     if (message.has_shutdown()) OnShutdown(message.shutdown());
+    if (message.has_welcome()) serving_ = true;
+    if (message.has_plan() || message.has_self_test()) {
+      ++received_;
+      latest_.push_back(message);
+      if (latest_.size() > kLatestMax) latest_.pop_front();
+    }
     std::unique_lock lock(mutex_);
     changed_.wait(lock, [this] { return closing_ || unread_.size() < kUnreadMax; });
     unread_.push_back(std::move(message));
@@ -146,10 +159,35 @@ void ControlStream::Read() {
 }
 
 void ControlStream::OnEnd() {
+  bool stays = false;
+  {
+    const std::lock_guard lock(mutex_);
+    ended_ = true;
+    changed_.notify_all();
+    if (lease_ != nullptr && !shut_down_) SetEnd();
+    stays = serving_ && !shut_down_ && !sends_done_ && !closing_;
+  }
+  // The end of the lease ends a wait for ranks whose stream goes on.
+  if (stays && ranks_ != nullptr) TakeMissed();
   const std::lock_guard lock(mutex_);
-  ended_ = true;
+  complete_ = true;
   changed_.notify_all();
-  if (lease_ != nullptr && !shut_down_) SetEnd();
+}
+
+// A rank that computes a plan waits for those that have not got it.
+void ControlStream::TakeMissed() {
+  absl::StatusOr<std::vector<v1::CoordinatorMessage>> missed =
+      MissedMessages(received_, latest_, *ranks_);
+  if (!missed.ok()) {
+    EndProcess(absl::StrCat("the coordinator is gone, and so is the gang: ",
+                            std::string(missed.status().message())));
+  }
+  if (missed->empty()) return;
+  LogInfo(absl::StrCat("the coordinator went in the middle: ", missed->size(),
+                       " of its messages had reached other ranks only"));
+  const std::lock_guard lock(mutex_);
+  for (v1::CoordinatorMessage& message : *missed) unread_.push_back(std::move(message));
+  if (lease_ != nullptr) SetEnd();
 }
 
 // Needs mutex_.

@@ -13,6 +13,7 @@
 
 #include "absl/status/status.h"
 #include "parallel/collective_watch.h"
+#include "parallel/communicator.h"
 #include "trireme/v1/worker.grpc.pb.h"
 #include "worker/lease.h"
 
@@ -22,17 +23,20 @@ namespace trireme {
 // results. What is public is for one thread, which computes, except Drain.
 class ControlStream {
  public:
-  // Opens the stream and registers; whether that worked, Next tells. `watch`, which may be null and
-  // outlives the stream, is what signs of life say of exchanges. A Shutdown of a lost gang ends the
-  // process at once: peers that it may wait for can be gone.
+  // Opens the stream and registers; whether that worked, Next tells. Both outlive it: `watch`,
+  // which may be null, is what signs of life say of exchanges; over `ranks`, which is for nothing
+  // else, the gang's ranks even out what they have got when the coordinator is gone; null: a rank
+  // alone. A Shutdown of a lost gang ends the process at once: peers that it may wait for can be
+  // gone.
   ControlStream(v1::WorkerControl::Stub& stub, const v1::Register& registration,
-                const CollectiveWatch* watch);
+                const CollectiveWatch* watch, Communicator* ranks);
   ~ControlStream();  // cuts it, if it is not at its end
 
   using Clock = std::chrono::steady_clock;
 
   // The next message that is not a Heartbeat; waits for it, until `deadline` if there is one.
-  // Nothing at the end of the stream, or at the deadline.
+  // Nothing at the end of the stream, or at the deadline. Once a gang serves, all its ranks get the
+  // same plans and self-tests, also from a coordinator that had sent the last ones to some only.
   std::optional<v1::CoordinatorMessage> Next(std::optional<Clock::time_point> deadline = {});
 
   // Whether Next would return at once.
@@ -64,6 +68,7 @@ class ControlStream {
   using Stream = grpc::ClientReaderWriterInterface<v1::WorkerMessage, v1::CoordinatorMessage>;
 
   void Read();
+  void TakeMissed();
   void Beat();
   v1::Progress MakeProgress() const;  // needs mutex_
   void Renew(const v1::Heartbeat& heartbeat);
@@ -74,6 +79,7 @@ class ControlStream {
   bool over() const { return closing_ || shut_down_ || ended_; }
 
   const CollectiveWatch* const watch_;
+  Communicator* const ranks_;
   grpc::ClientContext context_;
   const std::unique_ptr<Stream> stream_;
 
@@ -83,9 +89,11 @@ class ControlStream {
   std::condition_variable changed_;
   // All guarded by mutex_.
   std::deque<v1::CoordinatorMessage> unread_;
-  bool ended_ = false;      // nothing more will come
-  bool shut_down_ = false;  // a Shutdown has come
-  bool closing_ = false;    // our threads shall end
+  bool ended_ = false;       // the stream is over
+  bool complete_ = false;    // nothing more will come, also from other ranks
+  bool shut_down_ = false;   // a Shutdown has come
+  bool sends_done_ = false;  // this rank leaves the gang
+  bool closing_ = false;     // our threads shall end
   bool draining_ = false;
   std::unique_ptr<Lease> lease_;
   Clock::duration lease_length_{};
@@ -93,6 +101,11 @@ class ControlStream {
   Clock::time_point end_;       // of the lease, once the stream has ended
   v1::Progress progress_;
   bool testing_ = false;
+
+  // Of the reader: the plans and self-tests.
+  bool serving_ = false;
+  uint64_t received_ = 0;
+  std::deque<v1::CoordinatorMessage> latest_;  // of those
 
   std::thread reader_;
   std::thread beats_;

@@ -40,6 +40,7 @@
 #include "worker/offline_bench.h"
 #include "worker/rank_health.h"
 #include "worker/stage_choice.h"
+#include "worker/start_lease.h"
 #include "worker/start_phases.h"
 #include "worker/stop_signal.h"
 #include "worker/worker_service.h"
@@ -57,7 +58,7 @@ struct Flags {
   std::string model_version;
   ControlOptions control;
   JoinOptions join;
-  std::string health;
+  std::string health = "127.0.0.1:0";
   int health_timeout_s = 60;
   bool insecure = false;
   int peer_timeout_s = 600;
@@ -113,8 +114,9 @@ void DefineGangFlags(CLI::App& app, Flags& flags) {
 void DefineHealthFlags(CLI::App& app, Flags& flags) {
   app.add_option("--health", flags.health,
                  "HOST:PORT where this rank answers grpc.health.v1, with mpirun PORT + the rank's "
-                 "number on its host; none if empty")
-      ->envname("TRIREME_HEALTH");
+                 "number on its host; port 0: a free one, which the log tells; off: nowhere")
+      ->envname("TRIREME_HEALTH")
+      ->capture_default_str();
   app.add_flag("--insecure", flags.insecure,
                "allow a --health that other machines reach: there is no encryption or password")
       ->envname("TRIREME_INSECURE");
@@ -342,7 +344,7 @@ absl::Status TestLinks(const Flags& flags, const GangWorld& world) {
 
 // Ranks that one launcher started with the same flags have ports of their own.
 absl::Status ListenForHealth(const Flags& flags, int local_rank, RankHealth& health) {
-  if (flags.health.empty()) return absl::OkStatus();
+  if (flags.health == "off" || flags.offline_bench) return absl::OkStatus();
   RETURN_IF_ERROR(CheckListenAddress("--health", flags.health, flags.insecure));
   const size_t colon = flags.health.rfind(':');
   const int port = std::stoi(flags.health.substr(colon + 1));
@@ -509,8 +511,10 @@ int Run(int argc, char** argv) {
   LoadCount load_count;
   flags.runner.load_count = &load_count;
   std::optional<LoadReporter> load_reporter;
+  absl::StatusOr<std::unique_ptr<StartLease>> start_lease = nullptr;
   flags.control.on_ready = [&] {
     load_reporter.reset();
+    start_lease->reset();
     phases.End("coordinator");
     LogInfo(phases.Describe());
   };
@@ -529,6 +533,8 @@ int Run(int argc, char** argv) {
     // Every rank of mpirun got the same flags: one of them says what is wrong.
     return !mpi || world->ranks->rank() == 0 ? app.exit(error) : error.get_exit_code();
   }
+  if (!flags.offline_bench) start_lease = StartLease::Take();
+  if (!start_lease.ok()) return Complain(start_lease.status());
   flags.runner.layout.stage_layers = StageSplit(flags.shard.stage_layers);
   const LogLevel log_level = ParseLogLevel(flags.log_level);
   if (mpi && !flags.join.gang.empty()) {
@@ -559,6 +565,11 @@ int Run(int argc, char** argv) {
   if (const absl::Status placed = Place(flags, *world); !placed.ok()) {
     LeaveAtOnce(*world->ranks, placed);
   }
+  // Made before the others are watched: a second thread's waits are not what computing waits for.
+  absl::StatusOr<std::unique_ptr<Communicator>> control =
+      world->ranks->Split(0, world->ranks->rank());
+  if (!control.ok()) LeaveAtOnce(*world->ranks, control.status());
+  flags.control.ranks = control->get();
   world->ranks = WatchCollectives(std::move(world->ranks), watch);
   Communicator& ranks = *world->ranks;
   phases.End("gang");

@@ -21,6 +21,7 @@ struct ControlOptions {
   int64_t reconnect_timeout_s = 300;
   StopSignal* stop_signal = nullptr;       // not owned; asks to drain
   const CollectiveWatch* watch = nullptr;  // not owned; what the ranks exchange
+  Communicator* ranks = nullptr;  // not owned; the gang's, for nothing else; null: a rank alone
   std::function<void()> on_ready = [] {};  // called when it serves for the first time
 };
 

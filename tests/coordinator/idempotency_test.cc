@@ -282,6 +282,7 @@ TEST_F(IdempotencyTest, AnAnswerIsOfOneArithmetic) {
   }
   Restart();
   {
+    options = Gang();
     options.change = [](v1::Register& registration) { registration.set_kv_cache_dtype("int8"); };
     const auto gang = StartGang(options);
     ExpectRefused(Keyed("a", 240), grpc::StatusCode::FAILED_PRECONDITION,

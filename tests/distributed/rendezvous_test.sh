@@ -57,6 +57,20 @@ case_uneven_stages_change_no_token() {
   contains another.log "--stage-layers 3,2 does not fit this LlamaForCausalLM: it must be --pp 2 numbers"
 }
 
+# A peer would wait for it, and so would who waits for the gang.
+case_a_rank_that_is_stopped_before_it_serves_is_killed() {
+  expected_answer && start_coordinator - 127.0.0.1 || return 1
+  start_worker - stopped.log --gang g --tp 2
+  local stopped=$started
+  for _ in {1..50}; do grep -q 'waiting for all' "$work/stopped.log" && break; sleep 0.1; done
+  sleep 5  # it goes on, for longer than a lease
+  kill -STOP "$stopped" || { echo "it has ended by itself"; return 1; }
+  timeout 20 tail --pid="$stopped" -f /dev/null || { echo "it is still there"; return 1; }
+  start_worker - worker0.log --gang g --tp 2
+  start_worker - worker1.log --gang g --tp 2
+  serving "" && same_answer
+}
+
 case_contradictions_are_named() {
   start_coordinator - 127.0.0.1 || return 1
   start_worker - first.log --gang g --tp 2 --rank 0

@@ -28,7 +28,7 @@ struct InjectorOptions {
   std::chrono::milliseconds duration_min{1'000};
   std::chrono::milliseconds duration_max{30'000};
   // A rank that was stopped longer must not live.
-  std::chrono::milliseconds worker_timeout{5'000};
+  std::chrono::milliseconds worker_timeout{4'000};
   std::chrono::milliseconds pause_max{1'000};  // from a recovery to the next fault
   std::string command;                         // called with "begin" and, later, with "end"
   uint64_t seed = 0;

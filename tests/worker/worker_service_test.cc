@@ -6,7 +6,9 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <atomic>
 #include <functional>
+#include <mutex>
 #include <thread>
 
 #include "tests/worker/gang_driver.h"
@@ -23,13 +25,17 @@ using Stream = grpc::ServerReaderWriter<v1::CoordinatorMessage, v1::WorkerMessag
 
 class FakeCoordinator final : public v1::WorkerControl::Service {
  public:
+  using ServeRank = std::function<grpc::Status(Stream&, uint32_t rank)>;
+
   // `serve` is called for every stream, and says how it ends.
-  explicit FakeCoordinator(std::function<grpc::Status(Stream&)> serve) : serve_(std::move(serve)) {
+  explicit FakeCoordinator(ServeRank serve) : serve_(std::move(serve)) {
     grpc::ServerBuilder builder;
     builder.AddListeningPort("127.0.0.1:0", grpc::InsecureServerCredentials(), &port_);
     builder.RegisterService(this);
     server_ = builder.BuildAndStart();
   }
+  explicit FakeCoordinator(const std::function<grpc::Status(Stream&)>& serve)
+      : FakeCoordinator([serve](Stream& stream, uint32_t) { return serve(stream); }) {}
   ~FakeCoordinator() override { server_->Shutdown(); }
 
   std::string address() const { return "127.0.0.1:" + std::to_string(port_); }
@@ -37,19 +43,23 @@ class FakeCoordinator final : public v1::WorkerControl::Service {
 
   grpc::Status Connect(grpc::ServerContext*, Stream* stream) override {
     v1::WorkerMessage message;
-    if (stream->Read(&message)) registrations_.push_back(message.register_());
+    if (stream->Read(&message)) {
+      const std::lock_guard lock(mutex_);
+      registrations_.push_back(message.register_());
+    }
     v1::CoordinatorMessage registered;
     registered.mutable_registered()->set_lease_ms(600'000);
     stream->Write(registered);
     v1::CoordinatorMessage welcome;
     welcome.mutable_welcome()->set_epoch(1);
     stream->Write(welcome);
-    return serve_(*stream);
+    return serve_(*stream, message.register_().info().rank());
   }
 
  private:
-  const std::function<grpc::Status(Stream&)> serve_;
+  const ServeRank serve_;
   int port_ = 0;
+  std::mutex mutex_;
   std::vector<v1::Register> registrations_;  // of the streams, in their order
   std::unique_ptr<grpc::Server> server_;
 };
@@ -78,23 +88,31 @@ grpc::Status ComputeAll(Stream& stream, const std::vector<v1::StepPlan>& plans,
   return WriteShutdown(stream);
 }
 
-// A gang of one that serves `coordinator` to the end. "cuda" is emulated, and computes ahead.
-absl::Status Serve(const FakeCoordinator& coordinator, RankHealth& health,
-                   const std::string& device_name = "cpu",
-                   const std::filesystem::path& model = kModel) {
-  const auto world = std::move(MakeLoopbackCommunicators(1).front());
+// A rank that serves `coordinator` to the end. "cuda" is emulated, and computes ahead.
+absl::Status ServeRank(const FakeCoordinator& coordinator, RankHealth& health,
+                       const std::string& device_name, const std::filesystem::path& model,
+                       Communicator& world) {
   const Device device = *MakeDevice({.name = device_name});
   Ops& ops = *device.ops;
+  const auto control = *world.Split(0, world.rank());
   RunnerOptions options;
   options.model_dir = model;
+  options.layout.tp = world.size();
   options.sampler = device.sampler;
   options.kv_memory.bytes = 1 << 24;
   options.swap_bytes_max = 1 << 20;
   options.max_num_batched_tokens = 32;
-  const auto runner = *ModelRunner::Load(options, &ops, world.get());
+  const auto runner = *ModelRunner::Load(options, &ops, &world);
   EXPECT_EQ(runner->plans_ahead(), device_name == "cpu" ? 0u : 1u);
-  return ServeCoordinator({.coordinator = coordinator.address()},
-                          MakeRegister(options, *runner, ops, *world, "gang"), *runner, health);
+  return ServeCoordinator({.coordinator = coordinator.address(), .ranks = control.get()},
+                          MakeRegister(options, *runner, ops, world, "gang"), *runner, health);
+}
+
+absl::Status Serve(const FakeCoordinator& coordinator, RankHealth& health,
+                   const std::string& device_name = "cpu",
+                   const std::filesystem::path& model = kModel) {
+  const auto world = std::move(MakeLoopbackCommunicators(1).front());
+  return ServeRank(coordinator, health, device_name, model, *world);
 }
 
 absl::Status Serve(const FakeCoordinator& coordinator, const std::string& device_name = "cpu") {
@@ -236,6 +254,50 @@ TEST_P(WorkerServiceOn, ServesTheNextCoordinatorAsAGangThatKnowsNoRequest) {
   EXPECT_EQ(answers[0], answers[1]);
   EXPECT_EQ(coordinator.registration(0).gang_id(), "gang");
   EXPECT_EQ(coordinator.registration(1).gang_id(), "gang-1");
+}
+
+// As one does that is killed while it sends them.
+TEST(WorkerService, ACoordinatorMayGoWithPlansThatSomeRanksHaveNotGot) {
+  const DriverOptions options{.model_dir = kModel, .layout = {.tp = 2}, .max_batched_tokens = 32};
+  const std::vector<v1::StepPlan> plans =
+      MakePlans(options, {{.prompt = {1, 2, 3}, .steps = 8, .sampling = GreedySampling()}});
+  std::atomic<int> streams = 0;
+  std::vector<int32_t> answers;  // rank 0's, to the second coordinator
+  FakeCoordinator coordinator([&](Stream& stream, uint32_t rank) {
+    if (++streams > 2) {
+      std::vector<v1::StepResult> results;
+      if (rank == 0) {
+        const grpc::Status status = ComputeAll(stream, plans, results);
+        for (const v1::StepResult& result : results) answers.push_back(result.tokens(0).token_id());
+        return status;
+      }
+      for (const v1::StepPlan& plan : plans) WritePlan(stream, plan);
+      return WriteShutdown(stream);
+    }
+    const size_t got = plans.size() - (rank == 0 ? 0 : 2);
+    for (size_t i = 0; i < got; ++i) WritePlan(stream, plans[i]);
+    v1::CoordinatorMessage test;
+    test.mutable_self_test();
+    if (rank == 0) stream.Write(test);
+    return grpc::Status(grpc::StatusCode::UNAVAILABLE, "restarting");
+  });
+  std::vector<absl::Status> served(2);
+  std::vector<std::thread> ranks;
+  for (auto& world : MakeLoopbackCommunicators(2)) {
+    ranks.emplace_back([&, own = std::move(world)] {
+      RankHealth health{std::chrono::seconds(60)};
+      served[static_cast<size_t>(own->rank())] =
+          ServeRank(coordinator, health, "cpu", kModel, *own);
+    });
+  }
+  for (std::thread& rank : ranks) rank.join();
+  for (const absl::Status& status : served) EXPECT_TRUE(status.ok()) << status;
+  const auto want = RunPlans(options, plans);
+  ASSERT_TRUE(want.ok()) << want.status();
+  ASSERT_EQ(answers.size(), plans.size());
+  for (size_t i = 0; i < plans.size(); ++i) {
+    EXPECT_EQ(answers[i], want->results[i].tokens(0).token_id());
+  }
 }
 
 }  // namespace
