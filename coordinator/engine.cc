@@ -349,7 +349,7 @@ void Engine::HandleGangReady(const GangIsReady& ready) {
 void Engine::HandleGangLost(const GangIsLost& lost) {
   Replica& replica = ReplicaOf(lost.epoch);
   FailRequestsOf(
-      replica.End(lost.reason, Clock::now() + options_.gang_timeout),
+      replica.End(lost.reason, Clock::now() + options_.gang_timeout, lost.silent),
       absl::InternalError(absl::StrCat("the workers failed over this request, at least ",
                                        options_.replica.scheduler.gangs_lost_max,
                                        " times in a row; the last time: ", lost.reason)));

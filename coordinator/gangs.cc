@@ -73,6 +73,17 @@ absl::Status CheckPlace(const v1::Register& registration) {
 
 bool IsCpu(const std::string& device) { return device.substr(0, device.find(' ')) == "cpu"; }
 
+// What decides an answer's bits beside the request: all that CheckBits compares, and the model.
+std::string BitsOf(const v1::Register& registration) {
+  std::string bits =
+      absl::StrCat(registration.model().version(), "; KV cache in ", registration.kv_cache_dtype());
+  const std::string& device = registration.info().device();
+  if (!IsCpu(device)) {
+    absl::StrAppend(&bits, "; tp ", registration.tensor_parallel_size(), " on ", device);
+  }
+  return bits;
+}
+
 }  // namespace
 
 void GangSupervisor::OnConnect(uint64_t stream_id, std::shared_ptr<WorkerStream> stream,
@@ -328,7 +339,8 @@ absl::Status GangSupervisor::CheckAgainstPeers(const v1::Register& registration)
               "communicator");
 }
 
-// Requests go on from one gang to another of the same version, with the same tokens. On CPUs every
+// Requests go on from one gang to another of the same version, with the same tokens, within this
+// coordinator's life. On CPUs every
 // layout and instruction set computes the same bits; on GPUs those of one kind and layout do.
 absl::Status GangSupervisor::CheckBits(const v1::Register& registration) const {
   if (first_.gang_id().empty()) return absl::OkStatus();
@@ -391,7 +403,7 @@ GangEvent GangSupervisor::StartServing(const std::string& gang_id) {
   }
   const uint64_t pool = uint64_t{capacity.kv_blocks} * capacity.kv_block_size;
   if (pool < capacity.max_model_len) capacity.max_model_len = static_cast<uint32_t>(pool);
-  return GangIsReady{capacity, streams_.at(RanksOf(gang_id).at(0)).registration.model().version()};
+  return GangIsReady{capacity, BitsOf(streams_.at(RanksOf(gang_id).at(0)).registration)};
 }
 
 GangEvent GangSupervisor::OnResult(uint64_t stream_id, const v1::StepResult& result, Time now) {
@@ -422,14 +434,14 @@ GangEvent GangSupervisor::OnDisconnect(uint64_t stream_id, const std::string& wh
   stream.stream->Close(absl::OkStatus());
   const v1::Register& registration = stream.registration;
   if (registration.gang_id().empty()) return {};
+  const std::string reason = absl::StrCat(Whereabouts(registration, stream.progress), ": ", why);
   const std::chrono::duration<double> silent = now - stream.heard;
+  if (silent <= requirements_.worker_timeout / 2) return EndGang(registration.gang_id(), reason);
   return EndGang(registration.gang_id(),
-                 absl::StrCat(Whereabouts(registration, stream.progress), ": ", why,
-                              silent > requirements_.worker_timeout / 2
-                                  ? absl::StrFormat("; it had been silent for %.1f s, as one that "
-                                                    "is stopped or starved of CPU",
-                                                    silent.count())
-                                  : ""));
+                 absl::StrFormat("%s; it had been silent for %.1f s, as one that is stopped or "
+                                 "starved of CPU, or whose network is gone",
+                                 reason, silent.count()),
+                 End::kSilent);
 }
 
 std::vector<GangEvent> GangSupervisor::CheckSilence(Time now) {
@@ -445,7 +457,7 @@ std::vector<GangEvent> GangSupervisor::CheckSilence(Time now) {
                      "network is gone"));
   }
   std::vector<GangEvent> events;
-  for (const auto& [gang, reason] : ended) events.push_back(EndGang(gang, reason));
+  for (const auto& [gang, reason] : ended) events.push_back(EndGang(gang, reason, End::kSilent));
   return events;
 }
 
@@ -495,7 +507,7 @@ GangEvent GangSupervisor::EndGang(const std::string& gang_id, const std::string&
   for (const auto& [rank, id] : RanksOf(gang_id)) {
     const Stream& stream = streams_.at(id);
     stream.stream->Send(
-        ShutdownMessage(absl::StrCat("the gang has ended: ", reason), end == End::kLost));
+        ShutdownMessage(absl::StrCat("the gang has ended: ", reason), end != End::kReleased));
     stream.stream->Close(absl::OkStatus());
     streams_.erase(id);
   }
@@ -506,7 +518,7 @@ GangEvent GangSupervisor::EndGang(const std::string& gang_id, const std::string&
   }
   serving_.erase(*epoch);
   LogError(absl::StrCat("gang lost, epoch ", *epoch, ": ", reason));
-  return GangIsLost{*epoch, reason};
+  return GangIsLost{.epoch = *epoch, .reason = reason, .silent = end == End::kSilent};
 }
 
 void GangSupervisor::SendPlan(v1::StepPlan plan) {

@@ -43,11 +43,12 @@ struct GangRequirements {
 // What a message or the end of a stream means to the engine. A gang is named by its epoch.
 struct GangIsReady {
   GangCapacity capacity;
-  std::string version;  // of the model: equal ones answer alike
+  std::string version;  // of the model and its arithmetic: equal ones answer alike
 };
 struct GangIsLost {
   uint64_t epoch = 0;
   std::string reason;
+  bool silent = false;  // a rank was not heard: stopped, starved, or its host or network is gone
 };
 // Send it no more plans and, when those under way are answered, LoseGang.
 struct GangDrains {
@@ -136,7 +137,7 @@ class GangSupervisor {
   // Closes a stream that broke the rules, and what that means for its gang.
   GangEvent Reject(uint64_t stream_id, const absl::Status& status, Time now);
   // Ends every rank of a gang.
-  enum class End { kLost, kReleased };
+  enum class End { kLost, kSilent, kReleased };
   GangEvent EndGang(const std::string& gang_id, const std::string& reason, End end = End::kLost);
 
   const GangRequirements requirements_;

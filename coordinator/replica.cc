@@ -17,7 +17,7 @@ void Replica::Begin(const GangCapacity& capacity, const std::string& version) {
   scheduler_.GangReady(capacity);
 }
 
-std::vector<uint64_t> Replica::End(const std::string& reason, Time give_up) {
+std::vector<uint64_t> Replica::End(const std::string& reason, Time give_up, bool silent) {
   step_deadline_.reset();
   draining_.reset();
   finishes_ = false;
@@ -25,7 +25,7 @@ std::vector<uint64_t> Replica::End(const std::string& reason, Time give_up) {
   dry_ = true;
   gang_deadline_ = give_up;
   lost_reason_ = reason;
-  return scheduler_.GangLost();
+  return scheduler_.GangLost(silent);
 }
 
 std::optional<v1::StepPlan> Replica::Plan(Time now) {

@@ -40,8 +40,8 @@ class Replica {
   // A gang begins to serve; it must hold all sequences. Those with tokens are of its `version`.
   void Begin(const GangCapacity& capacity, const std::string& version);
   // It is gone. Another must begin until `give_up`, or what waits is in vain. Returns the sequences
-  // that lost too many gangs; they have ended.
-  std::vector<uint64_t> End(const std::string& reason, Time give_up);
+  // that lost too many gangs; they have ended. `silent`: Scheduler::GangLost.
+  std::vector<uint64_t> End(const std::string& reason, Time give_up, bool silent);
 
   bool serves() const { return scheduler_.has_gang(); }
   // Whether it takes new work.

@@ -631,7 +631,7 @@ bool Scheduler::AllFit(const GangCapacity& capacity) const {
                      [&](const auto& entry) { return capacity.Holds(entry.second->tokens_max()); });
 }
 
-std::vector<uint64_t> Scheduler::GangLost() {
+std::vector<uint64_t> Scheduler::GangLost(bool silent) {
   std::vector<uint64_t> given_up;
   capacity_.reset();
   // What the gang was not computing has not killed it.
@@ -642,6 +642,7 @@ std::vector<uint64_t> Scheduler::GangLost() {
     sequence->state = SequenceState::kHeld;
     if (sequence->last_step < computing) continue;
     ++sequence->gangs_lost;
+    sequence->gangs_lost_without += silent ? 1 : 0;
     if (IsGivenUp(*sequence)) given_up.push_back(sequence->id);
     if (IsSuspect(*sequence)) suspects_.insert(sequence->id);
   }
@@ -655,8 +656,7 @@ std::vector<uint64_t> Scheduler::GangLost() {
   }
   unsent_finished_.clear();
   unsent_copies_.clear();
-  blocks_ = BlockManager();
-  swap_ = BlockManager();
+  blocks_ = swap_ = BlockManager();
   std::sort(given_up.begin(), given_up.end());
   for (const uint64_t id : given_up) Cancel(id);
   return given_up;

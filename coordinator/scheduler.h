@@ -27,8 +27,8 @@ struct SchedulerOptions {
   uint32_t vocab_size = 0;                // a sampled token is below it
   // A sequence under which so many gangs die in a row, without a new token of it in between, may be
   // what kills them: until its next token it is computed alone. After gangs_lost_max it is given
-  // up, but for each gang that died meanwhile without computing it, one more is granted, up to
-  // twice as many: then something else kills gangs.
+  // up, but for each gang that died meanwhile without computing it, or was silent, one more is
+  // granted, up to twice as many: then something else kills gangs.
   uint32_t gangs_lost_suspect = 2;
   uint32_t gangs_lost_max = 4;
   bool prefix_caching = true;
@@ -114,8 +114,9 @@ class Scheduler {
   void GangReady(const GangCapacity& capacity);
 
   // The gang is gone: running sequences wait again, to be replayed with the tokens they have.
-  // Returns those that lost too many gangs; they have ended.
-  std::vector<uint64_t> GangLost();
+  // Returns those that lost too many gangs; they have ended. `silent`: it was given up because
+  // nobody heard from it, which is the fault of hosts and networks rather than of what it computed.
+  std::vector<uint64_t> GangLost(bool silent = false);
 
   // Tokens of a step in which others decode; at least a few more than decode. What one step may
   // keep a stream waiting for its next token.

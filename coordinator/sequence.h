@@ -44,7 +44,7 @@ struct Sequence {
   uint32_t num_published = 0;  // blocks of the table whose content is published
   uint32_t prompt_logprobs = 0;     // the last position that has been delivered
   uint32_t gangs_lost = 0;          // how often its gang died under it since its last token
-  uint32_t gangs_lost_without = 0;  // how often, since the first of them, when it was not computed
+  uint32_t gangs_lost_without = 0;  // and how often of something else
   uint64_t last_step = 0;           // the last plan it is in
   uint32_t last_count = 0;          // tokens of it in that plan
   uint64_t queued_step = 0;         // when it last became a waiting one, in steps

@@ -13,6 +13,7 @@
 #include "kernels/tensor.h"
 #include "parallel/shard.h"
 #include "worker/checkpoint/checkpoint.h"
+#include "worker/load_progress.h"
 
 namespace trireme {
 
@@ -26,9 +27,10 @@ class Weights {
   // `float32` F16 and BF16 are widened; matrices of types that the Ops pack are packed
   // (kernels/quant/packed.h) a panel at a time, so the shard is in memory once. FP8 stays as it is
   // where the Ops multiply it and the slice is of a shape that they take; else it is read as BF16.
+  // `count` may be null.
   static absl::StatusOr<Weights> Load(const Checkpoint& checkpoint,
                                       const std::vector<TensorSlice>& slices, Ops& ops, int threads,
-                                      bool float32 = false);
+                                      bool float32 = false, LoadCount* count = nullptr);
 
   // The slice of this name. The view lives as long as the Weights.
   absl::StatusOr<Weight> Find(std::string_view name) const;

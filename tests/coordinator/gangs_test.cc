@@ -258,6 +258,11 @@ v1::WorkerMessage ProgressMessage(uint64_t begun, uint64_t done) {
   return message;
 }
 
+bool LostSilent(const GangEvent& event) {
+  const auto* lost = std::get_if<GangIsLost>(&event);
+  return lost != nullptr && lost->silent;
+}
+
 // "1: why; 2: why" of the gangs that are lost.
 std::string Lost(const std::vector<GangEvent>& events) {
   std::string text;
@@ -283,12 +288,25 @@ TEST_F(GangsTest, ASilentRankEndsTheGangByNameAndABusyOneDoesNot) {
   now_ += std::chrono::seconds(4);
   supervisor_->OnMessage(1, ProgressMessage(4, 4), now_);
   now_ += std::chrono::seconds(1);
-  const std::string reason = Lost(supervisor_->CheckSilence(now_));
+  const std::vector<GangEvent> events = supervisor_->CheckSilence(now_);
+  ASSERT_EQ(events.size(), 1u);
+  EXPECT_TRUE(LostSilent(events.front()));
+  const std::string reason = Lost(events);
   EXPECT_NE(reason.find("rank 1 (node1), pid 11, last seen computing step 4: has been silent"),
             std::string::npos)
       << reason;
   EXPECT_TRUE(streams_[0]->sent.back().has_shutdown());
   EXPECT_FALSE(supervisor_->has_gang());
+}
+
+// Its lease has ended it, and the network came back before anyone missed it.
+TEST_F(GangsTest, ARankThatWasNotHeardForLongBeforeItsStreamEndsWasSilent) {
+  for (const int silent_s : {2, 4}) {
+    const uint64_t first = 10 * static_cast<uint64_t>(silent_s);
+    StartGang(std::to_string(silent_s), first);
+    now_ += std::chrono::seconds(silent_s);
+    EXPECT_EQ(LostSilent(supervisor_->OnDisconnect(first, "has gone", now_)), silent_s == 4);
+  }
 }
 
 TEST_F(GangsTest, ARankThatFallsSilentBeforeItsGangIsCompleteEndsThatGangAlone) {
@@ -316,7 +334,7 @@ TEST_F(GangsTest, GangsMayDifferInVersionButNotTheRanksOfOne) {
   register_as(4, 1, "3");
   const GangEvent event = register_as(5, 1, "2");
   ASSERT_TRUE(std::holds_alternative<GangIsReady>(event));
-  EXPECT_EQ(std::get<GangIsReady>(event).version, "2");
+  EXPECT_EQ(std::get<GangIsReady>(event).version.substr(0, 3), "2; ");
 }
 
 TEST_F(GangsTest, GangsThatFallSilentTogetherAreAllLost) {

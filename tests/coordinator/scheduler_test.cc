@@ -47,9 +47,9 @@ class World {
   }
 
   // Returns who was given up.
-  std::vector<uint64_t> Lose() {
+  std::vector<uint64_t> Lose(bool silent = false) {
     results_.clear();
-    std::vector<uint64_t> given_up = scheduler.GangLost();
+    std::vector<uint64_t> given_up = scheduler.GangLost(silent);
     for (const uint64_t id : given_up) oracle_.End(id);
     return given_up;
   }
@@ -548,6 +548,23 @@ TEST(SchedulerTest, GangsThatDieWithoutASuspectSpeakForIt) {
   }
   world.Drain();
   EXPECT_EQ(world.heard.size(), 4u);
+}
+
+// A host that is cut off is no request's fault; one that hangs its hosts is not computed for ever.
+TEST(SchedulerTest, GangsThatAreSilentCountHalf) {
+  for (const int silent : {0, 1, 3, 8}) {
+    World world(Pool(64));
+    const uint64_t id = world.Add(Request(Text(20), 8));
+    int lost = 0;
+    std::vector<uint64_t> given_up;
+    while (given_up.empty() && lost < 20) {
+      ASSERT_TRUE(world.Plan().has_value());
+      given_up = world.Lose(lost++ < silent);
+      world.Start(Pool(64));
+    }
+    EXPECT_EQ(given_up, std::vector<uint64_t>{id});
+    EXPECT_EQ(lost, 4 + std::min(silent, 4)) << silent;
+  }
 }
 
 TEST(SchedulerTest, ATokenClearsASuspect) {

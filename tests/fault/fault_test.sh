@@ -89,7 +89,7 @@ case_cut_between_two_workers() {
   serving "$a" || return 1
   cat >"$work/cut.sh" <<END
 case \$1 in
-  begin) date +%s.%N >"$work/cut.txt"; kill -USR1 $cable && kill -USR2 $cable ;;
+  begin) date +%s.%N >>"$work/cut.txt"; kill -USR1 $cable && kill -USR2 $cable ;;
   end) kill -HUP $cable ;;
 esac
 END
