@@ -1,4 +1,4 @@
-// trireme nodes: the ranks that serve.
+// trireme nodes: the ranks that serve, and those that load.
 
 #include <google/protobuf/util/json_util.h>
 
@@ -49,6 +49,27 @@ void PrintTable(const v1::ListRanksResponse& response) {
   }
 }
 
+// "2.46 of 45.60 GB (5 %), 1.23 GB/s, 35 s to go".
+std::string DescribeLoad(const v1::LoadingRank& rank) {
+  constexpr double kGB = 1e9;
+  if (rank.bytes_total() == 0) return "has not begun to read";
+  const auto done = static_cast<double>(rank.bytes_done());
+  const auto total = static_cast<double>(rank.bytes_total());
+  std::string text = absl::StrFormat("%.2f of %.2f GB (%d %%)", done / kGB, total / kGB,
+                                     static_cast<int>(100 * done / total));
+  if (rank.bytes_done() == rank.bytes_total()) return text + ", waits for the others";
+  if (rank.bytes_per_s() <= 0) return text + ", nothing comes";
+  return text + absl::StrFormat(", %.2f GB/s, %.0f s to go", rank.bytes_per_s() / kGB,
+                                (total - done) / rank.bytes_per_s());
+}
+
+void PrintLoading(const v1::ListRanksResponse& response) {
+  for (const v1::LoadingRank& rank : response.loading()) {
+    std::cout << "loading: rank " << rank.rank() << " of " << rank.world_size() << " on "
+              << rank.host() << ": " << DescribeLoad(rank) << "\n";
+  }
+}
+
 int Print(const NodesFlags& flags, const v1::ListRanksResponse& response) {
   if (flags.json) {
     google::protobuf::util::JsonPrintOptions options;
@@ -60,10 +81,16 @@ int Print(const NodesFlags& flags, const v1::ListRanksResponse& response) {
   } else if (response.ready()) {
     PrintTable(response);
   }
+  if (!flags.json) PrintLoading(response);
   if (!flags.json && !response.cordoned_hosts().empty()) {
     std::cout << "cordoned: " << absl::StrJoin(response.cordoned_hosts(), ", ") << "\n";
   }
   if (response.ready()) return 0;
+  if (!response.loading().empty()) {
+    std::cout << std::flush;
+    std::cerr << "trireme: no gang is serving yet" << std::endl;
+    return 1;
+  }
   std::cerr << "trireme: no gang is serving; start workers with: mpirun -np N trireme-worker "
                "--coordinator "
             << flags.server << " --model DIR --tp N" << std::endl;
@@ -88,7 +115,8 @@ int RunNodes(const NodesFlags& flags) {
 }  // namespace
 
 void AddNodesCommand(CLI::App& app, Command& chosen) {
-  CLI::App* command = app.add_subcommand("nodes", "Show the ranks that serve");
+  CLI::App* command =
+      app.add_subcommand("nodes", "Show the ranks that serve, and how far those are that load");
   auto flags = std::make_shared<NodesFlags>();
   AddServerFlag(*command, flags->server);
   command->add_option("--wait", flags->wait_s, "seconds to wait for a gang that serves")

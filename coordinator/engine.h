@@ -24,7 +24,7 @@ namespace trireme {
 
 // What an earlier run of a request has come to.
 struct BegunAnswer {
-  std::string version;                       // of the model that computed it; empty: none yet
+  std::string version;                       // of what computed it (GangIsReady)
   std::vector<std::vector<int32_t>> tokens;  // of each continuation
   std::vector<bool> over;                    // continuations; not all
 };
@@ -53,7 +53,8 @@ class TokenSink {
   enum class Verdict { kContinue, kStopSequence, kStopRequest };
 
   virtual ~TokenSink() = default;
-  // The model's version, before anything of it comes; not again for an answer that had begun.
+  // What computes the answer (GangIsReady), before anything of it comes; not again for an answer
+  // that had begun.
   virtual void OnVersion(const std::string& /*version*/) {}
   // How probable the prompt's next token was, from the second on; before the first OnToken.
   virtual Verdict OnPromptLogprob(const v1::PromptLogprob& logprob) = 0;

@@ -66,7 +66,7 @@ absl::StatusOr<Replica*> Engine::Admit(const GenerationRequest& request,
     return absl::FailedPreconditionError(
         absl::StrCat("the answer was begun with version ", absl::CHexEscape(*version),
                      " of the model, and no workers that serve it now hold it; ask again with "
-                     "another idempotency key"));
+                     "another idempotency key, or start workers as they were"));
   }
   if (replica == nullptr) {
     return absl::InvalidArgumentError(absl::StrCat("prompt and max_tokens come to ", tokens_max,

@@ -73,6 +73,17 @@ absl::Status CheckPlace(const v1::Register& registration) {
 
 bool IsCpu(const std::string& device) { return device.substr(0, device.find(' ')) == "cpu"; }
 
+// What decides an answer's bits beside the request: all that CheckBits compares, and the model.
+std::string BitsOf(const v1::Register& registration) {
+  std::string bits =
+      absl::StrCat(registration.model().version(), "; KV cache in ", registration.kv_cache_dtype());
+  const std::string& device = registration.info().device();
+  if (!IsCpu(device)) {
+    absl::StrAppend(&bits, "; tp ", registration.tensor_parallel_size(), " on ", device);
+  }
+  return bits;
+}
+
 }  // namespace
 
 void GangSupervisor::OnConnect(uint64_t stream_id, std::shared_ptr<WorkerStream> stream,
@@ -328,7 +339,8 @@ absl::Status GangSupervisor::CheckAgainstPeers(const v1::Register& registration)
               "communicator");
 }
 
-// Requests go on from one gang to another of the same version, with the same tokens. On CPUs every
+// Requests go on from one gang to another of the same version, with the same tokens, within this
+// coordinator's life. On CPUs every
 // layout and instruction set computes the same bits; on GPUs those of one kind and layout do.
 absl::Status GangSupervisor::CheckBits(const v1::Register& registration) const {
   if (first_.gang_id().empty()) return absl::OkStatus();
@@ -391,7 +403,7 @@ GangEvent GangSupervisor::StartServing(const std::string& gang_id) {
   }
   const uint64_t pool = uint64_t{capacity.kv_blocks} * capacity.kv_block_size;
   if (pool < capacity.max_model_len) capacity.max_model_len = static_cast<uint32_t>(pool);
-  return GangIsReady{capacity, streams_.at(RanksOf(gang_id).at(0)).registration.model().version()};
+  return GangIsReady{capacity, BitsOf(streams_.at(RanksOf(gang_id).at(0)).registration)};
 }
 
 GangEvent GangSupervisor::OnResult(uint64_t stream_id, const v1::StepResult& result, Time now) {

@@ -43,7 +43,7 @@ struct GangRequirements {
 // What a message or the end of a stream means to the engine. A gang is named by its epoch.
 struct GangIsReady {
   GangCapacity capacity;
-  std::string version;  // of the model: equal ones answer alike
+  std::string version;  // of the model and its arithmetic: equal ones answer alike
 };
 struct GangIsLost {
   uint64_t epoch = 0;

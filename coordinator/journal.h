@@ -21,7 +21,7 @@ namespace trireme {
 struct JournalEntry {
   int64_t id = 0;
   v1::JournaledRequest request;
-  std::string version;  // of the model that computed the tokens
+  std::string version;  // of what computed the tokens (GangIsReady)
   std::vector<v1::JournaledToken> tokens;
 };
 

@@ -109,9 +109,10 @@ Server::Server(ServedModel model, EngineOptions engine_options, std::unique_ptr<
       }()),
       keyed_(model_, engine_, std::move(journal), keyed),
       inference_(model_, engine_, keyed_),
-      cluster_(engine_, cordoned_),
+      cluster_(engine_, cordoned_, loading_),
       worker_control_(engine_),
-      rendezvous_(cordoned_) {}
+      rendezvous_(cordoned_),
+      loading_service_(loading_) {}
 
 Server::~Server() { Shutdown("the coordinator has stopped"); }
 
@@ -124,6 +125,7 @@ absl::Status Server::Listen(const std::string& address) {
   builder.RegisterService(&cluster_);
   builder.RegisterService(&worker_control_);
   builder.RegisterService(&rendezvous_);
+  builder.RegisterService(&loading_service_);
   builder.SetMaxReceiveMessageSize(kReceiveBytesMax);
   builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);  // a port in use is an error
   // Finds peers whose host has vanished, also while nothing is sent. The ranks that serve are

@@ -16,9 +16,11 @@
 #include "coordinator/gateway/cluster_service.h"
 #include "coordinator/gateway/inference_service.h"
 #include "coordinator/gateway/keyed_requests.h"
+#include "coordinator/gateway/loading_service.h"
 #include "coordinator/gateway/metrics.h"
 #include "coordinator/gateway/rendezvous_service.h"
 #include "coordinator/gateway/worker_control_service.h"
+#include "coordinator/loading_ranks.h"
 #include "coordinator/served_model.h"
 
 namespace trireme {
@@ -71,12 +73,14 @@ class Server {
 
   const ServedModel model_;
   CordonedHosts cordoned_;
+  LoadingRanks loading_;
   Engine engine_;
   KeyedRequests keyed_;
   InferenceService inference_;
   ClusterService cluster_;
   WorkerControlService worker_control_;
   RendezvousService rendezvous_;
+  LoadingService loading_service_;
   std::unique_ptr<grpc::Server> grpc_;
   std::unique_ptr<MetricsEndpoint> metrics_;
   int port_ = 0;

@@ -9,7 +9,7 @@ scripts/setup.sh --fuzz
 cmake --build --preset fuzz --target fuzz_targets
 found=$(mktemp -d)
 trap 'rm -rf "$found"' EXIT
-for target in safetensors gguf model_config tokenizer chat_template; do
+for target in safetensors gguf model_config tokenizer chat_template journal checksums; do
   mkdir -p "$found/$target"
   log=$found/$target.log
   if ! build/fuzz/bin/${target}_fuzz -max_total_time="$seconds" -timeout=10 -rss_limit_mb=4096 \

@@ -4,23 +4,20 @@
 
 #include <algorithm>
 #include <atomic>
-#include <map>
 #include <memory>
 #include <mutex>
 #include <string>
-#include <string_view>
 #include <thread>
 #include <vector>
 
-#include "absl/strings/ascii.h"
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_split.h"
 #include "base/file.h"
 #include "base/quoted.h"
 #include "base/status_macros.h"
 #include "parallel/gguf_file.h"
 #include "worker/read_ahead.h"
+#include "worker/sha256_sums.h"
 
 namespace trireme {
 namespace {
@@ -29,11 +26,9 @@ namespace fs = std::filesystem;
 
 constexpr const char* kSums = "SHA256SUMS";
 constexpr size_t kSumsBytesMax = size_t{1} << 20;
-constexpr size_t kHexDigits = 64;
 constexpr size_t kPieceBytes = size_t{1} << 20;
 
-// By file name: the digest in lower-case hex.
-absl::StatusOr<std::map<std::string, std::string>> ReadSums(const fs::path& path) {
+absl::StatusOr<Sha256Sums> ReadSums(const fs::path& path) {
   absl::StatusOr<std::string> text = ReadFile(path, kSumsBytesMax);
   if (absl::IsNotFound(text.status())) {
     return absl::NotFoundError(absl::StrCat(
@@ -42,27 +37,7 @@ absl::StatusOr<std::map<std::string, std::string>> ReadSums(const fs::path& path
         "write it where the files are right: sha256sum *.json *.safetensors > ", kSums));
   }
   RETURN_IF_ERROR(text.status());
-  std::map<std::string, std::string> sums;
-  int number = 0;
-  for (const absl::string_view line : absl::StrSplit(*text, '\n')) {
-    ++number;
-    if (line.empty()) continue;
-    const absl::string_view hex = line.substr(0, kHexDigits);
-    const bool digits = hex.size() == kHexDigits && std::all_of(hex.begin(), hex.end(), [](char c) {
-                          return absl::ascii_isxdigit(static_cast<unsigned char>(c));
-                        });
-    // Two spaces, or a space and * where the file was read as binary.
-    if (!digits || line.size() < kHexDigits + 3 || line[kHexDigits] != ' ' ||
-        (line[kHexDigits + 1] != ' ' && line[kHexDigits + 1] != '*')) {
-      return absl::InvalidArgumentError(absl::StrCat(path.string(), ":", number,
-                                                     ": not a line of sha256sum: a digest of 64 "
-                                                     "digits, two spaces, a file's name"));
-    }
-    std::string name(line.substr(kHexDigits + 2));
-    if (name.starts_with("./")) name.erase(0, 2);
-    sums[name] = absl::AsciiStrToLower(hex);
-  }
-  return sums;
+  return ParseSha256Sums(*text, path.string());
 }
 
 // "NAME-00001-of-00003.gguf" without its number: what it has in common with the other parts.
@@ -115,7 +90,7 @@ absl::StatusOr<std::string> Sha256(const fs::path& path) {
   return absl::BytesToHexString(absl::string_view(reinterpret_cast<const char*>(digest), size));
 }
 
-absl::Status Verify(const fs::path& file, const std::map<std::string, std::string>& sums) {
+absl::Status Verify(const fs::path& file, const Sha256Sums& sums) {
   const auto found = sums.find(file.filename().string());
   if (found == sums.end()) {
     return absl::InvalidArgumentError(

@@ -28,6 +28,6 @@ struct BroadcastWeights {
 absl::StatusOr<BroadcastWeights> LoadByBroadcast(
     const absl::StatusOr<std::unique_ptr<Checkpoint>>& checkpoint,
     const std::vector<std::vector<TensorSlice>>& slices, Ops& ops, int threads, bool float32,
-    Communicator& world, int64_t piece_bytes = int64_t{16} << 20);
+    Communicator& world, int64_t piece_bytes = int64_t{16} << 20, LoadCount* count = nullptr);
 
 }  // namespace trireme

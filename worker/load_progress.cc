@@ -20,8 +20,8 @@ std::string DescribeProgress(uint64_t done, uint64_t total, uint64_t recent_byte
                                             static_cast<double>(total - done) / rate));
 }
 
-LoadProgress::LoadProgress(uint64_t total_bytes, std::chrono::milliseconds interval)
-    : total_(total_bytes), interval_(interval), thread_([this] { Run(); }) {}
+LoadProgress::LoadProgress(const LoadCount& count, std::chrono::milliseconds interval)
+    : count_(count), interval_(interval), thread_([this] { Run(); }) {}
 
 LoadProgress::~LoadProgress() {
   {
@@ -39,8 +39,8 @@ void LoadProgress::Run() {
   auto moved = std::chrono::steady_clock::now();  // when the last bytes had come
   while (!changed_.wait_for(lock, interval_, [this] { return ended_; })) {
     const auto now = std::chrono::steady_clock::now();
-    const uint64_t done = done_;
-    LogInfo(DescribeProgress(done, total_, done - before, now - moved));
+    const uint64_t done = count_.done;
+    LogInfo(DescribeProgress(done, count_.total, done - before, now - moved));
     if (done > before) moved = now;
     before = done;
   }

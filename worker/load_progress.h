@@ -15,25 +15,28 @@ namespace trireme {
 std::string DescribeProgress(uint64_t done, uint64_t total, uint64_t recent_bytes,
                              std::chrono::duration<double> recent);
 
+// Bytes of a load, counted by those who load for those who tell. Thread safe.
+struct LoadCount {
+  std::atomic<uint64_t> total{0};  // 0: not known yet
+  std::atomic<uint64_t> done{0};
+};
+
 // Logs how far a load is, every few seconds: nothing of one that takes less. Thread safe.
 class LoadProgress {
  public:
   static constexpr std::chrono::milliseconds kInterval{5000};
 
-  explicit LoadProgress(uint64_t total_bytes, std::chrono::milliseconds interval = kInterval);
+  // `count` must outlive it.
+  explicit LoadProgress(const LoadCount& count, std::chrono::milliseconds interval = kInterval);
   ~LoadProgress();
   LoadProgress(const LoadProgress&) = delete;
   LoadProgress& operator=(const LoadProgress&) = delete;
 
-  // So many bytes more are loaded.
-  void Add(uint64_t bytes) { done_ += bytes; }
-
  private:
   void Run();
 
-  const uint64_t total_;
+  const LoadCount& count_;
   const std::chrono::milliseconds interval_;
-  std::atomic<uint64_t> done_{0};
   std::mutex mutex_;
   std::condition_variable changed_;
   bool ended_ = false;  // guarded by mutex_

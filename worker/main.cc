@@ -2,6 +2,7 @@
 // others through the coordinator, or alone as a gang of one.
 
 #include <sched.h>
+#include <unistd.h>
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
@@ -9,6 +10,7 @@
 #include <iostream>
 #include <iterator>
 #include <memory>
+#include <optional>
 #include <random>
 #include <string>
 #include <thread>
@@ -24,6 +26,7 @@
 #include "parallel/collective_watch.h"
 #include "parallel/communicator.h"
 #include "parallel/link_test.h"
+#include "parallel/network_devices.h"
 #include "parallel/shard_flags.h"
 #include "worker/checksums.h"
 #include "worker/cpu_binding.h"
@@ -31,6 +34,7 @@
 #include "worker/gang_placement.h"
 #include "worker/gang_settings.h"
 #include "worker/gang_world.h"
+#include "worker/load_reporter.h"
 #include "worker/memory_amount.h"
 #include "worker/model_runner.h"
 #include "worker/offline_bench.h"
@@ -387,6 +391,15 @@ absl::StatusOr<std::string> MakeGangId(Communicator& world) {
   return absl::StrFormat("%016x", id);
 }
 
+v1::LoadingRank DescribeLoading(const Communicator& ranks) {
+  v1::LoadingRank rank;
+  rank.set_rank(static_cast<uint32_t>(ranks.rank()));
+  rank.set_world_size(static_cast<uint32_t>(ranks.size()));
+  rank.set_host(HostName());
+  rank.set_pid(static_cast<uint32_t>(getpid()));
+  return rank;
+}
+
 struct Rank {
   std::unique_ptr<Ops> ops;
   std::unique_ptr<ModelRunner> runner;
@@ -495,8 +508,12 @@ int Run(int argc, char** argv) {
   if (UnderMpiLauncher()) EndWithLauncher();
   Flags flags;
   flags.control.stop_signal = &stop_signal;
+  LoadCount load_count;
+  flags.runner.load_count = &load_count;
+  std::optional<LoadReporter> load_reporter;
   absl::StatusOr<std::unique_ptr<StartLease>> start_lease = nullptr;
   flags.control.on_ready = [&] {
+    load_reporter.reset();
     start_lease->reset();
     phases.End("coordinator");
     LogInfo(phases.Describe());
@@ -559,6 +576,9 @@ int Run(int argc, char** argv) {
   if (const absl::Status linked = TestLinks(flags, *world); !linked.ok())
     LeaveAtOnce(ranks, linked);
   phases.End("link test");
+  if (!flags.control.coordinator.empty()) {
+    load_reporter.emplace(flags.control.coordinator, DescribeLoading(ranks), load_count);
+  }
   absl::StatusOr<Rank> rank = LoadRank(flags, *world, phases);
   const absl::Status loaded = AgreeOnStatus(rank.status(), ranks);
   if (!loaded.ok()) return speaks ? Complain(loaded) : 1;

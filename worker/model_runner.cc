@@ -68,8 +68,9 @@ absl::Status ModelRunner::LoadWeights() {
   RETURN_IF_ERROR(Configure());
   ASSIGN_OR_RETURN(const std::unique_ptr<Checkpoint> checkpoint,
                    Checkpoint::Open(options_.model_dir));
-  ASSIGN_OR_RETURN(weights_, Weights::Load(*checkpoint, ShardTensors(config_, shard_), *ops_,
-                                           options_.load_threads, options_.float32));
+  ASSIGN_OR_RETURN(weights_,
+                   Weights::Load(*checkpoint, ShardTensors(config_, shard_), *ops_,
+                                 options_.load_threads, options_.float32, options_.load_count));
   load_report_.bytes_read = checkpoint->bytes_read();
   return absl::OkStatus();
 }
@@ -90,7 +91,8 @@ absl::Status ModelRunner::LoadWeightsByBroadcast() {
   }
   ASSIGN_OR_RETURN(
       BroadcastWeights loaded,
-      LoadByBroadcast(checkpoint, slices, *ops_, options_.load_threads, options_.float32, *world_));
+      LoadByBroadcast(checkpoint, slices, *ops_, options_.load_threads, options_.float32, *world_,
+                      int64_t{16} << 20, options_.load_count));
   weights_ = std::move(loaded.weights);
   load_report_.bytes_read = loaded.bytes_read;
   return absl::OkStatus();

@@ -44,7 +44,8 @@ struct RunnerOptions {
   bool float32 = false;         // widens weights of 16 bits, so that activations are not rounded
   int64_t max_model_len = 0;    // 0: the model's own, as far as the KV cache holds it
   int64_t max_num_batched_tokens = 512;
-  bool broadcast = false;  // rank 0 alone reads the weights (worker/load_broadcast.h)
+  bool broadcast = false;           // rank 0 alone reads the weights (worker/load_broadcast.h)
+  LoadCount* load_count = nullptr;  // counts the bytes of Load's weights; may be null
   // Told when a phase of Load has ended, by its name.
   std::function<void(std::string_view phase)> phase_ended = [](std::string_view) {};
   // Sees the logits of every sampled token, on the ranks of the last stage. For tests.

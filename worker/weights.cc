@@ -135,7 +135,7 @@ absl::Status LoadRows(const Checkpoint& checkpoint, const Task& task, std::byte*
 
 // Loads all slices, in their order, with several threads; returns the first error.
 absl::Status LoadSlices(const Checkpoint& checkpoint, std::vector<PlacedSlice>& slices,
-                        Memory& memory, int threads) {
+                        Memory& memory, int threads, LoadCount& count) {
   std::vector<Task> tasks;
   uint64_t stored_bytes = 0;
   std::vector<ReadAhead::Stretches> stretches;
@@ -150,7 +150,8 @@ absl::Status LoadSlices(const Checkpoint& checkpoint, std::vector<PlacedSlice>& 
       tasks.push_back({&placed, first, std::min(each, rows - first)});
     }
   }
-  LoadProgress progress(stored_bytes);
+  count.total = stored_bytes;
+  const LoadProgress progress(count);
   ReadAhead read_ahead(std::move(stretches));
   std::atomic<size_t> next{0};
   std::mutex mutex;
@@ -164,7 +165,7 @@ absl::Status LoadSlices(const Checkpoint& checkpoint, std::vector<PlacedSlice>& 
                                                           static_cast<size_t>(task.bytes())));
       RETURN_IF_ERROR(LoadRows(checkpoint, task, to));
       RETURN_IF_ERROR(writer->End());
-      progress.Add(static_cast<uint64_t>(task.rows * task.placed->stored_row_bytes()));
+      count.done += static_cast<uint64_t>(task.rows * task.placed->stored_row_bytes());
     }
     return writer->Finish();
   };
@@ -184,8 +185,9 @@ absl::Status LoadSlices(const Checkpoint& checkpoint, std::vector<PlacedSlice>& 
 
 absl::StatusOr<Weights> Weights::Load(const Checkpoint& checkpoint,
                                       const std::vector<TensorSlice>& slices, Ops& ops, int threads,
-                                      bool float32) {
+                                      bool float32, LoadCount* count) {
   Weights weights;
+  LoadCount uncounted;
   weights.ops_ = &ops;
   std::vector<PlacedSlice> placed;
   size_t size = 0;
@@ -205,7 +207,8 @@ absl::StatusOr<Weights> Weights::Load(const Checkpoint& checkpoint,
   std::stable_sort(placed.begin(), placed.end(), [](const PlacedSlice& a, const PlacedSlice& b) {
     return std::less<>()(a.place(), b.place());
   });
-  RETURN_IF_ERROR(LoadSlices(checkpoint, placed, ops.memory(), threads));
+  RETURN_IF_ERROR(
+      LoadSlices(checkpoint, placed, ops.memory(), threads, count == nullptr ? uncounted : *count));
   for (const PlacedSlice& own : placed) {
     const int64_t cols = own.slice->cols.size();
     weights.by_name_[own.slice->name] =

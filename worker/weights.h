@@ -13,6 +13,7 @@
 #include "kernels/tensor.h"
 #include "parallel/shard.h"
 #include "worker/checkpoint/checkpoint.h"
+#include "worker/load_progress.h"
 
 namespace trireme {
 
@@ -24,10 +25,11 @@ class Weights {
   // Copies every slice out of the mapped checkpoint into the memory of `ops`, which the Weights do
   // not own, with `threads` threads. Each tensor keeps the checkpoint's data type, but with
   // `float32` F16 and BF16 are widened; matrices of types that the Ops pack are packed
-  // (kernels/quant/packed.h) a panel at a time, so the shard is in memory once.
+  // (kernels/quant/packed.h) a panel at a time, so the shard is in memory once. `count` may be
+  // null.
   static absl::StatusOr<Weights> Load(const Checkpoint& checkpoint,
                                       const std::vector<TensorSlice>& slices, Ops& ops, int threads,
-                                      bool float32 = false);
+                                      bool float32 = false, LoadCount* count = nullptr);
 
   // The slice of this name. The view lives as long as the Weights.
   absl::StatusOr<Weight> Find(std::string_view name) const;

@@ -2,6 +2,7 @@
 
 #include <grpcpp/grpcpp.h>
 
+#include <chrono>
 #include <string>
 #include <utility>
 #include <vector>
@@ -9,74 +10,97 @@
 #include "coordinator/cordoned_hosts.h"
 #include "coordinator/engine.h"
 #include "coordinator/gateway/wire.h"
+#include "coordinator/loading_ranks.h"
 #include "trireme/v1/cluster.grpc.pb.h"
 
 namespace trireme {
 
+// All of whose calls get bytes (coordinator/gateway/wire.h).
+using RawClusterService = v1::Cluster::WithRawCallbackMethod_ListRanks<
+    v1::Cluster::WithRawCallbackMethod_GetStats<v1::Cluster::WithRawCallbackMethod_Drain<
+        v1::Cluster::WithRawCallbackMethod_Uncordon<v1::Cluster::Service>>>>;
+
 // The operator's gRPC service. Thread safe.
-class ClusterService : public v1::Cluster::CallbackService {
+class ClusterService : public RawClusterService {
  public:
-  ClusterService(Engine& engine, CordonedHosts& cordoned) : engine_(engine), cordoned_(cordoned) {}
+  ClusterService(Engine& engine, CordonedHosts& cordoned, LoadingRanks& loading)
+      : engine_(engine), cordoned_(cordoned), loading_(loading) {}
 
   grpc::ServerUnaryReactor* ListRanks(grpc::CallbackServerContext* context,
-                                      const v1::ListRanksRequest*,
-                                      v1::ListRanksResponse* response) override {
-    *response = engine_.Describe();
-    for (std::string& host : cordoned_.List()) response->add_cordoned_hosts(std::move(host));
-    grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
-    reactor->Finish(grpc::Status::OK);
-    return reactor;
+                                      const grpc::ByteBuffer* request,
+                                      grpc::ByteBuffer* response) override {
+    v1::ListRanksRequest list;
+    return Answer(context, ParseMessage(*request, list), [&] {
+      v1::ListRanksResponse ranks = engine_.Describe();
+      for (std::string& host : cordoned_.List()) ranks.add_cordoned_hosts(std::move(host));
+      for (v1::LoadingRank& rank : loading_.List(ranks, std::chrono::steady_clock::now())) {
+        *ranks.add_loading() = std::move(rank);
+      }
+      *response = SerializeMessage(ranks);
+      return absl::OkStatus();
+    });
   }
 
   grpc::ServerUnaryReactor* GetStats(grpc::CallbackServerContext* context,
-                                     const v1::GetStatsRequest*,
-                                     v1::GetStatsResponse* response) override {
-    *response = engine_.Stats();
-    grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
-    reactor->Finish(grpc::Status::OK);
-    return reactor;
+                                     const grpc::ByteBuffer* request,
+                                     grpc::ByteBuffer* response) override {
+    v1::GetStatsRequest stats;
+    return Answer(context, ParseMessage(*request, stats), [&] {
+      *response = SerializeMessage(engine_.Stats());
+      return absl::OkStatus();
+    });
   }
 
   grpc::ServerUnaryReactor* Drain(grpc::CallbackServerContext* context,
-                                  const v1::DrainRequest* request,
-                                  v1::DrainResponse* response) override {
+                                  const grpc::ByteBuffer* request,
+                                  grpc::ByteBuffer* response) override {
     grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
     const auto answer = [=](const std::vector<uint64_t>& epochs) {
-      for (const uint64_t epoch : epochs) response->add_epochs(epoch);
+      v1::DrainResponse drained;
+      for (const uint64_t epoch : epochs) drained.add_epochs(epoch);
+      *response = SerializeMessage(drained);
       reactor->Finish(grpc::Status::OK);
     };
-    switch (request->target_case()) {
-      case v1::DrainRequest::kHost: {
-        const absl::Status status = cordoned_.Cordon(request->host());
-        if (status.ok()) {
-          engine_.DrainHost(request->host(), answer);
-        } else {
-          reactor->Finish(ToGrpcStatus(status));
-        }
-        break;
-      }
-      case v1::DrainRequest::kEpoch:
-        engine_.DrainGang(request->epoch(), answer);
-        break;
-      case v1::DrainRequest::TARGET_NOT_SET:
-        reactor->Finish(
-            {grpc::StatusCode::INVALID_ARGUMENT, "a drain names a host or the epoch of a gang"});
-        break;
+    v1::DrainRequest drain;
+    absl::Status status = ParseMessage(*request, drain);
+    if (status.ok() && drain.has_host()) status = cordoned_.Cordon(drain.host());
+    if (status.ok() && drain.target_case() == v1::DrainRequest::TARGET_NOT_SET) {
+      status = absl::InvalidArgumentError("a drain names a host or the epoch of a gang");
+    }
+    if (!status.ok()) {
+      reactor->Finish(ToGrpcStatus(status));
+    } else if (drain.has_host()) {
+      engine_.DrainHost(drain.host(), answer);
+    } else {
+      engine_.DrainGang(drain.epoch(), answer);
     }
     return reactor;
   }
 
   grpc::ServerUnaryReactor* Uncordon(grpc::CallbackServerContext* context,
-                                     const v1::UncordonRequest* request,
-                                     v1::UncordonResponse*) override {
-    grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
-    reactor->Finish(ToGrpcStatus(cordoned_.Uncordon(request->host())));
-    return reactor;
+                                     const grpc::ByteBuffer* request,
+                                     grpc::ByteBuffer* response) override {
+    v1::UncordonRequest uncordon;
+    return Answer(context, ParseMessage(*request, uncordon), [&] {
+      *response = SerializeMessage(v1::UncordonResponse());
+      return cordoned_.Uncordon(uncordon.host());
+    });
   }
 
  private:
+  // Ends a call with what is wrong with its request or else with what `handle` makes of it.
+  template <typename Handle>
+  static grpc::ServerUnaryReactor* Answer(grpc::CallbackServerContext* context, absl::Status status,
+                                          const Handle& handle) {
+    if (status.ok()) status = handle();
+    grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
+    reactor->Finish(ToGrpcStatus(status));
+    return reactor;
+  }
+
   Engine& engine_;
   CordonedHosts& cordoned_;
+  LoadingRanks& loading_;
 };
 
 }  // namespace trireme

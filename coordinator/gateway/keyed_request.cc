@@ -18,16 +18,19 @@ std::string ModelName(const ServedModel& model) {
 
 // A journal is an outside input: what would make the engine or a worker fail is refused.
 absl::Status CheckRestored(const ServedModel& model, const PreparedRequest& prepared,
-                           const std::vector<v1::JournaledToken>& tokens) {
+                           const JournalEntry& entry) {
   const ResolvedSampling& sampling = prepared.sampling;
   const auto known = [&](int32_t id) {
     return id >= 0 && static_cast<uint32_t>(id) < model.vocab_size();
   };
   bool good = !prepared.prompt.empty() && sampling.max_tokens > 0 && sampling.n > 0 &&
-              sampling.best_of >= sampling.n && sampling.best_of <= 128;
+              sampling.best_of >= sampling.n && sampling.best_of <= 128 &&
+              CheckStepSampling(sampling.step, model.vocab_size()).ok();
   good = good && std::all_of(prepared.prompt.begin(), prepared.prompt.end(), known);
   std::vector<uint32_t> counts(good ? sampling.best_of : 0);
-  for (const v1::JournaledToken& token : tokens) {
+  // Without a version, nobody would know what they may go on with.
+  good = good && (entry.tokens.empty() || !entry.version.empty());
+  for (const v1::JournaledToken& token : entry.tokens) {
     good = good && token.index() < counts.size() && known(token.token().token_id()) &&
            ++counts[token.index()] <= sampling.max_tokens;
   }
@@ -108,7 +111,7 @@ absl::StatusOr<std::shared_ptr<KeyedRequest>> KeyedRequest::Restore(const Served
   sampling.stop.assign(from.stop().begin(), from.stop().end());
   sampling.stop_token_ids.assign(from.stop_token_ids().begin(), from.stop_token_ids().end());
   sampling.skip_special_tokens = from.skip_special_tokens();
-  if (absl::Status status = CheckRestored(model, prepared, entry.tokens); !status.ok()) {
+  if (absl::Status status = CheckRestored(model, prepared, entry); !status.ok()) {
     return status;
   }
   auto request = std::make_shared<KeyedRequest>(model, engine, std::move(prepared));

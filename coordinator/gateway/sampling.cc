@@ -23,7 +23,7 @@ constexpr size_t kStopBytesMax = 256;
 constexpr int kStopTokensMax = 64;
 constexpr uint32_t kLogprobsMax = 20;
 constexpr uint32_t kContinuationsMax = 128;
-constexpr size_t kBiasesMax = 1024;
+constexpr int kBiasesMax = 1024;
 constexpr float kBiasMax = 100;
 
 absl::StatusOr<Json> ReadJson(const std::filesystem::path& path) {
@@ -72,27 +72,6 @@ absl::Status OutOfRange(const char* name, double value, const char* bounds) {
 
 bool Within(float value, float low, float high) { return value >= low && value <= high; }
 
-absl::Status ResolveBias(const v1::SamplingParams& params, const SamplingContext& context,
-                         v1::StepSampling& step) {
-  if (params.logit_bias().size() > kBiasesMax) {
-    return OutOfRange("the number of logit_bias entries",
-                      static_cast<double>(params.logit_bias().size()), "at most 1024");
-  }
-  const std::map<int32_t, float> in_order(params.logit_bias().begin(), params.logit_bias().end());
-  for (const auto& [id, bias] : in_order) {
-    if (id < 0 || static_cast<uint32_t>(id) >= context.vocab_size) {
-      return absl::InvalidArgumentError(absl::StrCat(
-          "logit_bias: token id ", id, " is outside of the vocabulary of ", context.vocab_size));
-    }
-    if (!Within(bias, -kBiasMax, kBiasMax)) {
-      return OutOfRange("a logit_bias", bias, "from -100 to 100");
-    }
-    step.add_bias_ids(id);
-    step.add_bias(bias);
-  }
-  return absl::OkStatus();
-}
-
 // n and best_of, and what choosing the best needs.
 absl::Status ResolveContinuations(const v1::SamplingParams& params, ResolvedSampling& resolved) {
   resolved.n = params.has_n() ? params.n() : 1;
@@ -112,6 +91,7 @@ absl::Status ResolveStep(const v1::SamplingParams& params, const SamplingContext
   step.set_temperature(params.has_temperature() ? params.temperature() : defaults.temperature);
   step.set_top_p(params.has_top_p() ? params.top_p() : defaults.top_p);
   step.set_top_k(params.has_top_k() ? params.top_k() : defaults.top_k);
+  if (step.top_k() == -1) step.set_top_k(0);
   step.set_min_p(params.has_min_p() ? params.min_p() : defaults.min_p);
   step.set_repetition_penalty(params.has_repetition_penalty() ? params.repetition_penalty()
                                                               : defaults.repetition_penalty);
@@ -119,31 +99,13 @@ absl::Status ResolveStep(const v1::SamplingParams& params, const SamplingContext
   step.set_frequency_penalty(params.frequency_penalty());
   step.set_seed(params.has_seed() ? params.seed() : context.drawn_seed);
   if (params.has_logprobs()) step.set_logprobs(params.logprobs());
-
-  if (!Within(step.temperature(), 0, 100)) {
-    return OutOfRange("temperature", step.temperature(), "from 0 (greedy) to 100");
-  }
-  if (!(step.top_p() > 0 && step.top_p() <= 1)) {
-    return OutOfRange("top_p", step.top_p(), "above 0 and at most 1");
-  }
-  if (step.top_k() < -1) return OutOfRange("top_k", step.top_k(), "0 or -1 (keeps all) or more");
-  step.set_top_k(std::max(step.top_k(), 0));
-  if (!Within(step.min_p(), 0, 1)) return OutOfRange("min_p", step.min_p(), "from 0 to 1");
-  if (!(step.repetition_penalty() > 0 && std::isfinite(step.repetition_penalty()))) {
-    return OutOfRange("repetition_penalty", step.repetition_penalty(), "above 0 and finite");
-  }
-  if (!Within(step.presence_penalty(), -2, 2)) {
-    return OutOfRange("presence_penalty", step.presence_penalty(), "from -2 to 2");
-  }
-  if (!Within(step.frequency_penalty(), -2, 2)) {
-    return OutOfRange("frequency_penalty", step.frequency_penalty(), "from -2 to 2");
-  }
-  if (step.logprobs() > kLogprobsMax) return OutOfRange("logprobs", step.logprobs(), "at most 20");
   if (params.has_prompt_logprobs()) step.set_prompt_logprobs(params.prompt_logprobs());
-  if (step.prompt_logprobs() > kLogprobsMax) {
-    return OutOfRange("prompt_logprobs", step.prompt_logprobs(), "at most 20");
+  const std::map<int32_t, float> in_order(params.logit_bias().begin(), params.logit_bias().end());
+  for (const auto& [id, bias] : in_order) {
+    step.add_bias_ids(id);
+    step.add_bias(bias);
   }
-  return ResolveBias(params, context, step);
+  return CheckStepSampling(step, context.vocab_size);
 }
 
 absl::Status ResolveStops(const v1::SamplingParams& params, const SamplingContext& context,
@@ -203,6 +165,44 @@ absl::Status ResolveLength(const v1::SamplingParams& params, const SamplingConte
 }
 
 }  // namespace
+
+absl::Status CheckStepSampling(const v1::StepSampling& step, uint32_t vocab_size) {
+  if (!Within(step.temperature(), 0, 100)) {
+    return OutOfRange("temperature", step.temperature(), "from 0 (greedy) to 100");
+  }
+  if (!(step.top_p() > 0 && step.top_p() <= 1)) {
+    return OutOfRange("top_p", step.top_p(), "above 0 and at most 1");
+  }
+  if (step.top_k() < 0) return OutOfRange("top_k", step.top_k(), "0 or -1 (keeps all) or more");
+  if (!Within(step.min_p(), 0, 1)) return OutOfRange("min_p", step.min_p(), "from 0 to 1");
+  if (!(step.repetition_penalty() > 0 && std::isfinite(step.repetition_penalty()))) {
+    return OutOfRange("repetition_penalty", step.repetition_penalty(), "above 0 and finite");
+  }
+  if (!Within(step.presence_penalty(), -2, 2)) {
+    return OutOfRange("presence_penalty", step.presence_penalty(), "from -2 to 2");
+  }
+  if (!Within(step.frequency_penalty(), -2, 2)) {
+    return OutOfRange("frequency_penalty", step.frequency_penalty(), "from -2 to 2");
+  }
+  if (step.logprobs() > kLogprobsMax) return OutOfRange("logprobs", step.logprobs(), "at most 20");
+  if (step.prompt_logprobs() > kLogprobsMax) {
+    return OutOfRange("prompt_logprobs", step.prompt_logprobs(), "at most 20");
+  }
+  if (step.bias_size() > kBiasesMax || step.bias_size() != step.bias_ids_size()) {
+    return OutOfRange("the number of logit_bias entries", step.bias_size(), "at most 1024");
+  }
+  for (int i = 0; i < step.bias_size(); ++i) {
+    const int32_t id = step.bias_ids(i);
+    if (id < 0 || static_cast<uint32_t>(id) >= vocab_size) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          "logit_bias: token id ", id, " is outside of the vocabulary of ", vocab_size));
+    }
+    if (!Within(step.bias(i), -kBiasMax, kBiasMax)) {
+      return OutOfRange("a logit_bias", step.bias(i), "from -100 to 100");
+    }
+  }
+  return absl::OkStatus();
+}
 
 absl::StatusOr<SamplingDefaults> SamplingDefaults::Load(const std::filesystem::path& model,
                                                         uint32_t vocab_size) {

@@ -30,6 +30,9 @@ struct SamplingDefaults {
                                                uint32_t vocab_size);
 };
 
+// INVALID_ARGUMENT says which parameter is out of bounds.
+absl::Status CheckStepSampling(const v1::StepSampling& step, uint32_t vocab_size);
+
 // Sampling parameters with every default filled in and every bound checked.
 struct ResolvedSampling {
   v1::StepSampling step;

@@ -239,6 +239,62 @@ TEST_F(IdempotencyTest, AnAnswerIsOfOneVersionOfTheModel) {
   EXPECT_TRUE(Ask(Keyed("b", 240)).status.ok());
 }
 
+// What a damaged journal asks for would end the gang that computes it.
+TEST_F(IdempotencyTest, ARequestThatNoWorkerCanComputeIsNotResumed) {
+  options_.keyed.journal = Path();
+  StartServer();
+  {
+    const auto gang = StartSlowGang();
+    AskAndLeave(Keyed("a", 240), 20);
+  }
+  server_->Shutdown("restart");
+  server_.reset();
+  {
+    const auto journal = Journal::Open(Path(), 1 << 20);
+    ASSERT_TRUE(journal.ok()) << journal.status();
+    const auto good = (*journal)->Find("", "a");
+    ASSERT_TRUE(good.ok() && good->has_value());
+    v1::JournaledRequest request = (*good)->request;
+    request.mutable_sampling()->add_bias_ids(1 << 30);
+    request.mutable_sampling()->add_bias(1);
+    ASSERT_TRUE((*journal)->Erase("", "a").ok());
+    const auto id = (*journal)->Insert("", "a", request, std::time(nullptr));
+    JournalBatch batch{.id = *id, .first = 0, .version = (*good)->version, .tokens = {}};
+    for (const auto& token : (*good)->tokens) *batch.tokens.add_tokens() = token;
+    ASSERT_TRUE((*journal)->Append({&batch, 1}, std::time(nullptr)).ok());
+  }
+  StartServer();
+  const auto gang = StartGang(Gang());
+  ExpectRefused(Keyed("a", 240), grpc::StatusCode::FAILED_PRECONDITION, "is damaged");
+  EXPECT_TRUE(Ask(Keyed("b", 240)).status.ok());
+}
+
+// Keys and values of another type are another arithmetic: half an answer of each would be nobody's.
+TEST_F(IdempotencyTest, AnAnswerIsOfOneArithmetic) {
+  options_.keyed.journal = Path();
+  StartServer();
+  FakeGangOptions options = Gang();
+  options.step_delay = milliseconds(5);
+  Answer begun;
+  {
+    const auto gang = StartGang(options);
+    begun = AskAndLeave(Keyed("a", 240), 20);
+  }
+  Restart();
+  {
+    options = Gang();
+    options.change = [](v1::Register& registration) { registration.set_kv_cache_dtype("int8"); };
+    const auto gang = StartGang(options);
+    ExpectRefused(Keyed("a", 240), grpc::StatusCode::FAILED_PRECONDITION,
+                  "begun with version 1; KV cache in");
+    EXPECT_TRUE(Ask(Keyed("b", 240)).status.ok());
+  }
+  Restart();
+  const auto gang = StartGang(Gang());  // as it was
+  const Answer whole = GoOn(Keyed("a", 240), begun);
+  EXPECT_TRUE(whole.status.ok()) << whole.status.error_message();
+}
+
 TEST_F(IdempotencyTest, WithoutAJournalAnAnswerIsComputedOnceMore) {
   StartServer();
   Answer begun;

@@ -2,6 +2,8 @@
 
 #include "tests/coordinator/server_fixture.h"
 
+#include <grpcpp/impl/client_unary_call.h>
+
 #include <atomic>
 
 namespace trireme {
@@ -313,6 +315,25 @@ TEST_F(ServerTest, RanksThatDoNotFitHearWhyAndNobodyElseNotices) {
   stream->Write(garbage);
   EXPECT_EQ(stream->Finish().error_code(), grpc::StatusCode::INVALID_ARGUMENT);
   EXPECT_TRUE(Ask(Request("still there", 20)).status.ok());
+}
+
+// gRPC's own parsing would answer UNIMPLEMENTED.
+TEST_F(ServerTest, AMalformedMessageOfAnOperatorIsNamed) {
+  StartServer();
+  const grpc::Slice slice(std::string("\xFF\xFF\xFF not a message"));
+  const grpc::ByteBuffer garbage(&slice, 1);
+  for (const char* call : {"Cluster/ListRanks", "Cluster/GetStats", "Cluster/Drain",
+                           "Cluster/Uncordon", "Loading/Report"}) {
+    grpc::ClientContext context;
+    const std::string path = absl::StrCat("/trireme.v1.", call);
+    const grpc::internal::RpcMethod method(path.c_str(), grpc::internal::RpcMethod::NORMAL_RPC,
+                                           channel_);
+    grpc::ByteBuffer answer;
+    const grpc::Status status =
+        grpc::internal::BlockingUnaryCall(channel_.get(), method, &context, garbage, &answer);
+    EXPECT_EQ(status.error_code(), grpc::StatusCode::INVALID_ARGUMENT) << call;
+    EXPECT_NE(status.error_message().find("not a valid trireme.v1."), std::string::npos) << call;
+  }
 }
 
 TEST_F(ServerTest, AFullQueueRefusesTheNext) {

@@ -118,6 +118,33 @@ case_unequal_stages_share_the_layers_by_what_they_have() {
   done
 }
 
+case_nodes_shows_a_rank_that_loads() {
+  cp -r "$model" "$work/large"
+  truncate -s 40G "$work/large/more.safetensors"  # of zeros, which are read and compared
+  (cd "$work/large" && sha256sum config.json model.safetensors >SHA256SUMS && echo "$(printf '0%.0s' {1..64})  more.safetensors" >>SHA256SUMS)
+  start_coordinator || return 1
+  "$bin/trireme-worker" --coordinator "$server" --model "$work/large" --verify-checksum --kv-memory 64MiB \
+    >"$work/workers.log" 2>&1 &
+  gang=$!
+  local shown
+  for _ in {1..100}; do
+    shown=$("$bin/trireme" nodes --server "$server" 2>&1) && { echo "it serves: $shown"; return 1; }
+    [[ $shown == *waits* ]] && break
+    sleep 0.1
+  done
+  expect_match "nodes" "$shown" "loading: rank 0 of 1 on $(hostname): 0.01 of 0.01 GB (100 %), waits" || return 1
+  expect_match "its last words" "$shown" "no gang is serving yet" || return 1
+  expect_match "nodes --json" "$("$bin/trireme" nodes --server "$server" --json 2>/dev/null)" '"bytes_total":"10' || return 1
+  kill -KILL "$gang"; wait "$gang" 2>/dev/null; gang=
+  for _ in {1..80}; do
+    shown=$("$bin/trireme" nodes --server "$server" 2>&1)
+    [[ $shown == *loading* ]] || return 0
+    sleep 0.1
+  done
+  echo "a dead rank goes on loading: $shown"
+  return 1
+}
+
 case_clients_together_get_what_each_gets_alone() {
   start_coordinator && start_gang 2 1 || return 1
   local i pids=()

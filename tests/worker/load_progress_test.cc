@@ -31,8 +31,10 @@ TEST(LoadProgress, LogsEachInterval) {
   InitLog("test", LogLevel::kInfo);
   testing::internal::CaptureStderr();
   {
-    LoadProgress progress(4'000'000'000, milliseconds(20));
-    progress.Add(1'000'000'000);
+    LoadCount count;
+    count.total = 4'000'000'000;
+    LoadProgress progress(count, milliseconds(20));
+    count.done += 1'000'000'000;
     std::this_thread::sleep_for(milliseconds(200));
   }
   const std::string log = testing::internal::GetCapturedStderr();
@@ -43,7 +45,8 @@ TEST(LoadProgress, LogsEachInterval) {
 TEST(LoadProgress, SaysNothingOfAShortLoad) {
   InitLog("test", LogLevel::kInfo);
   testing::internal::CaptureStderr();
-  { LoadProgress progress(10); }
+  LoadCount count;
+  { LoadProgress progress(count); }
   EXPECT_EQ(testing::internal::GetCapturedStderr(), "");
 }
 

@@ -1,0 +1,66 @@
+#include "coordinator/loading_ranks.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+namespace trireme {
+namespace {
+
+using std::chrono::seconds;
+
+constexpr LoadingRanks::Time kStart{};
+
+v1::LoadingRank Rank(const std::string& host, uint32_t rank, uint32_t pid) {
+  v1::LoadingRank loading;
+  loading.set_rank(rank);
+  loading.set_world_size(4);
+  loading.set_host(host);
+  loading.set_pid(pid);
+  loading.set_bytes_done(5);
+  loading.set_bytes_total(10);
+  return loading;
+}
+
+TEST(LoadingRanks, AreListedByHostAndRankWithTheirLastReport) {
+  LoadingRanks ranks;
+  ASSERT_TRUE(ranks.Report(Rank("b", 2, 7), kStart).ok());
+  ASSERT_TRUE(ranks.Report(Rank("a", 1, 9), kStart).ok());
+  ASSERT_TRUE(ranks.Report(Rank("a", 0, 10), kStart).ok());
+  v1::LoadingRank later = Rank("a", 1, 9);
+  later.set_bytes_done(10);
+  ASSERT_TRUE(ranks.Report(later, kStart + seconds(1)).ok());
+  const auto list = ranks.List({}, kStart + seconds(1));
+  ASSERT_EQ(list.size(), 3u);
+  EXPECT_EQ(list[0].pid(), 10u);
+  EXPECT_EQ(list[1].bytes_done(), 10u);
+  EXPECT_EQ(list[2].host(), "b");
+}
+
+TEST(LoadingRanks, AreForgottenWhenTheyServeOrFallSilent) {
+  LoadingRanks ranks;
+  ASSERT_TRUE(ranks.Report(Rank("a", 0, 1), kStart).ok());
+  ASSERT_TRUE(ranks.Report(Rank("a", 1, 2), kStart).ok());
+  v1::ListRanksResponse serving;
+  v1::RankInfo& info = *serving.add_gangs()->add_ranks();
+  info.set_host("a");
+  info.set_pid(2);
+  EXPECT_EQ(ranks.List(serving, kStart + seconds(5)).size(), 1u);
+  EXPECT_TRUE(ranks.List({}, kStart + seconds(6)).empty());
+}
+
+TEST(LoadingRanks, WhatNoRankSaysIsRefused) {
+  LoadingRanks ranks;
+  v1::LoadingRank more = Rank("a", 0, 1);
+  more.set_bytes_done(11);
+  v1::LoadingRank fast = Rank("a", 0, 1);
+  fast.set_bytes_per_s(std::nan(""));
+  for (const v1::LoadingRank& bad :
+       {Rank("", 0, 1), Rank(std::string(256, 'h'), 0, 1), Rank("a\nb", 0, 1), more, fast}) {
+    EXPECT_EQ(ranks.Report(bad, kStart).code(), absl::StatusCode::kInvalidArgument);
+  }
+  EXPECT_TRUE(ranks.List({}, kStart).empty());
+}
+
+}  // namespace
+}  // namespace trireme
