@@ -29,7 +29,7 @@ class CpuOps final : public Ops {
         name_(absl::StrCat("cpu ", kernels.name)),
         row_memory_(static_cast<size_t>(threads)),
         scratch_(static_cast<size_t>(threads)),
-        quant_scratch_(static_cast<size_t>(threads)) {}
+        panel_sums_(static_cast<size_t>(threads)) {}
 
   std::string_view name() const override { return name_; }
   int threads() const override { return pool_.size(); }
@@ -94,6 +94,7 @@ class CpuOps final : public Ops {
   void Linear(const Input& x, std::span<const Product> products, int groups) override {
     const int64_t cols = products.front().weight.cols;
     const int64_t tokens = Rows(static_cast<size_t>(Size(x)), cols);
+    if (tokens == 0) return;
     activations_.clear();
     forms_.clear();
     chunks_.clear();
@@ -366,9 +367,14 @@ class CpuOps final : public Ops {
 
   static void* ReserveForm(std::vector<CacheLine>& memory, const Weight& weight, int64_t tokens) {
     if (!weight.packed) return Reserve<float>(memory, tokens * weight.cols);
-    const int64_t blocks = tokens * LayoutOf(weight).blocks;
-    if (weight.dtype == DType::kBF16) return Reserve<uint32_t>(memory, blocks);
-    return Reserve<cpu::ActivationBlock>(memory, blocks);
+    const int64_t blocks = LayoutOf(weight).blocks;
+    if (weight.dtype == DType::kBF16) return Reserve<uint32_t>(memory, tokens * blocks);
+    const cpu::TokenTile last = cpu::TileOf(tokens - 1, tokens);
+    auto* to = Reserve<cpu::ActivationBlock>(memory, (last.first + last.width) * blocks);
+    if (last.tokens < last.width) {
+      std::fill_n(to + last.first * blocks, last.width * blocks, cpu::ActivationBlock{});
+    }
+    return to;
   }
 
   // Each row of x in all forms while it is in the cache.
@@ -392,12 +398,13 @@ class CpuOps final : public Ops {
     if (!weight.packed) {
       return kernels_.pack_activations(row, t, tokens, weight, groups, static_cast<float*>(to));
     }
-    const int64_t first = t * LayoutOf(weight).blocks;
+    const int64_t blocks = LayoutOf(weight).blocks;
     if (weight.dtype == DType::kBF16) {
-      return kernels_.round_row(row, weight.cols, static_cast<uint32_t*>(to) + first);
+      return kernels_.round_row(row, weight.cols, static_cast<uint32_t*>(to) + t * blocks);
     }
-    kernels_.quantize_row(row, weight.cols, weight.dtype,
-                          static_cast<cpu::ActivationBlock*>(to) + first);
+    const cpu::TokenTile tile = cpu::TileOf(t, tokens);
+    auto* first = static_cast<cpu::ActivationBlock*>(to) + tile.first * blocks + (t - tile.first);
+    kernels_.quantize_row(row, weight.cols, weight.dtype, first, tile.width);
   }
 
   // Chunks are small enough that threads end together, whatever else the machine does.
@@ -430,13 +437,12 @@ class CpuOps final : public Ops {
                                  .groups = groups,
                                  .y = product.y.data()};
       };
-      cpu::QuantScratch& scratch = quant_scratch_[static_cast<size_t>(thread)];
       if (weight.dtype == DType::kBF16) {
         return kernels_.bf16_linear(args(static_cast<const uint32_t*>(x)), chunk.begin, chunk.end,
-                                    scratch.sums);
+                                    panel_sums_[static_cast<size_t>(thread)]);
       }
       return kernels_.quant_linear(weight.dtype, args(static_cast<const cpu::ActivationBlock*>(x)),
-                                   chunk.begin, chunk.end, scratch);
+                                   chunk.begin, chunk.end);
     }
     kernels_.linear({.x = static_cast<const float*>(x),
                      .tokens = tokens,
@@ -510,7 +516,7 @@ class CpuOps final : public Ops {
   // One for each thread.
   std::vector<std::vector<CacheLine>> row_memory_;
   std::vector<cpu::LinearScratch> scratch_;
-  std::vector<cpu::QuantScratch> quant_scratch_;
+  std::vector<cpu::PanelSums> panel_sums_;
 };
 
 // Best first.

@@ -23,9 +23,9 @@ struct KernelTable {
   void (*bf16_linear)(const Bf16LinearArgs&, int64_t panel_begin, int64_t panel_end, PanelSums&);
   void (*widen_bf16_row)(const std::byte* weight, const quant::PackedLayout&, int64_t row,
                          float* out);
-  void (*quantize_row)(const float* x, int64_t n, DType weight_dtype, ActivationBlock* to);
-  void (*quant_linear)(DType, const QuantLinearArgs&, int64_t panel_begin, int64_t panel_end,
-                       QuantScratch&);
+  void (*quantize_row)(const float* x, int64_t n, DType weight_dtype, ActivationBlock* to,
+                       int64_t stride);
+  void (*quant_linear)(DType, const QuantLinearArgs&, int64_t panel_begin, int64_t panel_end);
   void (*widen_quant_row)(DType, const std::byte* weight, const quant::PackedLayout&, int64_t row,
                           float* out);
   void (*rms_norm_row)(const float* x, const float* weight, float eps, int64_t n, float* out);

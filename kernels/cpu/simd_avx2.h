@@ -125,7 +125,6 @@ struct SimdAvx2 {
   // Twelve accumulators of eight lanes, three of x and one of w: all 16 registers.
   static constexpr int kTileTokens = 3;
   static constexpr int kTileRows = 4;
-  static constexpr int kQuantTokens = 2;
   static constexpr int kBf16Tokens = 3;
 
   struct V {

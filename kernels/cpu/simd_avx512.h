@@ -22,8 +22,6 @@ struct SimdAvx512 {
   // 24 accumulators, four of x and one of w: 29 of 32 registers.
   static constexpr int kTileTokens = 4;
   static constexpr int kTileRows = 6;
-  // With two panels, twelve dot products, as many sums, two of weights and one of x.
-  static constexpr int kQuantTokens = 6;
   static constexpr int kBf16Tokens = 8;
 
   using V = __m512;

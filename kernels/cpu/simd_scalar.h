@@ -20,8 +20,7 @@ struct SimdScalar {
   static constexpr int kTileRowsSingle = 4;
   static constexpr int kTileTokens = 2;
   static constexpr int kTileRows = 2;
-  // Of a tile of a product with quantised and with bfloat16 weights, two panels.
-  static constexpr int kQuantTokens = 2;
+  // Of a tile of a product with bfloat16 weights, two panels.
   static constexpr int kBf16Tokens = 2;
 
   struct V {

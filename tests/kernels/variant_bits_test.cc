@@ -152,11 +152,13 @@ std::vector<float> RunQuantLinear(const KernelTable& table, DType dtype, int64_t
                                   const std::vector<std::byte>& weight) {
   const int64_t cols = layout.blocks * 32;
   const std::vector<float> x = RandomFloats(tokens * cols, 1);
-  std::vector<ActivationBlock> blocks(tokens * layout.blocks);
+  const TokenTile last = TileOf(tokens - 1, tokens);
+  std::vector<ActivationBlock> blocks((last.first + last.width) * layout.blocks);
   for (int64_t t = 0; t < tokens; ++t) {
-    table.quantize_row(x.data() + t * cols, cols, dtype, blocks.data() + t * layout.blocks);
+    const TokenTile tile = TileOf(t, tokens);
+    table.quantize_row(x.data() + t * cols, cols, dtype,
+                       blocks.data() + tile.first * layout.blocks + t - tile.first, tile.width);
   }
-  const auto scratch = std::make_unique<QuantScratch>();
   std::vector<float> y(tokens * layout.rows);
   table.quant_linear(dtype,
                      {.x = blocks.data(),
@@ -166,7 +168,7 @@ std::vector<float> RunQuantLinear(const KernelTable& table, DType dtype, int64_t
                       .bias = nullptr,
                       .groups = 4,
                       .y = y.data()},
-                     0, layout.panels(), *scratch);
+                     0, layout.panels());
   std::vector<float> row(cols);
   table.widen_quant_row(dtype, weight.data(), layout, layout.rows - 1, row.data());
   y.insert(y.end(), row.begin(), row.end());
@@ -180,7 +182,7 @@ TEST(VariantBits, QuantisedLinear) {
                               DType::kIQ4NL, DType::kInt8, DType::kInt4Zero}) {
       const quant::PackedLayout layout(dtype, 50, 512, 0);
       const std::vector<std::byte> weight = RandomPacked(dtype, layout);
-      for (const int64_t tokens : {1, 2, 3, 4, 9, 100}) {
+      for (const int64_t tokens : {1, 2, 3, 4, 5, 7, 10, 16, 100}) {
         EXPECT_TRUE(SameBits(RunQuantLinear(*table, dtype, tokens, layout, weight),
                              RunQuantLinear(kScalar, dtype, tokens, layout, weight)))
             << table->name << " " << DTypeName(dtype) << " " << tokens;
