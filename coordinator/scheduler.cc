@@ -112,6 +112,7 @@ std::optional<v1::StepPlan> Scheduler::Plan() {
   if (!capacity_.has_value() || in_flight_.size() > capacity_->pipeline_stages) {
     return std::nullopt;
   }
+  if (last_step_ >= options_.suspect_stands_back) CallSuspects();
   Sequence* suspect = NextSuspect();
   if (suspect != nullptr && !in_flight_.empty()) return std::nullopt;
   v1::StepPlan plan;
@@ -131,7 +132,7 @@ std::optional<v1::StepPlan> Scheduler::Plan() {
   }
   if (plan.scheduled().empty()) {
     in_flight_.pop_back();
-    return std::nullopt;
+    return in_flight_.empty() && CallSuspects() ? Plan() : std::nullopt;
   }
   // Only now, so that what they copy from their leader is computed by an earlier step than theirs.
   for (const uint64_t leader : std::exchange(leaders_done_, {})) ReleaseFollowers(leader);
@@ -320,25 +321,6 @@ void Scheduler::SwapOut(Sequence& sequence) {
   }
   sequence.num_swapped = sequence.num_computed;
   ++stats_.swaps;
-}
-
-Sequence* Scheduler::NextSuspect() const {
-  Sequence* next = nullptr;
-  for (const uint64_t id : suspects_) {
-    Sequence* suspect = sequences_.at(id).get();
-    if (suspect->paused || suspect->state == SequenceState::kHeld) continue;
-    if (next == nullptr || suspect->gangs_lost < next->gangs_lost) next = suspect;
-  }
-  return next;
-}
-
-// One that runs has its blocks: it leaves the suspects with the token behind its prefill.
-void Scheduler::PlanAlone(Sequence& suspect, v1::StepPlan& plan) {
-  uint32_t budget = token_budget();
-  if (suspect.state == SequenceState::kRunning) {
-    return Schedule(suspect, suspect.block_table.size(), budget, plan);
-  }
-  while (!Admit(suspect, budget, plan)) Preempt(*running_.back());
 }
 
 bool Scheduler::AdmitNext(uint32_t& budget, v1::StepPlan& plan) {
@@ -651,6 +633,11 @@ std::vector<uint64_t> Scheduler::GangLost(bool silent) {
   std::sort(all.begin(), all.end(), [](auto* a, auto* b) { return a->id < b->id; });
   for (Sequence* sequence : all) {
     if (sequence->last_step < computing && sequence->gangs_lost > 0) ++sequence->gangs_lost_without;
+    sequence->stands_back = sequence->gangs_lost > options_.gangs_lost_suspect;
+    if (sequence->stands_back && sequence->state == SequenceState::kWaiting) {
+      queue_.Remove(*sequence);
+      sequence->state = SequenceState::kHeld;
+    }
     ForgetGang(*sequence);
     Queue(*sequence);
   }

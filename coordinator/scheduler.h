@@ -31,6 +31,9 @@ struct SchedulerOptions {
   // granted, up to twice as many: then something else kills gangs.
   uint32_t gangs_lost_suspect = 2;
   uint32_t gangs_lost_max = 4;
+  // One that a gang died under alone lets the others go first, for so many steps of the next: what
+  // kills gangs without regard to what they compute shows itself.
+  uint32_t suspect_stands_back = 16;
   bool prefix_caching = true;
   HashKey hash_key{};  // secret, drawn once per process
   WaitQueue::Options queue = {};
@@ -197,6 +200,8 @@ class Scheduler {
   // do not reach gangs_lost_max by faults that follow each other closely.
   Sequence* NextSuspect() const;
   void PlanAlone(Sequence& suspect, v1::StepPlan& plan);
+  // Those that stand back need not any more; false if none does.
+  bool CallSuspects();
   bool AdmitNext(uint32_t& budget, v1::StepPlan& plan);
   bool Admit(Sequence& sequence, uint32_t& budget, v1::StepPlan& plan);
   Prefix FindPrefix(Sequence& sequence);

@@ -36,6 +36,7 @@ struct Sequence {
   Tenant* tenant = nullptr;
   bool paused = false;         // its client does not read
   bool follows = false;        // waits for its leader's prompt to be computed
+  bool stands_back = false;    // a gang died under it alone: the others go first
   uint32_t num_prompt = 0;     // how many of `tokens` are the prompt
   uint32_t num_pending = 0;    // sampled by steps whose results are not back
   uint32_t num_computed = 0;   // tokens whose keys and values are planned into the cache
@@ -66,7 +67,7 @@ struct Sequence {
     return left == 1 && num_sampled() + num_pending >= max_tokens ? 0 : left;
   }
   // Whether it may be queued. One that was preempted must first know its last tokens again.
-  bool Runnable() const { return !paused && !follows && num_pending == 0; }
+  bool Runnable() const { return !paused && !follows && !stands_back && num_pending == 0; }
 };
 
 }  // namespace trireme

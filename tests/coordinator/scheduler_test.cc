@@ -529,12 +529,37 @@ TEST(SchedulerTest, WhatGangsDieOfIsFoundAloneAndNobodyElseIsGivenUp) {
   // No gang died under the innocent alone: it goes first now, and its token clears it.
   alone(innocent);
   world.Apply();
+  for (int i = 0; i < 7; ++i) {
+    ASSERT_EQ(world.Plan()->scheduled(0).id(), innocent);
+    world.Apply();
+  }
   alone(poison);
   EXPECT_EQ(world.Lose(), std::vector<uint64_t>{poison});
   world.Start(Pool(64));
   EXPECT_EQ(world.scheduler.Find(poison), nullptr);
   world.Drain();
   EXPECT_EQ(world.heard[innocent], 8u);
+}
+
+// As long as there are others, for a number of steps.
+TEST(SchedulerTest, ASuspectThatAGangDiedUnderAloneStandsBack) {
+  World world(Pool(64));
+  const uint64_t suspect = world.Add(Request(Text(20), 8));
+  for (int i = 0; i < 3; ++i) {
+    world.Plan();
+    EXPECT_TRUE(world.Lose().empty());
+    world.Start(Pool(64));
+  }
+  const uint64_t other = world.Add(Request(Text(20, 500), 100));
+  for (int i = 0; i < 16; ++i) {
+    ASSERT_EQ(world.Plan()->scheduled(0).id(), other) << i;
+    world.Apply();
+  }
+  const std::optional<v1::StepPlan> plan = world.Plan();
+  ASSERT_EQ(plan->scheduled_size(), 1);
+  EXPECT_EQ(plan->scheduled(0).id(), suspect);
+  world.Apply();
+  EXPECT_EQ(world.Plan()->scheduled_size(), 2);
 }
 
 // Faults that come so fast that nobody gets a token: no request is what they have in common.

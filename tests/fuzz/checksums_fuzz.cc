@@ -10,7 +10,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   const std::string_view text(reinterpret_cast<const char*>(data), size);
   const auto sums = trireme::ParseSha256Sums(text, "SHA256SUMS");
   if (!sums.ok()) {
-    if (!sums.status().message().starts_with("SHA256SUMS:")) std::abort();
+    if (!std::string(sums.status().message()).starts_with("SHA256SUMS:")) std::abort();
     return 0;
   }
   std::string written;

@@ -28,6 +28,7 @@ SchedulerOptions DrawOptions(Random& random) {
   options.prefix_caching = random.Percent(85);
   options.hash_key = {random.Next(), random.Next()};
   options.queue.starvation_steps = random.Percent(50) ? random.Between(3, 30) : 1000;
+  options.suspect_stands_back = random.Between(0, 20);
   if (random.Percent(50)) options.queue.tenant_weights["tenant1"] = random.Between(1, 40) / 10.0;
   return options;
 }
