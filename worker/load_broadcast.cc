@@ -371,7 +371,7 @@ absl::StatusOr<std::vector<TensorSlice>> InOrder(const v1::TensorTable& table,
     const auto found = std::find_if(slices.begin(), slices.end(), [&](const TensorSlice& slice) {
       return slice.name == tensor.name();
     });
-    if (found == slices.end() || tensor.dtype() > static_cast<uint32_t>(DType::kInt4Zero)) break;
+    if (found == slices.end() || tensor.dtype() > static_cast<uint32_t>(DType::kFp8)) break;
     in_order.push_back(*found);
   }
   if (in_order.size() == slices.size()) return in_order;
