@@ -28,7 +28,7 @@ struct SchedulerOptions {
   // A sequence under which so many gangs die in a row, without a new token of it in between, may be
   // what kills them: until its next token it is computed alone. After gangs_lost_max it is given
   // up, but for each gang that died meanwhile without computing it, or was silent, one more is
-  // granted, up to twice as many: then something else kills gangs.
+  // granted, up to four times as many: then something else kills gangs.
   uint32_t gangs_lost_suspect = 2;
   uint32_t gangs_lost_max = 4;
   // One that a gang died under alone lets the others go first, for so many steps of the next: what
@@ -175,7 +175,7 @@ class Scheduler {
     return sequence.gangs_lost >= options_.gangs_lost_suspect;
   }
   bool IsGivenUp(const Sequence& sequence) const {
-    const uint32_t granted = std::min(sequence.gangs_lost_without, options_.gangs_lost_max);
+    const uint32_t granted = std::min(sequence.gangs_lost_without, 3 * options_.gangs_lost_max);
     return sequence.gangs_lost >= options_.gangs_lost_max + granted;
   }
   void InsertRunning(Sequence& sequence);

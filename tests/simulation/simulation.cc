@@ -237,8 +237,9 @@ absl::Status Simulation::Lose() {
     const Sequence* sequence = scheduler_->Find(id);
     if (sequence->state == SequenceState::kRunning && scheduler_->oldest_step() > 0 &&
         sequence->last_step >= scheduler_->oldest_step() &&
-        sequence->gangs_lost + 1 >= options_.gangs_lost_max + std::min(sequence->gangs_lost_without,
-                                                                       options_.gangs_lost_max)) {
+        sequence->gangs_lost + 1 >=
+            options_.gangs_lost_max +
+                std::min(sequence->gangs_lost_without, 3 * options_.gangs_lost_max)) {
       given_up.push_back(id);
     }
   }
