@@ -65,8 +65,12 @@ add_program "$(readlink -f "$(command -v mpirun)")" mpirun
 mpi=$(dirname "$(ldd "$build/bin/trireme-worker" | awk '/libmpi\.so/ { print $3 }')")
 mkdir -p "$out/openmpi/plugins" "$out/openmpi/share" "$out/openmpi/pmix/plugins"
 for plugin in "$mpi"/openmpi/lib/openmpi3/*.so; do
-  # What drives networks that a single machine does not need would bring many libraries; OpenSHMEM is not used.
-  case $(basename "$plugin") in *atomic* | *memheap* | *scoll* | *sshmem* | *ucx* | *ofi* | *psm* | *usnic* | *openib* | *fs_* | *io_romio* | *lsf* | *tm.so) continue ;; esac
+  # What drives networks that a single machine does not need would bring many libraries; OpenSHMEM, debuggers' hooks,
+  # reductions by MPI and topologies are not used, nor the collectives and one-sided parts that have others in their place.
+  case $(basename "$plugin") in
+    *atomic* | *memheap* | *scoll* | *sshmem* | *ucx* | *ofi* | *psm* | *usnic* | *openib* | *fs_* | *io_romio* | *lsf* | *tm.so) continue ;;
+    *dbg_msgq* | *monitoring* | *vprotocol* | *op_avx* | *topo_treematch* | *coll_han* | *coll_adapt* | *osc_rdma*) continue ;;
+  esac
   cp -L "$plugin" "$out/openmpi/plugins/"
   copy_libraries "$plugin"
 done
