@@ -58,6 +58,14 @@ class IdempotencyTest : public ServerTest {
     server_.reset();
     StartServer();
   }
+
+  // Starts a server with a journal, which holds the beginning of the answer that is returned.
+  Answer BeginInJournal(const v1::GenerateRequest& request) {
+    options_.keyed.journal = Path();
+    StartServer();
+    const auto gang = StartSlowGang();
+    return AskAndLeave(request, 20);
+  }
 };
 
 TEST_F(IdempotencyTest, ASecondCallGetsTheSameAnswerAndNothingIsComputedAgain) {
@@ -222,17 +230,9 @@ TEST_F(IdempotencyTest, TheJournalOutlivesTheCoordinator) {
 }
 
 TEST_F(IdempotencyTest, AnAnswerIsOfOneVersionOfTheModel) {
-  options_.keyed.journal = Path();
-  StartServer();
-  FakeGangOptions options = Gang();
-  options.step_delay = milliseconds(5);
-  Answer begun;
-  {
-    const auto gang = StartGang(options);
-    begun = AskAndLeave(Keyed("a", 240), 20);
-  }
+  BeginInJournal(Keyed("a", 240));
   Restart();
-  options = Gang();
+  FakeGangOptions options = Gang();
   options.version = "2";
   const auto gang = StartGang(options);
   ExpectRefused(Keyed("a", 240), grpc::StatusCode::FAILED_PRECONDITION, "begun with version 1");
@@ -241,12 +241,7 @@ TEST_F(IdempotencyTest, AnAnswerIsOfOneVersionOfTheModel) {
 
 // What a damaged journal asks for would end the gang that computes it.
 TEST_F(IdempotencyTest, ARequestThatNoWorkerCanComputeIsNotResumed) {
-  options_.keyed.journal = Path();
-  StartServer();
-  {
-    const auto gang = StartSlowGang();
-    AskAndLeave(Keyed("a", 240), 20);
-  }
+  BeginInJournal(Keyed("a", 240));
   server_->Shutdown("restart");
   server_.reset();
   {
@@ -271,18 +266,10 @@ TEST_F(IdempotencyTest, ARequestThatNoWorkerCanComputeIsNotResumed) {
 
 // Keys and values of another type are another arithmetic: half an answer of each would be nobody's.
 TEST_F(IdempotencyTest, AnAnswerIsOfOneArithmetic) {
-  options_.keyed.journal = Path();
-  StartServer();
-  FakeGangOptions options = Gang();
-  options.step_delay = milliseconds(5);
-  Answer begun;
-  {
-    const auto gang = StartGang(options);
-    begun = AskAndLeave(Keyed("a", 240), 20);
-  }
+  const Answer begun = BeginInJournal(Keyed("a", 240));
   Restart();
   {
-    options = Gang();
+    FakeGangOptions options = Gang();
     options.change = [](v1::Register& registration) { registration.set_kv_cache_dtype("int8"); };
     const auto gang = StartGang(options);
     ExpectRefused(Keyed("a", 240), grpc::StatusCode::FAILED_PRECONDITION,
