@@ -11,7 +11,8 @@
 namespace trireme {
 namespace {
 
-// A rank that lets this many pile up is not reading; there are some more plans than pipeline stages.
+// A rank that lets this many pile up is not reading; there are some more plans than pipeline
+// stages.
 constexpr size_t kUnsentMax = 1024;
 
 using BytesReactor = grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>;
