@@ -49,8 +49,9 @@ class KeyedRequest : public std::enable_shared_from_this<KeyedRequest> {
   // Ends a run whose client has gone for so long.
   void CheckClient(Clock::time_point now, Clock::duration grace);
 
-  // What has happened since it was last asked, if anything.
+  // What has happened since it was last asked, if anything, and it has a journal id.
   std::optional<JournalBatch> TakeNews();
+  // 0: it is not in the journal, or its entry is complete as it is.
   void SetJournalId(int64_t id) { journal_id_ = id; }
 
   // Nothing is computed.

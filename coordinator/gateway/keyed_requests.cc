@@ -176,8 +176,12 @@ void KeyedRequests::WriteJournal() {
     for (const auto& [key, request] : entries_) requests.push_back(request);
   }
   std::vector<JournalBatch> batches;
+  std::vector<KeyedRequest*> with_news;
   for (const auto& request : requests) {
-    if (auto news = request->TakeNews()) batches.push_back(*std::move(news));
+    if (auto news = request->TakeNews()) {
+      batches.push_back(*std::move(news));
+      with_news.push_back(request.get());
+    }
   }
   if (batches.empty()) return;
   const int64_t now_unix_s = std::time(nullptr);
@@ -187,9 +191,12 @@ void KeyedRequests::WriteJournal() {
     Note(journal_->Trim(now_unix_s - options_.ttl.count(), requests.size() / 2));
     status = journal_->Append(batches, now_unix_s);
   } else if (status.ok()) {
-    status = journal_->Trim(now_unix_s - options_.ttl.count(), options_.entries_max);
+    Note(journal_->Trim(now_unix_s - options_.ttl.count(), options_.entries_max));
   }
   Note(status);
+  if (status.ok()) return;
+  // What is written is a beginning that can be gone on with; later tokens would leave a gap.
+  for (KeyedRequest* const request : with_news) request->SetJournalId(0);
 }
 
 void KeyedRequests::Note(const absl::Status& status) {

@@ -1,5 +1,7 @@
 // Requests with an idempotency key, over real gRPC on loopback, with a gang that has no model.
 
+#include <sqlite3.h>
+
 #include <atomic>
 #include <fstream>
 
@@ -308,6 +310,31 @@ TEST_F(IdempotencyTest, OldAnswersMakeRoom) {
   EXPECT_EQ(server_->engine().Stats().tokens_generated(), tokens);
   ASSERT_TRUE(Ask(Keyed("a", 10)).status.ok());
   EXPECT_EQ(server_->engine().Stats().tokens_generated(), tokens + 10);
+}
+
+// What was written before stays good, also where later tokens could be written again.
+TEST_F(IdempotencyTest, AJournalThatFailsForAWhileKeepsTheBeginning) {
+  ASSERT_TRUE(Journal::Open(Path(), 1 << 20).ok());
+  sqlite3* file = nullptr;
+  ASSERT_EQ(sqlite3_open(Path().c_str(), &file), SQLITE_OK);
+  EXPECT_EQ(sqlite3_exec(file,
+                         "CREATE TRIGGER fail BEFORE INSERT ON tokens WHEN NEW.first BETWEEN 1 AND "
+                         "99 BEGIN SELECT RAISE(ABORT, 'no'); END",
+                         nullptr, nullptr, nullptr),
+            SQLITE_OK);
+  sqlite3_close(file);
+  options_.keyed.journal = Path();
+  StartServer();
+  {
+    const auto gang = StartSlowGang();
+    ASSERT_TRUE(Ask(Keyed("a", 240)).status.ok());
+  }
+  Restart();
+  const auto gang = StartGang(Gang());
+  const Answer whole = Ask(Keyed("a", 240));
+  ASSERT_TRUE(whole.status.ok()) << whole.status.error_message();
+  EXPECT_EQ(whole.texts[0], FakeText("keyed", 7, 240));
+  EXPECT_LT(server_->engine().Stats().tokens_generated(), 240u);
 }
 
 TEST_F(IdempotencyTest, AForeignOrDamagedJournalIsRefused) {
