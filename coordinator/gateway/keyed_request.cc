@@ -264,10 +264,21 @@ void KeyedRequest::Flush() {
   if (call_ != nullptr) call_->Flush();
 }
 
+void KeyedRequest::Hold() {
+  const std::lock_guard lock(mutex_);
+  ++holds_;
+}
+
+void KeyedRequest::Release() {
+  const std::lock_guard lock(mutex_);
+  --holds_;
+}
+
 void KeyedRequest::Abandon(const absl::Status& status) {
   const std::lock_guard lock(mutex_);
   if (std::exchange(running_, false)) engine_.Cancel(engine_id_);
   ++run_;
+  failure_ = status;  // for a call that has found it already
   if (call_ != nullptr) call_->OnError(status);
 }
 
@@ -294,12 +305,12 @@ std::optional<JournalBatch> KeyedRequest::TakeNews() {
 
 bool KeyedRequest::idle() const {
   const std::lock_guard lock(mutex_);
-  return !running_;
+  return at_rest();
 }
 
 bool KeyedRequest::empty() const {
   const std::lock_guard lock(mutex_);
-  return !running_ && call_ != nullptr && tokens_.empty() && !failure_.has_value();
+  return at_rest() && call_ != nullptr && tokens_.empty() && !failure_.has_value();
 }
 
 }  // namespace trireme

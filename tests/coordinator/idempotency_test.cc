@@ -4,6 +4,8 @@
 
 #include <atomic>
 #include <fstream>
+#include <map>
+#include <set>
 
 #include "tests/coordinator/server_fixture.h"
 
@@ -335,6 +337,68 @@ TEST_F(IdempotencyTest, AJournalThatFailsForAWhileKeepsTheBeginning) {
   ASSERT_TRUE(whole.status.ok()) << whole.status.error_message();
   EXPECT_EQ(whole.texts[0], FakeText("keyed", 7, 240));
   EXPECT_LT(server_->engine().Stats().tokens_generated(), 240u);
+}
+
+// Another request takes no place of one that a call has found and not begun to compute.
+TEST_F(IdempotencyTest, ARequestThatIsAboutToStartIsNotForgotten) {
+  constexpr uint32_t kContinuations = 8;
+  options_.max_num_seqs = 4 * kContinuations;
+  options_.keyed.journal = Path();
+  options_.keyed.entries_max = 1;
+  StartServer();
+  std::atomic<size_t> most{0};
+  FakeGangOptions options = Gang();
+  options.step_delay = milliseconds(5);
+  options.spoil = [&](const v1::StepResult& result) {
+    std::set<uint64_t> sequences;
+    for (const auto& token : result.tokens()) sequences.insert(token.sequence_id());
+    most = std::max(most.load(), sequences.size());
+  };
+  const auto gang = StartGang(options);
+  for (int round = 0; round < 100; ++round) {
+    std::vector<std::thread> clients;
+    for (int client = 0; client < 4; ++client) {
+      v1::GenerateRequest request = Keyed(absl::StrCat(round, "-", client), 4);
+      request.mutable_sampling()->set_n(kContinuations);
+      clients.emplace_back([this, request] { (void)Ask(request); });
+    }
+    for (std::thread& client : clients) client.join();
+  }
+  EXPECT_EQ(most, kContinuations);
+}
+
+// Also not for a call that had found it before.
+TEST_F(IdempotencyTest, WhatIsForgottenIsNotComputedAnyMore) {
+  StartServer();
+  std::map<uint64_t, int> late;  // by sequence, tokens beside one that began after it
+  FakeGangOptions options = Gang();
+  options.step_delay = milliseconds(1);
+  options.spoil = [&](const v1::StepResult& result) {
+    std::set<uint64_t> sequences;
+    for (const auto& token : result.tokens()) sequences.insert(token.sequence_id());
+    if (!sequences.empty()) sequences.erase(*sequences.rbegin());
+    for (const uint64_t id : sequences) ++late[id];
+  };
+  auto gang = StartGang(options);
+  std::atomic<bool> done{false};
+  std::vector<std::thread> clients;
+  for (int client = 0; client < 2; ++client) {
+    clients.emplace_back([&] {
+      while (!done) (void)Ask(Keyed("a", 50));
+    });
+  }
+  for (int i = 0; i < 2000; ++i) {
+    grpc::ClientContext context;
+    v1::ForgetRequest request;
+    request.set_idempotency_key("a");
+    v1::ForgetResponse response;
+    EXPECT_TRUE(stub_->Forget(&context, request, &response).ok());
+  }
+  done = true;
+  for (std::thread& client : clients) client.join();
+  gang.reset();
+  // Its end may come to the engine before its beginning: then the first token ends it.
+  for (const auto& [id, tokens] : late) EXPECT_LT(tokens, 5) << id;
 }
 
 TEST_F(IdempotencyTest, AForeignOrDamagedJournalIsRefused) {
