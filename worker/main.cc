@@ -500,10 +500,20 @@ absl::Status Begin(Flags& flags, bool mpi, std::unique_ptr<StartLease>& start_le
         "themselves");
   }
   flags.runner.layout.stage_layers = StageSplit(flags.shard.stage_layers);
-  if (!flags.offline_bench) {
+  if (flags.offline_bench) {
+    start_lease.reset();
+  } else if (start_lease == nullptr) {
     ASSIGN_OR_RETURN(start_lease, StartLease::Take());
   }
   return ResolveFlags(flags);
+}
+
+// MPI takes its own arguments first. A rank that is stopped meanwhile keeps the others in MPI_Init,
+// and mpirun does not look: so its lease comes before its flags are known.
+absl::StatusOr<GangWorld> JoinLaunchedRanks(int* argc, char*** argv,
+                                            std::unique_ptr<StartLease>& start_lease) {
+  ASSIGN_OR_RETURN(start_lease, StartLease::Take());
+  return JoinMpiWorld(argc, argv);
 }
 
 int Run(int argc, char** argv) {
@@ -524,11 +534,10 @@ int Run(int argc, char** argv) {
   };
   CLI::App app("One rank of a Trireme gang: holds a shard of the model and computes its steps.");
   DefineFlags(app, flags);
-  // MPI takes its own arguments first.
   CollectiveWatch watch;  // outlives the ranks that it watches
   absl::StatusOr<GangWorld> world;
   const bool mpi = UnderMpiLauncher();
-  if (mpi) world = JoinMpiWorld(&argc, &argv);
+  if (mpi) world = JoinLaunchedRanks(&argc, &argv, start_lease);
   if (mpi && !world.ok()) return Complain(world.status());
   phases.End("gang");
   absl::Status begun;

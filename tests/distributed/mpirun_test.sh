@@ -87,6 +87,18 @@ case_ranks_that_differ_end() {
     { echo "the difference is not named"; return 1; }
 }
 
+# Rank 0 is inside MPI_Init, as rank 1 is late; nobody else hears of either yet.
+case_a_rank_that_is_stopped_while_the_gang_forms_ends_all() {
+  local worker=("$bin/trireme-worker" --coordinator 127.0.0.1:9 --model "$model" --tp 2) stopped
+  start - mpirun.log mpirun --oversubscribe --bind-to none -np 1 "${worker[@]}" : \
+    -np 1 bash -c 'sleep 5; exec "$@"' late "${worker[@]}"
+  for _ in {1..50}; do stopped=$(pgrep -P "$started" trireme-worker) && break; sleep 0.1; done
+  sleep 1
+  kill -STOP "$stopped" || { echo "rank 0 is not there"; return 1; }
+  ends_with_an_error "$started" || { kill -KILL "$stopped" "$started"; return 1; }
+  ! kill -0 "$stopped" 2>/dev/null || { echo "rank 0 is left"; return 1; }
+}
+
 # Rank 0 alone has the weights.
 case_rank_0_sends_the_weights() {
   expected_answer && directory_without_weights && start_coordinator - 127.0.0.1 || return 1
