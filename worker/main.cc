@@ -32,6 +32,7 @@
 #include "worker/checksums.h"
 #include "worker/cpu_binding.h"
 #include "worker/device.h"
+#include "worker/gang_network.h"
 #include "worker/gang_placement.h"
 #include "worker/gang_settings.h"
 #include "worker/gang_world.h"
@@ -62,6 +63,7 @@ struct Flags {
   std::string health = "127.0.0.1:0";
   int health_timeout_s = 60;
   bool insecure = false;
+  std::string network;  // what was told MPI and NCCL of it, for the log
   int peer_timeout_s = 600;
   std::string link_test = "auto";
   OfflineBenchOptions bench;
@@ -90,14 +92,12 @@ void DefineGangFlags(CLI::App& app, Flags& flags) {
       ->check(CLI::Range(0, 4095))
       ->needs("--gang");
   app.add_option("--net-interface", flags.join.network.net_interface,
-                 "interface (eth0) or RDMA port (mlx5_0:1) between the hosts of a --gang; default: "
-                 "the one that leads to the coordinator")
-      ->envname("TRIREME_NET_INTERFACE")
-      ->needs("--gang");
+                 "interface (eth0) or RDMA port (mlx5_0:1) between the gang's hosts; default: with "
+                 "--gang the one that leads to the coordinator, under mpirun MPI's choice")
+      ->envname("TRIREME_NET_INTERFACE");
   app.add_flag("--require-rdma", flags.join.network.require_rdma,
                "end with an error instead of using TCP where a --gang has no RDMA")
-      ->envname("TRIREME_REQUIRE_RDMA")
-      ->needs("--gang");
+      ->envname("TRIREME_REQUIRE_RDMA");
   app.add_option("--peer-timeout-s", flags.peer_timeout_s,
                  "how long a rank of a --gang waits for another that is silent, as one is that "
                  "loads; one that has ended is noticed at once")
@@ -234,7 +234,8 @@ absl::Status ResolveFlags(Flags& flags) {
   return absl::OkStatus();
 }
 
-absl::Status CheckFlags(const Flags& flags, const Communicator& world) {
+absl::Status CheckFlags(const Flags& flags, const GangWorld& gang) {
+  const Communicator& world = *gang.ranks;
   const ParallelLayout& layout = flags.runner.layout;
   if (layout.tp < 1 || layout.pp < 1 || layout.tp > 4096 || layout.pp > 4096) {
     return absl::InvalidArgumentError(
@@ -248,6 +249,11 @@ absl::Status CheckFlags(const Flags& flags, const Communicator& world) {
   }
   if (flags.control.coordinator.empty() && !flags.offline_bench) {
     return absl::InvalidArgumentError("--coordinator HOST:PORT is required");
+  }
+  if (gang.local_size < world.size() && IsLoopbackInterface(flags.join.network.net_interface)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--net-interface ", flags.join.network.net_interface,
+                     " is a loopback interface, but the gang has several hosts"));
   }
   return absl::OkStatus();
 }
@@ -503,6 +509,11 @@ absl::Status Begin(Flags& flags, bool mpi, std::unique_ptr<StartLease>& start_le
   if (!flags.offline_bench) {
     ASSIGN_OR_RETURN(start_lease, StartLease::Take());
   }
+  ASSIGN_OR_RETURN(flags.network, PrepareGangNetwork({.network = flags.join.network,
+                                                      .gang = flags.join.gang,
+                                                      .coordinator = flags.control.coordinator,
+                                                      .mpi = mpi,
+                                                      .gpus = flags.device == "cuda"}));
   return ResolveFlags(flags);
 }
 
@@ -524,22 +535,24 @@ int Run(int argc, char** argv) {
   };
   CLI::App app("One rank of a Trireme gang: holds a shard of the model and computes its steps.");
   DefineFlags(app, flags);
-  // MPI takes its own arguments first.
   CollectiveWatch watch;  // outlives the ranks that it watches
   absl::StatusOr<GangWorld> world;
   const bool mpi = UnderMpiLauncher();
-  if (mpi) world = JoinMpiWorld(&argc, &argv);
-  if (mpi && !world.ok()) return Complain(world.status());
-  phases.End("gang");
   absl::Status begun;
+  std::optional<CLI::ParseError> unparsed;
   try {
     app.parse(argc, argv);
     begun = Begin(flags, mpi, start_lease);
   } catch (const CLI::ParseError& error) {
-    if (!mpi || error.get_exit_code() == 0) {
-      return world.ok() && world->ranks->rank() > 0 ? 0 : app.exit(error);
-    }
+    if (!mpi) return app.exit(error);
+    unparsed = error;
     begun = absl::InvalidArgumentError(absl::StrCat(error.what(), "; see --help"));
+  }
+  if (mpi) world = JoinMpiWorld(&argc, &argv);
+  if (mpi && !world.ok()) return Complain(world.status());
+  phases.End("gang");
+  if (unparsed.has_value() && unparsed->get_exit_code() == 0) {
+    return world->ranks->rank() > 0 ? 0 : app.exit(*unparsed);
   }
   // The ranks of mpirun may have an environment each, but share its output: rank 0 speaks.
   if (mpi) begun = AgreeOrLeave(begun, *world->ranks);
@@ -557,12 +570,13 @@ int Run(int argc, char** argv) {
     if (!world.ok()) return Complain(world.status());
   }
   InitLog(absl::StrCat("rank ", world->ranks->rank()), log_level);
+  if (!flags.network.empty()) LogInfo(flags.network);
   if (mpi) {
     const absl::Status listens = ListenForHealth(flags, world->local_rank, health);
     if (!listens.ok()) LeaveAtOnce(*world->ranks, listens);
   }
   absl::Status same = CompareSettings(settings, *world);
-  same.Update(CheckFlags(flags, *world->ranks));
+  same.Update(CheckFlags(flags, *world));
   same = AgreeOrLeave(same, *world->ranks);
   const bool speaks = !mpi || world->ranks->rank() == 0;
   if (!same.ok()) return speaks ? Complain(same) : 1;
