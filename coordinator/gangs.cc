@@ -11,6 +11,7 @@
 #include "base/check.h"
 #include "base/log.h"
 #include "base/status_macros.h"
+#include "coordinator/gang_bits.h"
 #include "parallel/layout.h"
 
 namespace trireme {
@@ -69,19 +70,6 @@ absl::Status CheckPlace(const v1::Register& registration) {
                      info.pp_rank(), " are not the place of this rank in tp ", tp, " x pp ", pp));
   }
   return absl::OkStatus();
-}
-
-bool IsCpu(const std::string& device) { return device.substr(0, device.find(' ')) == "cpu"; }
-
-// What decides an answer's bits beside the request: all that CheckBits compares, and the model.
-std::string BitsOf(const v1::Register& registration) {
-  std::string bits =
-      absl::StrCat(registration.model().version(), "; KV cache in ", registration.kv_cache_dtype());
-  const std::string& device = registration.info().device();
-  if (!IsCpu(device)) {
-    absl::StrAppend(&bits, "; tp ", registration.tensor_parallel_size(), " on ", device);
-  }
-  return bits;
 }
 
 }  // namespace
@@ -216,7 +204,8 @@ GangEvent GangSupervisor::OnRegister(uint64_t stream_id, const v1::Register& reg
                                      Time now) {
   absl::Status status = CheckAlone(registration);
   if (status.ok()) status = CheckModel(registration);
-  if (status.ok()) status = CheckBits(registration);
+  // Also when no gang serves any more: requests may wait that have tokens.
+  if (status.ok() && !first_.empty()) status = CheckSameBits(registration, first_);
   if (status.ok()) status = CheckAgainstPeers(registration);
   if (!status.ok()) return Reject(stream_id, status, now);
   Stream& stream = streams_.at(stream_id);
@@ -264,6 +253,7 @@ absl::Status GangSupervisor::CheckAlone(const v1::Register& registration) const 
   }
   if (registration.info().host().size() > kNameBytesMax ||
       registration.info().device().size() > kNameBytesMax ||
+      registration.device_model().size() > kNameBytesMax ||
       registration.communicator().size() > kNameBytesMax ||
       registration.kv_cache_dtype().size() > kNameBytesMax ||
       registration.model().version().size() > kNameBytesMax) {
@@ -339,29 +329,6 @@ absl::Status GangSupervisor::CheckAgainstPeers(const v1::Register& registration)
               "communicator");
 }
 
-// Requests go on from one gang to another of the same version, with the same tokens, within this
-// coordinator's life. On CPUs every
-// layout and instruction set computes the same bits; on GPUs those of one kind and layout do.
-absl::Status GangSupervisor::CheckBits(const v1::Register& registration) const {
-  if (first_.gang_id().empty()) return absl::OkStatus();
-  const auto same = [&](const auto& mine, const auto& other, const char* what) {
-    absl::Status status = CheckSame(registration, mine, "the first gang", other, what);
-    if (status.ok()) return status;
-    return absl::FailedPreconditionError(
-        absl::StrCat(status.message(),
-                     ": all gangs must compute the same bits, as requests go on from one to "
-                     "another; start this one like the first, or the coordinator anew"));
-  };
-  RETURN_IF_ERROR(same(absl::CHexEscape(registration.kv_cache_dtype()),
-                       absl::CHexEscape(first_.kv_cache_dtype()), "kv_cache_dtype"));
-  const std::string& device = registration.info().device();
-  if (IsCpu(device) && IsCpu(first_.info().device())) return absl::OkStatus();
-  RETURN_IF_ERROR(
-      same(absl::CHexEscape(device), absl::CHexEscape(first_.info().device()), "device"));
-  return same(registration.tensor_parallel_size(), first_.tensor_parallel_size(),
-              "tensor_parallel_size");
-}
-
 std::optional<uint64_t> GangSupervisor::EpochOf(const std::string& gang_id) const {
   for (const auto& [epoch, id] : serving_) {
     if (id == gang_id) return epoch;
@@ -388,10 +355,10 @@ GangEvent GangSupervisor::StartServing(const std::string& gang_id) {
                         .max_num_batched_tokens = std::numeric_limits<uint32_t>::max()};
   v1::CoordinatorMessage welcome;
   welcome.mutable_welcome()->set_epoch(last_epoch_);
+  std::vector<v1::Register> ranks;
   for (const auto& [rank, id] : RanksOf(gang_id)) {
     const Stream& stream = streams_.at(id);
-    const v1::Register& registration = stream.registration;
-    if (first_.gang_id().empty()) first_ = registration;
+    const v1::Register& registration = ranks.emplace_back(stream.registration);
     capacity.kv_block_size = registration.kv_block_size();
     capacity.pipeline_stages = registration.pipeline_parallel_size();
     capacity.kv_blocks = std::min(capacity.kv_blocks, registration.kv_blocks());
@@ -403,7 +370,9 @@ GangEvent GangSupervisor::StartServing(const std::string& gang_id) {
   }
   const uint64_t pool = uint64_t{capacity.kv_blocks} * capacity.kv_block_size;
   if (pool < capacity.max_model_len) capacity.max_model_len = static_cast<uint32_t>(pool);
-  return GangIsReady{capacity, BitsOf(streams_.at(RanksOf(gang_id).at(0)).registration)};
+  std::string bits = DescribeBits(ranks);
+  if (first_.empty()) first_ = std::move(ranks);
+  return GangIsReady{capacity, std::move(bits)};
 }
 
 GangEvent GangSupervisor::OnResult(uint64_t stream_id, const v1::StepResult& result, Time now) {

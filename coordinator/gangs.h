@@ -129,7 +129,6 @@ class GangSupervisor {
   absl::Status CheckAlone(const v1::Register& registration) const;
   absl::Status CheckModel(const v1::Register& registration) const;
   absl::Status CheckAgainstPeers(const v1::Register& registration) const;
-  absl::Status CheckBits(const v1::Register& registration) const;
   // By rank, the streams of a gang.
   std::map<uint32_t, uint64_t> RanksOf(const std::string& gang_id) const;
   std::optional<uint64_t> EpochOf(const std::string& gang_id) const;
@@ -144,7 +143,7 @@ class GangSupervisor {
   std::map<uint64_t, Stream> streams_;
   std::map<uint64_t, std::string> serving_;  // gang ids by epoch
   uint64_t last_epoch_ = 0;
-  v1::Register first_;  // of the first gang that served, a rank's; empty before
+  std::vector<v1::Register> first_;  // ranks of the first gang that served; empty before
 };
 
 }  // namespace trireme

@@ -262,6 +262,7 @@ v1::Register MakeRegister(const RunnerOptions& options, const ModelRunner& runne
   registration.set_kv_cache_dtype(std::string(KvDTypeName(options.kv_dtype)));
   registration.set_max_model_len(static_cast<uint32_t>(runner.max_model_len()));
   registration.set_max_num_batched_tokens(static_cast<uint32_t>(options.max_num_batched_tokens));
+  registration.set_device_model(std::string(ops.model()));
 
   v1::ModelIdentity& model = *registration.mutable_model();
   model.set_architecture(config.architecture);

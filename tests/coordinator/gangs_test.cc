@@ -28,6 +28,9 @@ class GangsTest : public testing::Test {
     config_.head_dim = 8;
     config_.vocab_size = 100;
     config_.max_position_embeddings = 512;
+  }
+
+  void SetUp() override {
     supervisor_ = std::make_unique<GangSupervisor>(GangRequirements{
         .config = config_, .max_model_len = 512, .worker_timeout = std::chrono::seconds(5)});
   }
@@ -191,24 +194,61 @@ TEST_F(GangsTest, AGangThatComputesOtherBitsIsRefusedByWhatDiffers) {
     registration.set_world_size(1);
     registration.set_tensor_parallel_size(1);
     registration.set_kv_cache_dtype("f32");
-    registration.mutable_info()->set_device("cpu avx2");
+    registration.set_device_model("cpu avx2");
     change(registration);
     supervisor_->OnMessage(id, message, now_);
     return stream->closed.empty() ? "" : std::string(stream->closed[0].message());
   };
   using R = v1::Register;
   EXPECT_EQ(start(1, [](R&) {}), "");
-  EXPECT_EQ(start(2, [](R& r) { r.mutable_info()->set_device("cpu avx512"); }), "");
+  EXPECT_EQ(start(2, [](R& r) { r.set_device_model("cpu avx512"); }), "");
   EXPECT_NE(start(3, [](R& r) { r.set_kv_cache_dtype("bf16"); })
                 .find("kv_cache_dtype bf16, but the first gang has f32"),
             std::string::npos);
-  EXPECT_NE(start(4, [](R& r) { r.mutable_info()->set_device("cuda H100"); })
+  EXPECT_NE(start(4, [](R& r) { r.set_device_model("cuda H100"); })
                 .find("device cuda H100, but the first gang has cpu avx2"),
             std::string::npos);
   EXPECT_EQ(supervisor_->Describe().gangs_size(), 2);
   // Also when none serves any more: requests may wait that have tokens.
   for (const uint64_t epoch : {1, 2}) supervisor_->LoseGang(epoch, "stuck");
   EXPECT_NE(start(5, [](R& r) { r.set_kv_cache_dtype("bf16"); }), "");
+}
+
+// Which of its host's GPUs a rank has does not matter, nor that a gang has GPUs of several models.
+TEST_F(GangsTest, AGangOnGpusComesBackAfterALossAndBesideAReplicaOnOtherGpus) {
+  uint64_t id = 0;
+  // Starts a gang of two ranks on these GPUs: its version, or why one of them was refused.
+  const auto start = [&](int first_gpu, const std::vector<std::string>& models,
+                         uint32_t layers = 4) {
+    GangEvent event;
+    for (uint32_t rank = 0; rank < 2; ++rank) {
+      const auto stream = Connect(++id);
+      v1::WorkerMessage message = Register("gang" + std::to_string((id + 1) / 2), rank);
+      v1::Register& registration = *message.mutable_register_();
+      registration.set_device_model("cuda " + models[rank]);
+      registration.mutable_info()->set_device(
+          "cuda " + std::to_string(first_gpu + static_cast<int>(rank)) + " " + models[rank]);
+      registration.mutable_info()->set_layer_end(layers);
+      event = supervisor_->OnMessage(id, message, now_);
+      if (!stream->closed.empty()) return std::string(stream->closed[0].message());
+    }
+    const auto* ready = std::get_if<GangIsReady>(&event);
+    return ready == nullptr ? "" : ready->version;
+  };
+  for (const std::string second : {"X", "Y"}) {
+    SetUp();
+    const std::string version = start(0, {"X", second});
+    EXPECT_EQ(version, second == "X" ? "; KV cache in ; tp 2 on cuda X"
+                                     : "; KV cache in ; tp 2 on cuda X, layers 0 to 4; "
+                                       "cuda Y, layers 0 to 4");
+    EXPECT_EQ(start(4, {"X", second}), version) << "a replica";
+    for (const uint64_t epoch : {1, 2}) supervisor_->LoseGang(epoch, "stuck");
+    EXPECT_EQ(start(0, {"X", second}), version) << "after a loss";
+    EXPECT_NE(start(0, {"X", "Z"}).find("rank 1 (node1) has device cuda Z, but "),
+              std::string::npos);
+  }
+  // Unlike GPUs round differently, so it matters which of them computes a layer.
+  EXPECT_NE(start(0, {"X", "Y"}, 3).find("has layers 0 to 3, but "), std::string::npos);
 }
 
 TEST_F(GangsTest, RefusesRanksThatDoNotFit) {
@@ -388,7 +428,10 @@ v1::WorkerMessage Exchanging(uint64_t begun, uint64_t exchanges_done, uint32_t p
 
 class DeadlockTest : public GangsTest {
  protected:
-  DeadlockTest() { StartGang("a", 1); }
+  void SetUp() override {
+    GangsTest::SetUp();
+    StartGang("a", 1);
+  }
 
   // Both ranks tell twice a second, for so long; then why the gang was lost, if it was.
   std::string Tell(const v1::WorkerMessage& first, const v1::WorkerMessage& second,
