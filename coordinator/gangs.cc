@@ -29,6 +29,8 @@ constexpr std::chrono::seconds kSelfTestInterval{5};
 // The slowest network that is none that is cut: an exchange may take the worker timeout and four
 // seconds a MiB.
 constexpr uint64_t kSlowestBytesPerSecond = 256 << 10;
+// The ranks of a new gang register right after an exchange among them all.
+constexpr std::chrono::milliseconds kFormingTimeoutMin{10'000};
 constexpr uint64_t kExchangeBytesMax = uint64_t{1} << 40;
 
 v1::CoordinatorMessage ShutdownMessage(const std::string& reason, bool lost) {
@@ -203,11 +205,17 @@ GangEvent GangSupervisor::OnDrain(uint64_t stream_id, Time now) {
 GangEvent GangSupervisor::OnRegister(uint64_t stream_id, const v1::Register& registration,
                                      Time now) {
   absl::Status status = CheckAlone(registration);
+  if (status.ok()) status = CheckForming(registration);
   if (status.ok()) status = CheckModel(registration);
   // Also when no gang serves any more: requests may wait that have tokens.
   if (status.ok() && !first_.empty()) status = CheckSameBits(registration, first_);
   if (status.ok()) status = CheckAgainstPeers(registration);
-  if (!status.ok()) return Reject(stream_id, status, now);
+  if (!status.ok()) return RejectGang(stream_id, registration.gang_id(), status, now);
+  Forming& forming = forming_
+                         .try_emplace(registration.gang_id(),
+                                      Forming{.since = now, .returns = false, .refused = ""})
+                         .first->second;
+  if (registration.returns()) forming.returns = true;
   Stream& stream = streams_.at(stream_id);
   stream.registration = registration;
   stream.told = now;
@@ -286,6 +294,13 @@ absl::Status GangSupervisor::CheckAlone(const v1::Register& registration) const 
   return absl::OkStatus();
 }
 
+absl::Status GangSupervisor::CheckForming(const v1::Register& registration) const {
+  const auto forming = forming_.find(registration.gang_id());
+  if (forming == forming_.end() || forming->second.refused.empty()) return absl::OkStatus();
+  return absl::FailedPreconditionError(
+      absl::StrCat("the gang has ended: ", forming->second.refused));
+}
+
 absl::Status GangSupervisor::CheckModel(const v1::Register& registration) const {
   const ModelConfig& config = requirements_.config;
   const v1::ModelIdentity& model = registration.model();
@@ -346,6 +361,7 @@ std::map<uint32_t, uint64_t> GangSupervisor::RanksOf(const std::string& gang_id)
 
 GangEvent GangSupervisor::StartServing(const std::string& gang_id) {
   serving_[++last_epoch_] = gang_id;
+  forming_.erase(gang_id);
   GangCapacity capacity{.epoch = last_epoch_,
                         .pipeline_stages = 1,
                         .kv_block_size = 0,
@@ -395,6 +411,24 @@ GangEvent GangSupervisor::Reject(uint64_t stream_id, const absl::Status& status,
   return OnDisconnect(stream_id, std::string(status.message()), now);
 }
 
+// Of a rank that registers. Its peers would wait for it; those that are still to come hear why not.
+GangEvent GangSupervisor::RejectGang(uint64_t stream_id, const std::string& gang_id,
+                                     const absl::Status& status, Time now) {
+  GangEvent event = Reject(stream_id, status, now);
+  const std::string reason(status.message());
+  // Who only wants the name or place of another is no loss to that one's gang.
+  const bool is_of_it = gang_id.size() <= kNameBytesMax && !EpochOf(gang_id).has_value() &&
+                        !absl::IsAlreadyExists(status);
+  const auto forming = forming_.find(gang_id);
+  const bool knows = forming != forming_.end() && !forming->second.refused.empty();
+  if (!is_of_it || knows) return event;
+  EndGang(gang_id, reason);
+  if (forming_.size() < kStreamsMax) {
+    forming_[gang_id] = {.since = now, .returns = false, .refused = reason};
+  }
+  return event;
+}
+
 GangEvent GangSupervisor::OnDisconnect(uint64_t stream_id, const std::string& why, Time now) {
   const auto found = streams_.find(stream_id);
   if (found == streams_.end()) return {};
@@ -427,6 +461,7 @@ std::vector<GangEvent> GangSupervisor::CheckSilence(Time now) {
   }
   std::vector<GangEvent> events;
   for (const auto& [gang, reason] : ended) events.push_back(EndGang(gang, reason, End::kSilent));
+  EndIncomplete(now);
   return events;
 }
 
@@ -437,7 +472,39 @@ std::optional<GangSupervisor::Time> GangSupervisor::NextSilence() const {
     const Time silent = stream.heard + requirements_.worker_timeout;
     next = std::min(next.value_or(silent), silent);
   }
+  for (const auto& [gang_id, forming] : forming_) {
+    if (forming.returns) continue;
+    const Time end = forming.since + FormingTimeout();
+    next = std::min(next.value_or(end), end);
+  }
   return next;
+}
+
+std::chrono::milliseconds GangSupervisor::FormingTimeout() const {
+  return std::max(2 * requirements_.worker_timeout, kFormingTimeoutMin);
+}
+
+// Ranks that have registered do not watch each other any more. Those that have the weights from
+// before need not come together, and each ends by itself if the others stay away.
+void GangSupervisor::EndIncomplete(Time now) {
+  std::vector<std::string> ended;
+  for (const auto& [gang_id, forming] : forming_) {
+    if (!forming.returns && now >= forming.since + FormingTimeout()) ended.push_back(gang_id);
+  }
+  for (const std::string& gang_id : ended) {
+    const std::map<uint32_t, uint64_t> ranks = RanksOf(gang_id);
+    forming_.erase(gang_id);
+    if (ranks.empty()) continue;
+    const uint32_t world_size = streams_.at(ranks.begin()->second).registration.world_size();
+    std::vector<uint32_t> missing;
+    for (uint32_t rank = 0; rank < world_size; ++rank) {
+      if (!ranks.contains(rank)) missing.push_back(rank);
+    }
+    EndGang(gang_id,
+            absl::StrCat(RankList(missing), " of ", world_size, " has not registered within ",
+                         std::chrono::duration<double>(FormingTimeout()).count(),
+                         " s of the first one"));
+  }
 }
 
 std::string GangSupervisor::Laggards(uint64_t epoch, uint64_t step) const {
@@ -480,6 +547,7 @@ GangEvent GangSupervisor::EndGang(const std::string& gang_id, const std::string&
     stream.stream->Close(absl::OkStatus());
     streams_.erase(id);
   }
+  forming_.erase(gang_id);
   const std::optional<uint64_t> epoch = EpochOf(gang_id);
   if (!epoch.has_value()) {
     LogWarning(absl::StrCat("a gang ended before it was complete: ", reason));
@@ -506,6 +574,7 @@ void GangSupervisor::ShutdownAll(const std::string& reason) {
                                                     : absl::OkStatus());
   }
   streams_.clear();
+  forming_.clear();
   serving_.clear();
 }
 

@@ -78,7 +78,8 @@ class GangSupervisor {
   // The stream is over, whoever ended it. No effect if it is not known (any more).
   GangEvent OnDisconnect(uint64_t stream_id, const std::string& why, Time now);
 
-  // Ends the gangs of which a rank has been silent for the worker timeout.
+  // Ends the gangs of which a rank has been silent for the worker timeout, and those that do not
+  // come together.
   std::vector<GangEvent> CheckSilence(Time now);
   // When CheckSilence can next find one; nothing without a rank.
   std::optional<Time> NextSilence() const;
@@ -120,6 +121,13 @@ class GangSupervisor {
     uint64_t self_tests_sent = 0;
   };
 
+  // A gang of which a rank has registered, but not all.
+  struct Forming {
+    Time since{};
+    bool returns = false;  // a rank does (Register)
+    std::string refused;   // why a rank was: those that come after it are, too
+  };
+
   GangEvent OnRegister(uint64_t stream_id, const v1::Register& registration, Time now);
   GangEvent OnProgress(Stream& stream, const v1::Progress& progress, Time now);
   GangEvent CheckDeadlock(const Stream& waiting);
@@ -127,6 +135,7 @@ class GangSupervisor {
   GangEvent OnDrain(uint64_t stream_id, Time now);
   GangEvent OnResult(uint64_t stream_id, const v1::StepResult& result, Time now);
   absl::Status CheckAlone(const v1::Register& registration) const;
+  absl::Status CheckForming(const v1::Register& registration) const;
   absl::Status CheckModel(const v1::Register& registration) const;
   absl::Status CheckAgainstPeers(const v1::Register& registration) const;
   // By rank, the streams of a gang.
@@ -135,6 +144,11 @@ class GangSupervisor {
   GangEvent StartServing(const std::string& gang_id);
   // Closes a stream that broke the rules, and what that means for its gang.
   GangEvent Reject(uint64_t stream_id, const absl::Status& status, Time now);
+  GangEvent RejectGang(uint64_t stream_id, const std::string& gang_id, const absl::Status& status,
+                       Time now);
+  // How long after its first rank a new gang's last one may register.
+  std::chrono::milliseconds FormingTimeout() const;
+  void EndIncomplete(Time now);
   // Ends every rank of a gang.
   enum class End { kLost, kSilent, kReleased };
   GangEvent EndGang(const std::string& gang_id, const std::string& reason, End end = End::kLost);
@@ -142,6 +156,7 @@ class GangSupervisor {
   const GangRequirements requirements_;
   std::map<uint64_t, Stream> streams_;
   std::map<uint64_t, std::string> serving_;  // gang ids by epoch
+  std::map<std::string, Forming> forming_;   // by gang id
   uint64_t last_epoch_ = 0;
   std::vector<v1::Register> first_;  // ranks of the first gang that served; empty before
 };

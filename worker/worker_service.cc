@@ -113,6 +113,7 @@ absl::StatusOr<StreamEnd> Service::ServeStream(Clock::time_point connect_until) 
   ASSIGN_OR_RETURN(const std::shared_ptr<grpc::Channel> channel,
                    ConnectCoordinator(options_.coordinator, std::max(left, milliseconds(1))));
   const auto stub = v1::WorkerControl::NewStub(channel);
+  registration_.set_returns(welcome_until_.has_value());
   ControlStream stream(*stub, registration_, options_.watch, options_.ranks);
   if (options_.stop_signal != nullptr) {
     options_.stop_signal->OnStop([&] {

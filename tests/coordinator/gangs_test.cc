@@ -275,11 +275,12 @@ TEST_F(GangsTest, RefusesRanksThatDoNotFit) {
 }
 
 TEST_F(GangsTest, RefusesTheSameRankTwiceAndMessagesOutOfTurn) {
-  Connect(1);
+  const auto first = Connect(1);
   supervisor_->OnMessage(1, Register("a", 0), now_);
   const auto twin = Connect(2);
   supervisor_->OnMessage(2, Register("a", 0), now_);
   EXPECT_FALSE(twin->closed.empty());
+  EXPECT_TRUE(first->closed.empty());
   const auto early = Connect(3);
   v1::WorkerMessage result;
   result.mutable_result()->set_step(1);
@@ -360,19 +361,91 @@ TEST_F(GangsTest, ARankThatFallsSilentBeforeItsGangIsCompleteEndsThatGangAlone) 
   EXPECT_TRUE(supervisor_->has_gang());
 }
 
+// Its ranks do not watch each other: one that was killed after it had loaded is missed by nobody.
+TEST_F(GangsTest, AGangThatDoesNotComeTogetherEndsAndNamesWhoIsMissing) {
+  for (const bool returns : {false, true}) {
+    const auto waiting = Connect(1);
+    v1::WorkerMessage message = Register("a", 0);
+    message.mutable_register_()->set_returns(returns);
+    supervisor_->OnMessage(1, message, now_);
+    for (int s = 0; s < 10; ++s) {
+      supervisor_->CheckSilence(now_);
+      EXPECT_TRUE(waiting->closed.empty());
+      now_ += std::chrono::seconds(1);
+      supervisor_->OnMessage(1, ProgressMessage(0, 0), now_);
+    }
+    if (!returns) {
+      EXPECT_EQ(supervisor_->NextSilence(), now_);
+    }
+    supervisor_->CheckSilence(now_);
+    // Those that come back to a new coordinator have a limit of their own.
+    EXPECT_EQ(waiting->closed.empty(), returns);
+    if (returns) break;
+    const v1::Shutdown& shutdown = waiting->sent.back().shutdown();
+    EXPECT_EQ(shutdown.reason(),
+              "the gang has ended: rank 1 of 2 has not registered within 10 s of the first one");
+    EXPECT_TRUE(shutdown.lost());
+    EXPECT_EQ(supervisor_->NextSilence(), std::nullopt);
+  }
+  EXPECT_TRUE(std::holds_alternative<std::monostate>(
+      supervisor_->OnMessage(1, ProgressMessage(0, 0), now_)));
+}
+
+TEST_F(GangsTest, ARankThatIsRefusedEndsItsGangWithItsMessage) {
+  for (const uint32_t refused : {0, 1}) {
+    SetUp();
+    const auto bad = Connect(1);
+    const auto good = Connect(2);
+    v1::WorkerMessage message = Register("a", refused);
+    message.mutable_register_()->mutable_model()->set_parameters(7);
+    if (refused == 1) supervisor_->OnMessage(2, Register("a", 0), now_);
+    supervisor_->OnMessage(1, message, now_);
+    const std::string why(bad->closed.at(0).message());
+    EXPECT_NE(why.find("has parameters 7"), std::string::npos) << why;
+    if (refused == 1) {
+      EXPECT_EQ(good->sent.back().shutdown().reason(), "the gang has ended: " + why);
+    } else {
+      supervisor_->OnMessage(2, Register("a", 1), now_);
+    }
+    ASSERT_FALSE(good->closed.empty());
+    // And who comes later, but only as long as somebody may.
+    for (const bool later : {false, true}) {
+      if (later) now_ += std::chrono::seconds(10);
+      EXPECT_TRUE(supervisor_->CheckSilence(now_).empty());
+      const auto late = Connect(3);
+      supervisor_->OnMessage(3, Register("a", 0), now_);
+      EXPECT_EQ(late->closed.empty(), later);
+      if (!later) {
+        EXPECT_EQ(late->closed[0].message(), "the gang has ended: " + why);
+      }
+    }
+  }
+}
+
+TEST_F(GangsTest, ARankThatIsRefusedDoesNotEndAGangThatServes) {
+  StartGang("a", 1);
+  Connect(3);
+  v1::WorkerMessage message = Register("a", 0);
+  message.mutable_register_()->mutable_model()->set_parameters(7);
+  supervisor_->OnMessage(3, message, now_);
+  EXPECT_TRUE(supervisor_->has_gang());
+}
+
 TEST_F(GangsTest, GangsMayDifferInVersionButNotTheRanksOfOne) {
   StartGang("a", 1);
-  const auto register_as = [this](uint64_t id, uint32_t rank, const std::string& version) {
+  const auto register_as = [this](const std::string& gang, uint64_t id, uint32_t rank,
+                                  const std::string& version) {
     const auto stream = Connect(id);
-    v1::WorkerMessage message = Register("b", rank);
+    v1::WorkerMessage message = Register(gang, rank);
     message.mutable_register_()->mutable_model()->set_version(version);
     const GangEvent event = supervisor_->OnMessage(id, message, now_);
     EXPECT_EQ(stream->closed.empty(), std::holds_alternative<GangIsReady>(event) || rank == 0);
     return event;
   };
-  register_as(3, 0, "2");
-  register_as(4, 1, "3");
-  const GangEvent event = register_as(5, 1, "2");
+  register_as("b", 3, 0, "2");
+  register_as("b", 4, 1, "3");
+  register_as("c", 5, 0, "2");
+  const GangEvent event = register_as("c", 6, 1, "2");
   ASSERT_TRUE(std::holds_alternative<GangIsReady>(event));
   EXPECT_EQ(std::get<GangIsReady>(event).version.substr(0, 3), "2; ");
 }
@@ -580,7 +653,7 @@ TEST_F(GangsTest, ADrainedHostsGangsEndAndItsWorkersMayNotJoin) {
   ASSERT_TRUE(cordoned.Uncordon("node1").ok());
   EXPECT_EQ(cordoned.Uncordon("node1").code(), absl::StatusCode::kNotFound);
   const auto taken = Connect(11);
-  supervisor_->OnMessage(11, Register("new", 1), now_);
+  supervisor_->OnMessage(11, Register("newer", 1), now_);
   EXPECT_TRUE(taken->closed.empty());
 }
 
