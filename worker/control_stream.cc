@@ -2,6 +2,7 @@
 
 #include <signal.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <utility>
 
@@ -12,18 +13,23 @@
 namespace trireme {
 namespace {
 
-// A coordinator sends no more than a few plans ahead.
-constexpr size_t kUnreadMax = 64;
+// A coordinator sends a few more plans ahead than there are pipeline stages.
+constexpr size_t kUnreadMax = 1024;
 // Ranks compute together, so none is further ahead of another.
-constexpr size_t kLatestMax = 64;
+constexpr size_t kLatestMax = 1024;
 constexpr int kBeatsPerLease = 8;
 // What is left of a lease when its end is said in words; the kernel, which ends what cannot speak,
 // has none.
 constexpr int kLastWordsShare = 16;
 // For an orderly end, which waits for all ranks, of which one may be stuck.
 constexpr std::chrono::seconds kEndTimeout{10};
-// For the step under way when the stream ends, and the agreement after it.
+// For the step under way when the stream ends, which may be another rank's, and the agreement after
+// it.
 constexpr std::chrono::seconds kLastStepTimeout{30};
+constexpr std::chrono::milliseconds kLastWords{200};
+// By how much the ranks' streams may end later than each other, where they still agree.
+constexpr std::chrono::seconds kWelcomeTimeout{1};
+constexpr std::chrono::milliseconds kWelcomePoll{20};
 
 [[noreturn]] void EndProcess(std::string_view why, int exit_code = 1) {
   LogError(why);
@@ -33,8 +39,9 @@ constexpr std::chrono::seconds kLastStepTimeout{30};
 }  // namespace
 
 ControlStream::ControlStream(v1::WorkerControl::Stub& stub, const v1::Register& registration,
-                             const CollectiveWatch* watch, Communicator* ranks)
-    : watch_(watch), ranks_(ranks), stream_(stub.Connect(&context_)) {
+                             const CollectiveWatch* watch, Communicator* ranks,
+                             ServingBarrier& barrier)
+    : watch_(watch), ranks_(ranks), barrier_(barrier), stream_(stub.Connect(&context_)) {
   v1::WorkerMessage message;
   *message.mutable_register_() = registration;
   Send(message);
@@ -56,16 +63,33 @@ std::optional<v1::CoordinatorMessage> ControlStream::Next(
     std::optional<Clock::time_point> deadline) {
   std::unique_lock lock(mutex_);
   const auto come = [this] { return complete_ || !unread_.empty(); };
-  if (deadline.has_value()) {
-    changed_.wait_until(lock, *deadline, come);
-  } else {
-    changed_.wait(lock, come);
+  while (true) {
+    if (deadline.has_value()) {
+      changed_.wait_until(lock, *deadline, come);
+    } else {
+      changed_.wait(lock, come);
+    }
+    if (unread_.empty()) return std::nullopt;
+    v1::CoordinatorMessage message = std::move(unread_.front());
+    unread_.pop_front();
+    changed_.notify_all();
+    const bool of_service = message.has_welcome() || message.has_plan() || message.has_self_test();
+    if (!of_service || Serves(lock)) return message;
   }
-  if (unread_.empty()) return std::nullopt;
-  v1::CoordinatorMessage message = std::move(unread_.front());
-  unread_.pop_front();
-  changed_.notify_all();
-  return message;
+}
+
+// Waits until it is known whether all ranks are to serve. At the end of the stream OnEnd says it;
+// those that a Shutdown reaches first may not get a Welcome any more.
+bool ControlStream::Serves(std::unique_lock<std::mutex>& lock) {
+  Clock::time_point until = Clock::time_point::max();
+  while (!serving_ && !complete_ && Clock::now() < until) {
+    if (shut_down_) until = std::min(until, Clock::now() + kWelcomeTimeout);
+    lock.unlock();
+    const bool passed = barrier_.PassedBy(Clock::now() + kWelcomePoll);
+    lock.lock();
+    if (passed && !ended_) serving_ = true;
+  }
+  return serving_;
 }
 
 bool ControlStream::HasNext() {
@@ -87,7 +111,19 @@ void ControlStream::SendsDone() {
   stream_->WritesDone();
 }
 
-grpc::Status ControlStream::Finish() { return stream_->Finish(); }
+void ControlStream::SendLast(const v1::WorkerMessage& message) {
+  {
+    const std::lock_guard lock(mutex_);
+    sends_done_ = true;
+  }
+  const std::lock_guard lock(write_mutex_);
+  stream_->WriteLast(message, {});
+}
+
+grpc::Status ControlStream::Finish() {
+  const std::lock_guard lock(mutex_);
+  return how_ended_;
+}
 
 absl::Status ControlStream::KeepLease(std::chrono::milliseconds lease) {
   if (lease.count() < 1 || lease > std::chrono::hours(1) || beats_.joinable()) {
@@ -144,7 +180,7 @@ void ControlStream::Read() {
       continue;
     }
     if (message.has_shutdown()) OnShutdown(message.shutdown());
-    if (message.has_welcome()) serving_ = true;
+    if (message.has_welcome()) barrier_.Enter();
     if (message.has_plan() || message.has_self_test()) {
       ++received_;
       latest_.push_back(message);
@@ -152,6 +188,7 @@ void ControlStream::Read() {
     }
     std::unique_lock lock(mutex_);
     changed_.wait(lock, [this] { return closing_ || unread_.size() < kUnreadMax; });
+    welcomed_ = welcomed_ || message.has_welcome();
     unread_.push_back(std::move(message));
     changed_.notify_all();
   }
@@ -159,17 +196,26 @@ void ControlStream::Read() {
 }
 
 void ControlStream::OnEnd() {
-  bool stays = false;
-  {
-    const std::lock_guard lock(mutex_);
-    ended_ = true;
-    changed_.notify_all();
-    if (lease_ != nullptr && !shut_down_) SetEnd();
-    stays = serving_ && !shut_down_ && !sends_done_ && !closing_;
+  const grpc::Status status = stream_->Finish();
+  // Else by a coordinator that refuses this rank, and ends the gang.
+  const bool gone = status.error_code() == grpc::StatusCode::UNAVAILABLE ||
+                    status.error_code() == grpc::StatusCode::CANCELLED;
+  std::unique_lock lock(mutex_);
+  ended_ = true;
+  how_ended_ = status;
+  changed_.notify_all();
+  if (lease_ != nullptr && !shut_down_) SetEnd();
+  if (welcomed_ && !serving_ && !closing_) {
+    lock.unlock();
+    const bool passed = barrier_.PassedBy(Clock::now() + kWelcomeTimeout);
+    lock.lock();
+    serving_ = passed;
   }
-  // The end of the lease ends a wait for ranks whose stream goes on.
-  if (stays && ranks_ != nullptr) TakeMissed();
-  const std::lock_guard lock(mutex_);
+  if (serving_ && gone && !shut_down_ && !sends_done_ && !closing_ && ranks_ != nullptr) {
+    lock.unlock();
+    TakeMissed();  // the end of the lease ends a wait for ranks whose stream goes on
+    lock.lock();
+  }
   complete_ = true;
   changed_.notify_all();
 }
@@ -192,7 +238,7 @@ void ControlStream::TakeMissed() {
 
 // Needs mutex_.
 void ControlStream::SetEnd() {
-  end_ = Clock::now() + (computing() || !unread_.empty() ? kLastStepTimeout : kEndTimeout);
+  end_ = Clock::now() + kLastStepTimeout;
   lease_->EndAt(end_);
 }
 
@@ -252,8 +298,10 @@ void ControlStream::Beat() {
     changed_.wait(lock, [this] { return over(); });
   }
   if (closing_ || shut_down_) return;
-  const auto last_words = end_ - std::chrono::milliseconds(200);
-  if (changed_.wait_until(lock, last_words, [this] { return closing_; })) return;
+  while (!closing_ && Clock::now() < end_ - kLastWords) {
+    changed_.wait_until(lock, end_ - kLastWords);
+  }
+  if (closing_) return;
   EndProcess(
       "the coordinator is gone, and not every rank has come to the end of the same step: this rank "
       "ends, and its gang with it");

@@ -16,6 +16,7 @@
 #include "parallel/communicator.h"
 #include "trireme/v1/worker.grpc.pb.h"
 #include "worker/lease.h"
+#include "worker/serving_barrier.h"
 
 namespace trireme {
 
@@ -23,20 +24,21 @@ namespace trireme {
 // results. What is public is for one thread, which computes, except Drain.
 class ControlStream {
  public:
-  // Opens the stream and registers; whether that worked, Next tells. Both outlive it: `watch`,
-  // which may be null, is what signs of life say of exchanges; over `ranks`, which is for nothing
-  // else, the gang's ranks even out what they have got when the coordinator is gone; null: a rank
-  // alone. A Shutdown of a lost gang ends the process at once: peers that it may wait for can be
-  // gone.
+  // Opens the stream and registers; whether that worked, Next tells. All outlive it: `watch`,
+  // which may be null, is what signs of life say of exchanges; the gang's ranks meet in `barrier`
+  // before they serve, and then, when the coordinator is gone, even out over `ranks` what they have
+  // got; null: a rank alone. A Shutdown of a lost gang ends the process at once: peers that it may
+  // wait for can be gone.
   ControlStream(v1::WorkerControl::Stub& stub, const v1::Register& registration,
-                const CollectiveWatch* watch, Communicator* ranks);
+                const CollectiveWatch* watch, Communicator* ranks, ServingBarrier& barrier);
   ~ControlStream();  // cuts it, if it is not at its end
 
   using Clock = std::chrono::steady_clock;
 
   // The next message that is not a Heartbeat; waits for it, until `deadline` if there is one.
-  // Nothing at the end of the stream, or at the deadline. Once a gang serves, all its ranks get the
-  // same plans and self-tests, also from a coordinator that had sent the last ones to some only.
+  // Nothing at the end of the stream, or at the deadline. A Welcome only if all ranks have got
+  // theirs. Once a gang serves, all its ranks get the same plans and self-tests, also from a
+  // coordinator that had sent the last ones to some only.
   std::optional<v1::CoordinatorMessage> Next(std::optional<Clock::time_point> deadline = {});
 
   // Whether Next would return at once.
@@ -46,6 +48,8 @@ class ControlStream {
   bool Send(const v1::WorkerMessage& message);
   // After the last Send.
   void SendsDone();
+  // The last Send, and what follows it.
+  void SendLast(const v1::WorkerMessage& message);
   // How the stream has ended; after Next has returned nothing.
   grpc::Status Finish();
 
@@ -68,6 +72,7 @@ class ControlStream {
   using Stream = grpc::ClientReaderWriterInterface<v1::WorkerMessage, v1::CoordinatorMessage>;
 
   void Read();
+  bool Serves(std::unique_lock<std::mutex>& lock);
   void TakeMissed();
   void Beat();
   v1::Progress MakeProgress() const;  // needs mutex_
@@ -80,6 +85,7 @@ class ControlStream {
 
   const CollectiveWatch* const watch_;
   Communicator* const ranks_;
+  ServingBarrier& barrier_;
   grpc::ClientContext context_;
   const std::unique_ptr<Stream> stream_;
 
@@ -89,8 +95,11 @@ class ControlStream {
   std::condition_variable changed_;
   // All guarded by mutex_.
   std::deque<v1::CoordinatorMessage> unread_;
-  bool ended_ = false;       // the stream is over
-  bool complete_ = false;    // nothing more will come, also from other ranks
+  bool ended_ = false;     // the stream is over
+  bool complete_ = false;  // nothing more will come, also from other ranks
+  bool welcomed_ = false;  // a Welcome has come
+  bool serving_ = false;   // and to every other rank, too
+  grpc::Status how_ended_{};
   bool shut_down_ = false;   // a Shutdown has come
   bool sends_done_ = false;  // this rank leaves the gang
   bool closing_ = false;     // our threads shall end
@@ -103,7 +112,6 @@ class ControlStream {
   bool testing_ = false;
 
   // Of the reader: the plans and self-tests.
-  bool serving_ = false;
   uint64_t received_ = 0;
   std::deque<v1::CoordinatorMessage> latest_;  // of those
 

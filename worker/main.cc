@@ -28,9 +28,11 @@
 #include "parallel/link_test.h"
 #include "parallel/network_devices.h"
 #include "parallel/shard_flags.h"
+#include "worker/agreement.h"
 #include "worker/checksums.h"
 #include "worker/cpu_binding.h"
 #include "worker/device.h"
+#include "worker/gang_network.h"
 #include "worker/gang_placement.h"
 #include "worker/gang_settings.h"
 #include "worker/gang_world.h"
@@ -61,6 +63,7 @@ struct Flags {
   std::string health = "127.0.0.1:0";
   int health_timeout_s = 150;
   bool insecure = false;
+  std::string network;  // what was told MPI and NCCL of it, for the log
   int peer_timeout_s = 600;
   std::string link_test = "auto";
   OfflineBenchOptions bench;
@@ -89,14 +92,12 @@ void DefineGangFlags(CLI::App& app, Flags& flags) {
       ->check(CLI::Range(0, 4095))
       ->needs("--gang");
   app.add_option("--net-interface", flags.join.network.net_interface,
-                 "interface (eth0) or RDMA port (mlx5_0:1) between the hosts of a --gang; default: "
-                 "the one that leads to the coordinator")
-      ->envname("TRIREME_NET_INTERFACE")
-      ->needs("--gang");
+                 "interface (eth0) or RDMA port (mlx5_0:1) between the gang's hosts; default: with "
+                 "--gang the one that leads to the coordinator, under mpirun MPI's choice")
+      ->envname("TRIREME_NET_INTERFACE");
   app.add_flag("--require-rdma", flags.join.network.require_rdma,
                "end with an error instead of using TCP where a --gang has no RDMA")
-      ->envname("TRIREME_REQUIRE_RDMA")
-      ->needs("--gang");
+      ->envname("TRIREME_REQUIRE_RDMA");
   app.add_option("--peer-timeout-s", flags.peer_timeout_s,
                  "how long a rank of a --gang waits for another that is silent, as one is that "
                  "loads; one that has ended is noticed at once")
@@ -235,7 +236,8 @@ absl::Status ResolveFlags(Flags& flags) {
   return absl::OkStatus();
 }
 
-absl::Status CheckFlags(const Flags& flags, const Communicator& world) {
+absl::Status CheckFlags(const Flags& flags, const GangWorld& gang) {
+  const Communicator& world = *gang.ranks;
   const ParallelLayout& layout = flags.runner.layout;
   if (layout.tp < 1 || layout.pp < 1 || layout.tp > 4096 || layout.pp > 4096) {
     return absl::InvalidArgumentError(
@@ -249,6 +251,11 @@ absl::Status CheckFlags(const Flags& flags, const Communicator& world) {
   }
   if (flags.control.coordinator.empty() && !flags.offline_bench) {
     return absl::InvalidArgumentError("--coordinator HOST:PORT is required");
+  }
+  if (gang.local_size < world.size() && IsLoopbackInterface(flags.join.network.net_interface)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--net-interface ", flags.join.network.net_interface,
+                     " is a loopback interface, but the gang has several hosts"));
   }
   return absl::OkStatus();
 }
@@ -312,11 +319,10 @@ absl::StatusOr<GangWorld> JoinWorld(Flags& flags,
 // Gives the ranks their places in the layout, and says where they are.
 absl::Status Place(const Flags& flags, GangWorld& world) {
   const ParallelLayout& layout = flags.runner.layout;
-  if (!CheckFlags(flags, *world.ranks).ok()) return absl::OkStatus();  // loading will say so
   PlacementOptions options{.layout = layout,
                            .topology = flags.shard.placement == "topology",
                            .rank_asked = flags.join.rank.has_value()};
-  // So it will of a device that cannot be had.
+  // Where a device cannot be had, loading will say so.
   if (flags.device == "cuda") {
     options.place = FindGpu(world.local_rank).value_or(RankPlace());
   } else {
@@ -364,25 +370,11 @@ absl::Status ListenForHealth(const Flags& flags, int local_rank, RankHealth& hea
   std::_Exit(1);
 }
 
-// Tells every rank whether all succeeded; if not, rank 0 names the first that failed and why.
-// A rank that cannot tell them leaves.
-absl::Status AgreeOnStatus(const absl::Status& mine, Communicator& world) {
-  struct Outcome {
-    char message[1024];
-  };
-  Outcome outcome{};
-  const std::string text(mine.message());
-  text.copy(outcome.message, sizeof(outcome.message) - 1);
-  if (!mine.ok() && text.empty()) outcome.message[0] = '?';
-  std::vector<Outcome> all(static_cast<size_t>(world.size()));
-  const absl::Status told = world.AllGather(std::as_bytes(std::span(&outcome, 1)),
-                                            std::as_writable_bytes(std::span(all)));
-  if (!told.ok()) LeaveAtOnce(world, mine.ok() ? told : mine);
-  for (size_t rank = 0; rank < all.size(); ++rank) {
-    if (all[rank].message[0] == '\0') continue;
-    return absl::AbortedError(absl::StrCat("rank ", rank, ": ", all[rank].message));
-  }
-  return absl::OkStatus();
+// Agrees (worker/agreement.h); a rank that cannot tell the others leaves.
+absl::Status AgreeOrLeave(const absl::Status& mine, Communicator& world) {
+  absl::Status agreed = Agree(mine, world);
+  if (!agreed.ok() && !IsAgreed(agreed)) LeaveAtOnce(world, agreed);
+  return agreed;
 }
 
 // A name for this incarnation of the gang, the same on every rank.
@@ -407,32 +399,35 @@ struct Rank {
   std::unique_ptr<ModelRunner> runner;
 };
 
-absl::StatusOr<Rank> LoadRank(Flags& flags, const GangWorld& world, StartPhases& phases) {
-  RETURN_IF_ERROR(ResolveFlags(flags));
-  RETURN_IF_ERROR(CheckFlags(flags, *world.ranks));
-  Rank rank;
-  const int default_threads = DefaultThreads(world.local_size);
-  const int threads = flags.threads > 0 ? flags.threads : default_threads;
+absl::StatusOr<Device> MakeRanksDevice(const Flags& flags, const GangWorld& world) {
+  const int threads = flags.threads > 0 ? flags.threads : DefaultThreads(world.local_size);
   std::vector<int> cpus;
   if (flags.cpu_bind == "auto" && flags.device == "cpu") {
     ASSIGN_OR_RETURN(cpus, ChooseCpus(threads, world.local_rank, world.local_size));
   }
   ASSIGN_OR_RETURN(const Wire wire, ParseWire(flags.wire));
-  ASSIGN_OR_RETURN(Device device, MakeDevice({.name = flags.device,
-                                              .local_rank = world.local_rank,
-                                              .local_size = world.local_size,
-                                              .threads = threads,
-                                              .cpu_variant = flags.cpu_variant,
-                                              .cpus = cpus,
-                                              .wire = wire,
-                                              .deterministic = flags.deterministic}));
+  return MakeDevice({.name = flags.device,
+                     .local_rank = world.local_rank,
+                     .local_size = world.local_size,
+                     .threads = threads,
+                     .cpu_variant = flags.cpu_variant,
+                     .cpus = cpus,
+                     .wire = wire,
+                     .deterministic = flags.deterministic});
+}
+
+absl::StatusOr<Rank> LoadRank(Flags& flags, const GangWorld& world, StartPhases& phases) {
+  absl::StatusOr<Device> made = MakeRanksDevice(flags, world);
+  RETURN_IF_ERROR(Agree(made.status(), *world.ranks));
+  Device& device = *made;
   phases.End("device");
+  Rank rank;
   flags.runner.phase_ended = [&](std::string_view phase) { phases.End(phase); };
   flags.runner.link = device.link;
   flags.runner.sampler = device.sampler;
   rank.ops = std::move(device.ops);
   flags.runner.ranks_sharing_memory = device.ranks;
-  flags.runner.load_threads = default_threads;
+  flags.runner.load_threads = DefaultThreads(world.local_size);
   flags.runner.kv_dtype = ParseKvDType(flags.kv_cache_dtype).value_or(device.kv_dtype_auto);
   if (flags.runner.layout.pp > 1 && flags.shard.stage_layers.empty()) {
     ASSIGN_OR_RETURN(flags.runner.layout.stage_layers,
@@ -444,8 +439,8 @@ absl::StatusOr<Rank> LoadRank(Flags& flags, const GangWorld& world, StartPhases&
   std::thread verify;
   const bool reads = flags.runner.broadcast ? world.ranks->rank() == 0 : world.local_rank == 0;
   if (flags.shard.verify_checksum && reads) {
-    verify =
-        std::thread([&] { verified = VerifyChecksums(flags.runner.model_dir, default_threads); });
+    verify = std::thread(
+        [&] { verified = VerifyChecksums(flags.runner.model_dir, flags.runner.load_threads); });
   }
   absl::StatusOr<std::unique_ptr<ModelRunner>> runner =
       ModelRunner::Load(flags.runner, rank.ops.get(), world.ranks.get());
@@ -453,6 +448,7 @@ absl::StatusOr<Rank> LoadRank(Flags& flags, const GangWorld& world, StartPhases&
     verify.join();
     phases.End("checksums");
   }
+  if (IsAgreed(runner.status())) return runner.status();  // as the others do
   RETURN_IF_ERROR(verified);
   ASSIGN_OR_RETURN(rank.runner, std::move(runner));
   return rank;
@@ -504,6 +500,25 @@ int Complain(const absl::Status& status) {
   return 1;
 }
 
+// What a rank can tell before it meets the others, once its flags are parsed.
+absl::Status Begin(Flags& flags, bool mpi, std::unique_ptr<StartLease>& start_lease) {
+  if (mpi && !flags.join.gang.empty()) {
+    return absl::InvalidArgumentError(
+        "--gang is for workers that are not started by mpirun or srun, which form a gang "
+        "themselves");
+  }
+  flags.runner.layout.stage_layers = StageSplit(flags.shard.stage_layers);
+  if (!flags.offline_bench) {
+    ASSIGN_OR_RETURN(start_lease, StartLease::Take());
+  }
+  ASSIGN_OR_RETURN(flags.network, PrepareGangNetwork({.network = flags.join.network,
+                                                      .gang = flags.join.gang,
+                                                      .coordinator = flags.control.coordinator,
+                                                      .mpi = mpi,
+                                                      .gpus = flags.device == "cuda"}));
+  return ResolveFlags(flags);
+}
+
 int Run(int argc, char** argv) {
   StartPhases phases;
   StopSignal stop_signal;
@@ -513,37 +528,38 @@ int Run(int argc, char** argv) {
   LoadCount load_count;
   flags.runner.load_count = &load_count;
   std::optional<LoadReporter> load_reporter;
-  absl::StatusOr<std::unique_ptr<StartLease>> start_lease = nullptr;
+  std::unique_ptr<StartLease> start_lease;
   flags.control.on_ready = [&] {
     load_reporter.reset();
-    start_lease->reset();
+    start_lease.reset();
     phases.End("coordinator");
     LogInfo(phases.Describe());
   };
   CLI::App app("One rank of a Trireme gang: holds a shard of the model and computes its steps.");
   DefineFlags(app, flags);
-  // MPI takes its own arguments first.
   CollectiveWatch watch;  // outlives the ranks that it watches
   absl::StatusOr<GangWorld> world;
   const bool mpi = UnderMpiLauncher();
+  absl::Status begun;
+  std::optional<CLI::ParseError> unparsed;
+  try {
+    app.parse(argc, argv);
+    begun = Begin(flags, mpi, start_lease);
+  } catch (const CLI::ParseError& error) {
+    if (!mpi) return app.exit(error);
+    unparsed = error;
+    begun = absl::InvalidArgumentError(absl::StrCat(error.what(), "; see --help"));
+  }
   if (mpi) world = JoinMpiWorld(&argc, &argv);
   if (mpi && !world.ok()) return Complain(world.status());
   phases.End("gang");
-  try {
-    app.parse(argc, argv);
-  } catch (const CLI::ParseError& error) {
-    // Every rank of mpirun got the same flags: one of them says what is wrong.
-    return !mpi || world->ranks->rank() == 0 ? app.exit(error) : error.get_exit_code();
+  if (unparsed.has_value() && unparsed->get_exit_code() == 0) {
+    return world->ranks->rank() > 0 ? 0 : app.exit(*unparsed);
   }
-  if (!flags.offline_bench) start_lease = StartLease::Take();
-  if (!start_lease.ok()) return Complain(start_lease.status());
-  flags.runner.layout.stage_layers = StageSplit(flags.shard.stage_layers);
+  // The ranks of mpirun may have an environment each, but share its output: rank 0 speaks.
+  if (mpi) begun = AgreeOrLeave(begun, *world->ranks);
+  if (!begun.ok()) return !mpi || world->ranks->rank() == 0 ? Complain(begun) : 1;
   const LogLevel log_level = ParseLogLevel(flags.log_level);
-  if (mpi && !flags.join.gang.empty()) {
-    return Complain(
-        absl::InvalidArgumentError("--gang is for workers that are not started by mpirun or srun, "
-                                   "which form a gang themselves"));
-  }
   const absl::StatusOr<std::vector<v1::Setting>> settings = GangSettings(flags);
   phases.End("settings");
   RankHealth health{std::chrono::seconds(flags.health_timeout_s)};
@@ -556,12 +572,14 @@ int Run(int argc, char** argv) {
     if (!world.ok()) return Complain(world.status());
   }
   InitLog(absl::StrCat("rank ", world->ranks->rank()), log_level);
+  if (!flags.network.empty()) LogInfo(flags.network);
   if (mpi) {
     const absl::Status listens = ListenForHealth(flags, world->local_rank, health);
     if (!listens.ok()) LeaveAtOnce(*world->ranks, listens);
   }
-  const absl::Status same = AgreeOnStatus(CompareSettings(settings, *world), *world->ranks);
-  // The ranks of mpirun share its output; others have their own.
+  absl::Status same = CompareSettings(settings, *world);
+  same.Update(CheckFlags(flags, *world));
+  same = AgreeOrLeave(same, *world->ranks);
   const bool speaks = !mpi || world->ranks->rank() == 0;
   if (!same.ok()) return speaks ? Complain(same) : 1;
   if (const absl::Status placed = Place(flags, *world); !placed.ok()) {
@@ -582,7 +600,7 @@ int Run(int argc, char** argv) {
     load_reporter.emplace(flags.control.coordinator, DescribeLoading(ranks), load_count);
   }
   absl::StatusOr<Rank> rank = LoadRank(flags, *world, phases);
-  const absl::Status loaded = AgreeOnStatus(rank.status(), ranks);
+  const absl::Status loaded = AgreeOrLeave(rank.status(), ranks);
   if (!loaded.ok()) return speaks ? Complain(loaded) : 1;
   flags.control.watch = &watch;
   if (flags.offline_bench) LogInfo(phases.Describe());

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "base/status_macros.h"
+#include "worker/agreement.h"
 
 namespace trireme {
 namespace {
@@ -30,19 +31,23 @@ uint64_t ReadAll(std::span<const uint64_t> words) {
   return total;
 }
 
-// The ranks begin and end each pass together, so that none measures while others are idle.
-absl::StatusOr<MemoryBandwidth> BestBandwidth(size_t bytes, int passes, Communicator& world,
+// The ranks begin and end each pass together, so that none measures while others are idle. `ready`:
+// whether this rank can work at all.
+absl::StatusOr<MemoryBandwidth> BestBandwidth(const absl::Status& ready, size_t bytes, int passes,
+                                              Communicator& world,
                                               const std::function<absl::Status()>& work) {
   const double gigabytes = static_cast<double>(bytes) / 1e9;
   MemoryBandwidth best;
+  absl::Status worked = ready;
   for (int pass = 0; pass < passes; ++pass) {
-    RETURN_IF_ERROR(world.Barrier());
+    RETURN_IF_ERROR(Agree(worked, world));
     const auto start = Clock::now();
-    RETURN_IF_ERROR(work());
+    worked = work();
     best.own = std::max(best.own, gigabytes / SecondsSince(start));
     RETURN_IF_ERROR(world.Barrier());
     best.all = std::max(best.all, gigabytes * world.size() / SecondsSince(start));
   }
+  RETURN_IF_ERROR(Agree(worked, world));
   return best;
 }
 
@@ -56,11 +61,12 @@ void OnThreads(int threads, const std::function<void(size_t)>& work) {
 
 absl::StatusOr<MemoryBandwidth> MeasureReads(const BandwidthTest& test, int threads,
                                              Communicator& world) {
-  ASSIGN_OR_RETURN(const Buffer memory,
-                   HostMemory().Allocate(test.bytes_per_thread * static_cast<size_t>(threads)));
-  const auto part = [&](size_t t) { return memory.data() + t * test.bytes_per_thread; };
-  OnThreads(threads, [&](size_t t) { std::fill_n(part(t), test.bytes_per_thread, std::byte{1}); });
-  return BestBandwidth(memory.size(), test.passes, world, [&] {
+  const size_t bytes = test.bytes_per_thread * static_cast<size_t>(threads);
+  const absl::StatusOr<Buffer> memory = HostMemory().Allocate(bytes);
+  const auto part = [&](size_t t) { return memory->data() + t * test.bytes_per_thread; };
+  const auto fill = [&](size_t t) { std::fill_n(part(t), test.bytes_per_thread, std::byte{1}); };
+  if (memory.ok()) OnThreads(threads, fill);
+  return BestBandwidth(memory.status(), bytes, test.passes, world, [&] {
     std::vector<uint64_t> sums(static_cast<size_t>(threads));
     OnThreads(threads, [&](size_t t) {
       const auto* begin = reinterpret_cast<const uint64_t*>(part(t));
@@ -74,14 +80,16 @@ absl::StatusOr<MemoryBandwidth> MeasureReads(const BandwidthTest& test, int thre
 absl::StatusOr<MemoryBandwidth> MeasureCopies(const BandwidthTest& test, Memory& memory,
                                               Communicator& world) {
   constexpr int kCopies = 16;  // so long that the wait for them counts for nothing
-  ASSIGN_OR_RETURN(const Buffer from, memory.Allocate(test.copy_bytes));
-  ASSIGN_OR_RETURN(const Buffer to, memory.Allocate(test.copy_bytes));
-  return BestBandwidth(2 * test.copy_bytes * kCopies, test.passes, world, [&]() -> absl::Status {
+  const absl::StatusOr<Buffer> from = memory.Allocate(test.copy_bytes);
+  const absl::StatusOr<Buffer> to = memory.Allocate(test.copy_bytes);
+  const absl::Status& ready = from.ok() ? to.status() : from.status();
+  const size_t bytes = 2 * test.copy_bytes * kCopies;
+  return BestBandwidth(ready, bytes, test.passes, world, [&]() -> absl::Status {
     for (int i = 0; i < kCopies; ++i) {
-      RETURN_IF_ERROR(memory.Copy(to.data(), from.data(), test.copy_bytes));
+      RETURN_IF_ERROR(memory.Copy(to->data(), from->data(), test.copy_bytes));
     }
     std::byte last{};
-    return memory.CopyOut(std::span(&last, 1), to.data());
+    return memory.CopyOut(std::span(&last, 1), to->data());
   });
 }
 

@@ -10,6 +10,7 @@
 #include "base/check.h"
 #include "base/log.h"
 #include "base/status_macros.h"
+#include "worker/agreement.h"
 #include "worker/load_broadcast.h"
 
 namespace trireme {
@@ -44,11 +45,9 @@ absl::StatusOr<std::unique_ptr<ModelRunner>> ModelRunner::Load(const RunnerOptio
   absl::Status loaded = runner->LoadModel();
   if (loaded.ok()) loaded = runner->MakeSampler();
   options.phase_ended("weights");
-  // Also after an error, so that no other rank waits for this one. What is available then is what
-  // all ranks have left.
-  RETURN_IF_ERROR(world->Barrier());
+  // What is available then is what all ranks have left.
+  RETURN_IF_ERROR(Agree(loaded, *world));
   options.phase_ended("other ranks' weights");
-  RETURN_IF_ERROR(loaded);
   RETURN_IF_ERROR(runner->AllocateKvCache());
   options.phase_ended("KV cache");
   return runner;
@@ -127,16 +126,16 @@ absl::Status ModelRunner::AllocateKvCache() {
       options_.max_model_len > 0 ? options_.max_model_len : config_.max_position_embeddings;
   const bool on_device = !ops_->memory().on_host();
   if (on_device) {
-    RETURN_IF_ERROR(PlanMemory(wanted));
-    RETURN_IF_ERROR(world_->Barrier());  // ranks may share the device
+    RETURN_IF_ERROR(Agree(PlanMemory(wanted), *world_));  // ranks may share the device
   }
   int64_t bytes = options_.kv_memory.bytes;
   if (options_.kv_memory.fraction > 0) {
-    ASSIGN_OR_RETURN(const int64_t available, ops_->memory().Available());
-    bytes = static_cast<int64_t>(options_.kv_memory.fraction * static_cast<double>(available) /
-                                 options_.ranks_sharing_memory);
+    const absl::StatusOr<int64_t> available = ops_->memory().Available();
     // No rank takes its share before all have seen what there is.
-    if (on_device) RETURN_IF_ERROR(world_->Barrier());
+    if (on_device) RETURN_IF_ERROR(Agree(available.status(), *world_));
+    RETURN_IF_ERROR(available.status());
+    bytes = static_cast<int64_t>(options_.kv_memory.fraction * static_cast<double>(*available) /
+                                 options_.ranks_sharing_memory);
   }
   const int64_t num_blocks = std::min(bytes / block_bytes(), options_.kv_blocks_max);
   swap_blocks_ = std::min(options_.swap_bytes_max / block_bytes(), options_.kv_blocks_max);
@@ -161,10 +160,26 @@ absl::Status ModelRunner::AllocateKvCache() {
 // Computes the largest step there can be, of padding alone, so that all that steps need beside
 // weights and cache is allocated, and the cache can have its share of the rest. Collective.
 absl::Status ModelRunner::PlanMemory(int64_t context) {
-  ASSIGN_OR_RETURN(const int64_t before, ops_->memory().Available());
+  const absl::StatusOr<int64_t> before = ops_->memory().Available();
+  StepBatch batch;
+  RETURN_IF_ERROR(
+      Agree(before.ok() ? PrepareLargestStep(context, batch) : before.status(), *world_));
+  RETURN_IF_ERROR(ComputeStage(batch, cache_, hidden_.span()));
+  RETURN_IF_ERROR(WaitForHidden());
+  cache_ = KvCache();
+  ASSIGN_OR_RETURN(const int64_t after, ops_->memory().Available());
+  LogInfo(absl::StrFormat(
+      "memory: %.1f MiB of weights; %.1f MiB for steps of up to %d tokens and contexts of %d; "
+      "%.1f MiB free",
+      static_cast<double>(weights_.bytes()) / (1 << 20),
+      static_cast<double>(*before - after) / (1 << 20), options_.max_num_batched_tokens, context,
+      static_cast<double>(after) / (1 << 20)));
+  return absl::OkStatus();
+}
+
+absl::Status ModelRunner::PrepareLargestStep(int64_t context, StepBatch& batch) {
   const int64_t blocks = (context + options_.kv_block_size - 1) / options_.kv_block_size;
   const std::vector<int32_t> table(static_cast<size_t>(blocks));
-  StepBatch batch;
   for (int64_t t = 0; t < options_.max_num_batched_tokens; ++t) {
     AppendToken(0, {.position = TokenPlace::kPadding, .block_table = table}, batch);
   }
@@ -181,18 +196,7 @@ absl::Status ModelRunner::PlanMemory(int64_t context) {
   ASSIGN_OR_RETURN(const std::span<float> hidden,
                    hidden_.Resize(ops_->memory(), batch.tokens() * config_.hidden_size));
   RETURN_IF_ERROR(ops_->memory().Zero(hidden.data(), hidden.size_bytes()));
-  RETURN_IF_ERROR(ops_->BeginStep(batch));
-  RETURN_IF_ERROR(ComputeStage(batch, cache_, hidden));
-  RETURN_IF_ERROR(WaitForHidden());
-  cache_ = KvCache();
-  ASSIGN_OR_RETURN(const int64_t after, ops_->memory().Available());
-  LogInfo(absl::StrFormat(
-      "memory: %.1f MiB of weights; %.1f MiB for steps of up to %d tokens and contexts of %d; "
-      "%.1f MiB free",
-      static_cast<double>(weights_.bytes()) / (1 << 20),
-      static_cast<double>(before - after) / (1 << 20), options_.max_num_batched_tokens, context,
-      static_cast<double>(after) / (1 << 20)));
-  return absl::OkStatus();
+  return ops_->BeginStep(batch);
 }
 
 int64_t ModelRunner::block_bytes() const {

@@ -151,6 +151,7 @@ class ModelRunner {
   absl::Status AllocateKvCache();
   absl::Status CopyBlocks(const v1::StepPlan& plan);
   absl::Status PlanMemory(int64_t context);
+  absl::Status PrepareLargestStep(int64_t context, StepBatch& batch);
   void AppendToken(int32_t id, const TokenPlace& place, StepBatch& batch) const;
   StepBatch BuildBatch(const v1::StepPlan& plan) const;
   absl::Status ForwardStage(const StepBatch& batch, const KvCache& cache);

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <atomic>
 #include <chrono>
+#include <cstdlib>
 #include <deque>
 #include <functional>
 #include <memory>
@@ -20,6 +21,7 @@
 #include "trireme/v1/worker.grpc.pb.h"
 #include "worker/control_stream.h"
 #include "worker/coordinator_channel.h"
+#include "worker/serving_barrier.h"
 
 namespace trireme {
 namespace {
@@ -36,8 +38,8 @@ absl::Status StreamEnded(const std::string& coordinator, const grpc::Status& sta
 absl::Status SendFailure(ControlStream& stream, const absl::Status& error) {
   v1::WorkerMessage message;
   message.mutable_failure()->set_message(std::string(error.message()));
-  stream.Send(message);
-  stream.SendsDone();
+  LogError(std::string(error.message()));
+  stream.SendLast(message);
   // Leaving now would cancel the call, and the message with it: the coordinator ends it when it has
   // read why.
   while (stream.Next().has_value()) {
@@ -60,7 +62,8 @@ class Service {
         gang_id_(registration.gang_id()),
         registration_(registration),
         runner_(runner),
-        health_(health) {}
+        health_(health),
+        barrier_(options.ranks) {}
 
   absl::Status Run();
 
@@ -81,6 +84,7 @@ class Service {
   v1::Register registration_;
   ModelRunner& runner_;
   RankHealth& health_;
+  ServingBarrier barrier_;
   int times_served_ = 0;
   bool serving_ = false;
   std::atomic<bool> stopping_ = false;                // by SIGTERM
@@ -93,7 +97,11 @@ absl::Status Service::Run() {
   auto connect_until = Clock::now() + std::chrono::milliseconds(options_.connect_timeout_ms);
   while (true) {
     ASSIGN_OR_RETURN(const StreamEnd end, ServeStream(connect_until));
-    if (!end.coordinator_gone) return absl::OkStatus();
+    if (!end.coordinator_gone) {
+      // Ranks that were not told to serve do not come.
+      if (barrier_.entered() && !barrier_.PassedBy(Clock::now())) std::_Exit(0);
+      return absl::OkStatus();
+    }
     if (options_.reconnect_timeout_s == 0 || stopping_) return end.why;
     LogWarning(absl::StrCat(end.why.message(), "; the weights stay, and wait for it for ",
                             options_.reconnect_timeout_s, " s (--reconnect-timeout-s)"));
@@ -114,7 +122,7 @@ absl::StatusOr<StreamEnd> Service::ServeStream(Clock::time_point connect_until) 
                    ConnectCoordinator(options_.coordinator, std::max(left, milliseconds(1))));
   const auto stub = v1::WorkerControl::NewStub(channel);
   registration_.set_returns(welcome_until_.has_value());
-  ControlStream stream(*stub, registration_, options_.watch, options_.ranks);
+  ControlStream stream(*stub, registration_, options_.watch, options_.ranks, barrier_);
   if (options_.stop_signal != nullptr) {
     options_.stop_signal->OnStop([&] {
       stopping_ = true;
@@ -240,6 +248,7 @@ absl::Status Service::SelfTest(ControlStream& stream) {
 // another one. All ranks have been in the same gangs, and count alike.
 absl::Status Service::Stay() {
   RETURN_IF_ERROR(runner_.Reset());
+  barrier_.Leave();
   ++times_served_;
   registration_.set_gang_id(absl::StrCat(gang_id_, "-", times_served_));
   return absl::OkStatus();

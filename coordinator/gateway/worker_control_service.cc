@@ -11,8 +11,9 @@
 namespace trireme {
 namespace {
 
-// Plans are answered one by one; a rank that lets this many pile up is not reading.
-constexpr size_t kUnsentMax = 64;
+// A rank that lets this many pile up is not reading; there are some more plans than pipeline
+// stages.
+constexpr size_t kUnsentMax = 1024;
 
 using BytesReactor = grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>;
 

@@ -66,11 +66,13 @@ class Ipc final : public IpcCommunicator {
     RETURN_IF_ERROR(host_->AllGather(std::as_bytes(std::span(&mine, 1)),
                                      std::as_writable_bytes(std::span(all))));
     RETURN_IF_ERROR(allocated);
+    for (int peer = 0; peer < size(); ++peer) {
+      if (all[static_cast<size_t>(peer)].ok) continue;
+      return absl::UnavailableError(absl::StrCat("ipc: rank ", peer, " failed"));
+    }
     absl::Status opened;
     for (int peer = 0; peer < size() && opened.ok(); ++peer) {
-      const Introduction& other = all[static_cast<size_t>(peer)];
-      if (!other.ok) return absl::UnavailableError(absl::StrCat("ipc: rank ", peer, " failed"));
-      if (peer != rank()) opened = Open(peer, other.handle);
+      if (peer != rank()) opened = Open(peer, all[static_cast<size_t>(peer)].handle);
     }
     mine.ok = opened.ok();
     RETURN_IF_ERROR(host_->AllGather(std::as_bytes(std::span(&mine, 1)),

@@ -23,7 +23,7 @@
 #include "absl/strings/str_join.h"
 #include "base/check.h"
 #include "base/status_macros.h"
-#include "parallel/network_devices.h"
+#include "parallel/network_variables.h"
 
 namespace trireme {
 namespace {
@@ -574,44 +574,27 @@ class RealUcxPort final : public UcxPort {
 };
 
 // What UCX is told of the network, and how that reads in the log.
-struct NetworkChoice {
+struct UcxNetwork {
   std::string devices;     // UCX's NET_DEVICES; empty: its choice
   std::string transports;  // UCX's TLS; empty: its choice
   std::string description;
 };
 
-absl::StatusOr<NetworkChoice> ChooseNetwork(const UcxOptions& options) {
-  const std::string& interface = options.net_interface;
-  const std::vector<std::string> rdma = RdmaPorts(interface);
-  if (!interface.empty() && !InterfaceIsUp(interface) && rdma.empty()) {
-    return absl::InvalidArgumentError(absl::StrCat("--net-interface ", interface,
-                                                   ": this host has no such interface that is up, "
-                                                   "nor such an RDMA port; see ip link, ibstat"));
+absl::StatusOr<UcxNetwork> ChooseUcxNetwork(const UcxOptions& options) {
+  ASSIGN_OR_RETURN(const NetworkChoice choice,
+                   ChooseNetwork(options.net_interface, options.require_rdma));
+  UcxNetwork network;
+  network.description = DescribeNetwork(choice);
+  if (options.require_rdma) network.transports = "ib,self";
+  if (options.require_rdma || choice.asked) network.devices = absl::StrJoin(choice.rdma_ports, ",");
+  if (!options.require_rdma && !choice.interface.empty()) {
+    network.devices =
+        absl::StrCat(choice.interface, network.devices.empty() ? "" : ",", network.devices);
   }
-  if (options.require_rdma && rdma.empty()) {
-    return absl::FailedPreconditionError(
-        absl::StrCat("--require-rdma: this host has no active RDMA port",
-                     interface.empty() ? "" : absl::StrCat(" at ", interface),
-                     "; check ibstat, or leave the flag out to use TCP"));
-  }
-  NetworkChoice choice;
-  const std::string ports = absl::StrJoin(rdma, ",");
-  if (options.require_rdma) {
-    choice.devices = ports;
-    choice.transports = "ib,self";
-    choice.description = absl::StrCat("RDMA ", ports);
-  } else if (interface.empty()) {
-    choice.description = rdma.empty() ? "TCP" : absl::StrCat("RDMA ", ports, " or TCP");
-  } else {
-    choice.devices = rdma.empty() ? interface : absl::StrCat(interface, ",", ports);
-    choice.description =
-        absl::StrCat(rdma.empty() ? "TCP" : absl::StrCat("RDMA ", ports, " or TCP"), " at ",
-                     interface, ", ", LinkSpeed(interface));
-  }
-  return choice;
+  return network;
 }
 
-absl::StatusOr<ContextPtr> MakeContext(const NetworkChoice& network) {
+absl::StatusOr<ContextPtr> MakeContext(const UcxNetwork& network) {
   ucp_config_t* config = nullptr;
   RETURN_IF_ERROR(UcsStatus(ucp_config_read(nullptr, nullptr, &config), "ucp_config_read"));
   const absl::Cleanup release = [config] { ucp_config_release(config); };
@@ -635,7 +618,7 @@ absl::StatusOr<ContextPtr> MakeContext(const NetworkChoice& network) {
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<UcxPort>> OpenUcxPort(const UcxOptions& options) {
-  ASSIGN_OR_RETURN(const NetworkChoice network, ChooseNetwork(options));
+  ASSIGN_OR_RETURN(const UcxNetwork network, ChooseUcxNetwork(options));
   ASSIGN_OR_RETURN(ContextPtr context, MakeContext(network));
   ucp_worker_params_t params{};
   params.field_mask = UCP_WORKER_PARAM_FIELD_THREAD_MODE;

@@ -3,11 +3,9 @@
 source "${BASH_SOURCE%/*}/gangs.sh"
 export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
 
-# start_mpirun RANKS HOW FLAGS...: mpirun with a hostfile and the options HOW over the hosts $a and $b, half of the ranks
-# on each; the launch agent does what ssh would.
-start_mpirun() {
-  local ranks=$1 how=$2
-  shift 2
+# make_hostfile RANKS: half of them on each of the hosts $a and $b; and the launch agent, which does what ssh would.
+make_hostfile() {
+  local ranks=$1
   cat >"$work/agent.sh" <<END
 #!/bin/bash
 [[ \$1 == 10.213.0.2 ]] || { echo "no such host: \$1"; exit 1; }
@@ -15,9 +13,16 @@ exec ip netns exec $b unshare --uts --ipc bash -c "hostname $b; \${*:2}"
 END
   chmod +x "$work/agent.sh"
   printf '10.213.0.%d slots=%d\n' 1 $((ranks / 2)) 2 $((ranks / 2)) >"$work/hosts"
+}
+
+# start_mpirun RANKS HOW FLAGS...: mpirun with a hostfile and the options HOW over the hosts $a and $b.
+start_mpirun() {
+  local ranks=$1 how=$2
+  shift 2
+  make_hostfile "$ranks"
   # shellcheck disable=SC2086 # HOW is words
   start "$a" mpirun.log mpirun -np "$ranks" $how --hostfile "$work/hosts" --bind-to none \
-    --mca plm_rsh_agent "$work/agent.sh" --mca oob_tcp_if_include wire0 --mca btl_tcp_if_include wire0 \
+    --mca plm_rsh_agent "$work/agent.sh" --mca oob_tcp_if_include wire0 ${data:---mca btl_tcp_if_include wire0} \
     --mca pml ob1 --mca btl tcp,self --mca mpi_yield_when_idle 1 \
     "$bin/trireme-worker" --coordinator "$server" --model "$model" --threads 1 --kv-memory 64MiB "$@"
 }
@@ -85,6 +90,50 @@ case_ranks_that_differ_end() {
   ends_with_an_error "$started" || return 1
   grep -qE "rank 1: config.json is .* on $(hostname) but .* on $(hostname) \(rank 0\)" "$work/mpirun.log" ||
     { echo "the difference is not named"; return 1; }
+}
+
+# Two networks; what goes over each is counted.
+case_the_data_takes_the_interface_that_is_asked_for() {
+  expected_answer || return 1
+  make_hosts a b || return
+  data_cable a b || return
+  start_coordinator "$a" 10.213.0.1 --insecure || return 1
+  data=" " start_mpirun 2 "" --tp 2 --net-interface data0
+  serving "$b" || return 1
+  local before=$(bytes_sent "$b" wire0) data_before=$(bytes_sent "$b" data0)
+  same_answer "$b" || return 1
+  grep -qE "MPI between hosts: TCP at data0, [0-9a-zM/ ]+: OMPI_MCA_btl_tcp_if_include=data0" "$work/mpirun.log" ||
+    { echo "the choice is not logged"; return 1; }
+  (($(bytes_sent "$b" data0) - data_before > 5 * ($(bytes_sent "$b" wire0) - before))) ||
+    { echo "data0: $(bytes_sent "$b" data0) - $data_before; wire0: $(bytes_sent "$b" wire0) - $before"; return 1; }
+}
+
+bytes_sent() { ip netns exec "$1" cat "/sys/class/net/$2/statistics/tx_bytes"; }
+
+case_networks_that_mean_nothing_end_all() {
+  make_hosts a b || return
+  server=10.213.0.1:9
+  start_mpirun 2 "" --tp 2 --net-interface nowhere0
+  ends_with_an_error "$started" && contains mpirun.log "rank 0: --net-interface nowhere0: this host has no such" || return 1
+  start_mpirun 2 "" --tp 2 --net-interface lo
+  ends_with_an_error "$started" && contains mpirun.log "lo is a loopback interface, but the gang has several" || return 1
+  start_mpirun 2 "" --tp 2 --require-rdma
+  ends_with_an_error "$started" && contains mpirun.log "unsupported: --require-rdma under mpirun" || return 1
+  (($(grep -c 'require-rdma under' "$work/mpirun.log") == 1)) || { echo "said more than once"; return 1; }
+  start - alone.log "$bin/trireme-worker" --coordinator "$server" --model "$model" --net-interface lo
+  ends_with_an_error "$started" && contains alone.log "are for the ranks of a gang"
+}
+
+# Rank 0 is inside MPI_Init, as rank 1 is late; nobody else hears of either yet.
+case_a_rank_that_is_stopped_while_the_gang_forms_ends_all() {
+  local worker=("$bin/trireme-worker" --coordinator 127.0.0.1:9 --model "$model" --tp 2) stopped
+  start - mpirun.log mpirun --oversubscribe --bind-to none -np 1 "${worker[@]}" : \
+    -np 1 bash -c 'sleep 5; exec "$@"' late "${worker[@]}"
+  for _ in {1..50}; do stopped=$(pgrep -P "$started" trireme-worker) && break; sleep 0.1; done
+  sleep 1
+  kill -STOP "$stopped" || { echo "rank 0 is not there"; return 1; }
+  ends_with_an_error "$started" || { kill -KILL "$stopped" "$started"; return 1; }
+  ! kill -0 "$stopped" 2>/dev/null || { echo "rank 0 is left"; return 1; }
 }
 
 # Rank 0 alone has the weights.

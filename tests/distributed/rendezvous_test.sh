@@ -135,6 +135,21 @@ case_a_stopped_coordinator_sends_those_that_wait_away() {
   ends_with_an_error "$started"
 }
 
+# With the worker whose CUDA kernels run on the CPU.
+case_nccl_is_told_the_network() {
+  start_coordinator - 127.0.0.1 || return 1
+  local rank
+  for rank in 0 1; do
+    start - "worker$rank.log" env -u NCCL_NET "$bin/trireme-worker-emulated" --coordinator "$server" --model "$model" \
+      --threads 1 --kv-memory 64MiB --gang g --tp 2 --device cuda --net-interface lo
+  done
+  for _ in {1..100}; do grep -q NCCL: "$work/worker0.log" && break; sleep 0.1; done
+  contains worker0.log "NCCL: NCCL_SOCKET_IFNAME==lo, NCCL_IB_DISABLE=1" || return 1
+  start - refused.log env NCCL_NET=Socket "$bin/trireme-worker-emulated" --coordinator "$server" --model "$model" \
+    --gang h --tp 2 --device cuda --require-rdma
+  ends_with_an_error "$started" && grep -q -e "no active RDMA port" -e "contradicts NCCL_NET=Socket" "$work/refused.log"
+}
+
 case_tensor_parallel_over_two_hosts() {
   expected_answer || return 1
   make_hosts a b || return

@@ -44,6 +44,24 @@ case_a_rank_is_alive_from_the_start_and_ready_with_its_gang() {
   timeout 20 tail --pid="$first" -f /dev/null || { echo "the rank goes on"; return 1; }
 }
 
+case_a_second_sigterm_ends_a_rank_at_once() {
+  start_coordinator - 127.0.0.1 || return 1
+  start_worker - worker.log --gang g
+  serving "" || return 1
+  kill -STOP "$coordinator"  # so that nobody answers the first, which asks to be let go
+  sleep 0.2
+  local code
+  kill -TERM "$started"
+  sleep 0.3
+  kill -0 "$started" || { echo "the rank does not wait for the coordinator"; return 1; }
+  kill -TERM "$started"
+  timeout 2 tail -s 0.05 --pid="$started" -f /dev/null || { echo "the rank goes on"; return 1; }
+  wait "$started"
+  code=$?
+  kill -CONT "$coordinator"
+  ((code == 143)) || { echo "its exit code is $code"; return 1; }
+}
+
 case_ranks_of_mpirun_have_ports_in_a_row() {
   start_coordinator - 127.0.0.1 || return 1
   local port=$((20000 + RANDOM % 10000))

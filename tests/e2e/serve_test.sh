@@ -255,6 +255,18 @@ case_bad_starts() {
   expect_failure "rank 1: --kv-memory of 1000 bytes" mpirun --oversubscribe --bind-to none \
     -np 1 "$worker" --model "$model" --tp 2 --coordinator "$server" : \
     -np 1 "$worker" --model "$model" --tp 2 --coordinator "$server" --kv-memory 1000 || return 1
+  expect_failure "rank 1: cannot allocate" mpirun --oversubscribe --bind-to none \
+    -np 1 "$worker" --model "$model" --tp 2 --coordinator "$server" : \
+    -np 1 prlimit --as=1000000000 "$worker" --model "$model" --tp 2 --coordinator "$server" || return 1
+  # Also one that fails before the others know it, or that has other flags.
+  expect_failure "rank 1: unsupported: CPU variant" mpirun --oversubscribe --bind-to none \
+    -np 1 "$worker" --model "$model" --pp 2 --coordinator "$server" : \
+    -np 1 "$worker" --model "$model" --pp 2 --coordinator "$server" --cpu-variant none || return 1
+  expect_failure "rank 1: --model is required" mpirun --oversubscribe --bind-to none \
+    -np 1 "$worker" --model "$model" --tp 2 --coordinator "$server" : -np 1 "$worker" --tp 2 || return 1
+  expect_failure "rank 1: --coordinator HOST:PORT is required" mpirun --oversubscribe --bind-to none \
+    -np 1 "$worker" --model "$model" --tp 2 --coordinator "$server" : \
+    -np 1 "$worker" --model "$model" --tp 2 || return 1
   expect_failure "$work/broken/model.safetensors" "$worker" --model "$work/broken" --coordinator "$server" || return 1
   expect_failure "rank 1: model.safetensors is" mpirun --oversubscribe --bind-to none \
     -np 1 "$worker" --model "$model" --tp 2 --coordinator "$server" : \

@@ -6,9 +6,12 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <array>
 #include <atomic>
+#include <condition_variable>
 #include <functional>
 #include <mutex>
+#include <optional>
 #include <thread>
 
 #include "tests/worker/gang_driver.h"
@@ -38,28 +41,52 @@ class FakeCoordinator final : public v1::WorkerControl::Service {
       : FakeCoordinator([serve](Stream& stream, uint32_t) { return serve(stream); }) {}
   ~FakeCoordinator() override { server_->Shutdown(); }
 
+  // Waits for a pair of ranks, and leaves out the Welcome of one's first streams.
+  void ForgetToWelcome(uint32_t rank, size_t streams) { unwelcome_ = {rank, streams}; }
+
   std::string address() const { return "127.0.0.1:" + std::to_string(port_); }
   const v1::Register& registration(size_t stream = 0) const { return registrations_.at(stream); }
 
   grpc::Status Connect(grpc::ServerContext*, Stream* stream) override {
     v1::WorkerMessage message;
+    size_t streams = 0;  // of this rank
     if (stream->Read(&message)) {
-      const std::lock_guard lock(mutex_);
+      std::unique_lock lock(mutex_);
       registrations_.push_back(message.register_());
+      streams = StreamsOf(message.register_().info().rank());
+      registered_.notify_all();
+      registered_.wait(
+          lock, [&] { return !unwelcome_.has_value() || registrations_.size() >= 2 * streams; });
     }
     v1::CoordinatorMessage registered;
     registered.mutable_registered()->set_lease_ms(600'000);
     stream->Write(registered);
     v1::CoordinatorMessage welcome;
     welcome.mutable_welcome()->set_epoch(1);
-    stream->Write(welcome);
-    return serve_(*stream, message.register_().info().rank());
+    const uint32_t rank = message.register_().info().rank();
+    if (!unwelcome_.has_value() || unwelcome_->rank != rank || streams > unwelcome_->streams) {
+      stream->Write(welcome);
+    }
+    return serve_(*stream, rank);
   }
 
  private:
+  struct Unwelcome {
+    uint32_t rank;
+    size_t streams;
+  };
+
+  size_t StreamsOf(uint32_t rank) const {
+    return static_cast<size_t>(
+        std::count_if(registrations_.begin(), registrations_.end(),
+                      [rank](const auto& other) { return other.info().rank() == rank; }));
+  }
+
   const ServeRank serve_;
+  std::optional<Unwelcome> unwelcome_;
   int port_ = 0;
   std::mutex mutex_;
+  std::condition_variable registered_;
   std::vector<v1::Register> registrations_;  // of the streams, in their order
   std::unique_ptr<grpc::Server> server_;
 };
@@ -256,6 +283,45 @@ TEST_P(WorkerServiceOn, ServesTheNextCoordinatorAsAGangThatKnowsNoRequest) {
   EXPECT_EQ(coordinator.registration(1).gang_id(), "gang-1");
 }
 
+// Two ranks that serve `coordinator` to the end.
+std::vector<absl::Status> ServeTwo(const FakeCoordinator& coordinator) {
+  std::vector<absl::Status> served(2);
+  std::vector<std::thread> ranks;
+  for (auto& world : MakeLoopbackCommunicators(2)) {
+    ranks.emplace_back([&, own = std::move(world)] {
+      RankHealth health{std::chrono::seconds(60)};
+      served[static_cast<size_t>(own->rank())] =
+          ServeRank(coordinator, health, "cpu", kModel, *own);
+    });
+  }
+  for (std::thread& rank : ranks) rank.join();
+  return served;
+}
+
+TEST(WorkerService, ACoordinatorMayGoBeforeItHasWelcomedAllRanks) {
+  for (const uint32_t unwelcome : {0, 1}) {
+    const DriverOptions options{.model_dir = kModel, .layout = {.tp = 2}, .max_batched_tokens = 32};
+    const std::vector<v1::StepPlan> plans =
+        MakePlans(options, {{.prompt = {1, 2, 3}, .steps = 4, .sampling = GreedySampling()}});
+    std::array<std::atomic<int>, 2> streams{};
+    std::vector<v1::StepResult> results;
+    FakeCoordinator coordinator([&](Stream& stream, uint32_t rank) {
+      if (++streams.at(rank) <= 2) {
+        std::this_thread::sleep_for(std::chrono::milliseconds(100));  // for what was written
+        return grpc::Status(grpc::StatusCode::UNAVAILABLE, "restarting");
+      }
+      if (rank == 0) return ComputeAll(stream, plans, results);
+      for (const v1::StepPlan& plan : plans) WritePlan(stream, plan);
+      return WriteShutdown(stream);
+    });
+    coordinator.ForgetToWelcome(unwelcome, 2);
+    for (const absl::Status& status : ServeTwo(coordinator)) EXPECT_TRUE(status.ok()) << status;
+    EXPECT_EQ(results.size(), plans.size());
+    // It had not served, so it is the same gang.
+    for (size_t i = 0; i < 6; ++i) EXPECT_EQ(coordinator.registration(i).gang_id(), "gang");
+  }
+}
+
 // As one does that is killed while it sends them.
 TEST(WorkerService, ACoordinatorMayGoWithPlansThatSomeRanksHaveNotGot) {
   const DriverOptions options{.model_dir = kModel, .layout = {.tp = 2}, .max_batched_tokens = 32};
@@ -281,17 +347,7 @@ TEST(WorkerService, ACoordinatorMayGoWithPlansThatSomeRanksHaveNotGot) {
     if (rank == 0) stream.Write(test);
     return grpc::Status(grpc::StatusCode::UNAVAILABLE, "restarting");
   });
-  std::vector<absl::Status> served(2);
-  std::vector<std::thread> ranks;
-  for (auto& world : MakeLoopbackCommunicators(2)) {
-    ranks.emplace_back([&, own = std::move(world)] {
-      RankHealth health{std::chrono::seconds(60)};
-      served[static_cast<size_t>(own->rank())] =
-          ServeRank(coordinator, health, "cpu", kModel, *own);
-    });
-  }
-  for (std::thread& rank : ranks) rank.join();
-  for (const absl::Status& status : served) EXPECT_TRUE(status.ok()) << status;
+  for (const absl::Status& status : ServeTwo(coordinator)) EXPECT_TRUE(status.ok()) << status;
   const auto want = RunPlans(options, plans);
   ASSERT_TRUE(want.ok()) << want.status();
   ASSERT_EQ(answers.size(), plans.size());
