@@ -13,6 +13,8 @@ namespace {
 
 // Between two messages of a stream, where tokens come faster.
 constexpr std::chrono::milliseconds kFlushInterval{4};
+// Of the gang timeout, for a gang that loads.
+constexpr int kGangTimeoutsMax = 10;
 
 double Milliseconds(std::chrono::steady_clock::duration duration) {
   return std::chrono::duration<double, std::milli>(duration).count();
@@ -84,6 +86,12 @@ void Engine::OnWorkerMessage(uint64_t stream_id, v1::WorkerMessage message) {
 void Engine::OnWorkerDisconnect(uint64_t stream_id, std::string why) {
   Post([this, stream_id, why = std::move(why)] {
     HandleGangEvent(supervisor_.OnDisconnect(stream_id, why, Clock::now()));
+  });
+}
+
+void Engine::OnWorkerLoads() {
+  Post([this] {
+    for (const auto& replica : replicas_) replica->WaitUntil(Clock::now() + options_.gang_timeout);
   });
 }
 
@@ -205,7 +213,8 @@ void Engine::CheckGangs(Clock::time_point now) {
     const absl::Status status = WithRetry(
         absl::UnavailableError(absl::StrCat(
             "the workers were lost (", replica->lost_reason(), ") and none came back within ",
-            std::chrono::duration<double>(options_.gang_timeout).count(), " s")),
+            std::chrono::duration<double>(options_.gang_timeout).count(),
+            " s (--gang-timeout-s), nor loaded anything")),
         kNoGangRetryMs);
     for (const uint64_t id : RequestsOf(*replica)) FailRequest(id, status);
     PublishGangs();
@@ -349,8 +358,12 @@ void Engine::HandleGangReady(const GangIsReady& ready) {
 
 void Engine::HandleGangLost(const GangIsLost& lost) {
   Replica& replica = ReplicaOf(lost.epoch);
+  const Clock::time_point now = Clock::now();
   FailRequestsOf(
-      replica.End(lost.reason, Clock::now() + options_.gang_timeout, lost.silent),
+      replica.End(lost.reason,
+                  {.give_up = now + options_.gang_timeout,
+                   .latest = now + kGangTimeoutsMax * options_.gang_timeout},
+                  lost.silent),
       absl::InternalError(absl::StrCat("the workers failed over this request, at least ",
                                        options_.replica.scheduler.gangs_lost_max,
                                        " times in a row; the last time: ", lost.reason)));

@@ -96,8 +96,8 @@ class Engine {
   uint64_t NewRequestId() { return next_request_id_++; }
 
   // The sink hears all about the request, also that it is refused: UNAVAILABLE (no gang, and none
-  // that was lost less than gang_timeout ago, for which it would wait), RESOURCE_EXHAUSTED (queue
-  // full, or not before the deadline), INVALID_ARGUMENT (exceeds every gang's context).
+  // that was lost less than gang_timeout ago or loads, for which it would wait), RESOURCE_EXHAUSTED
+  // (queue full, or not before the deadline), INVALID_ARGUMENT (exceeds every gang's context).
   void Submit(uint64_t request_id, GenerationRequest request, std::shared_ptr<TokenSink> sink);
 
   // Frees the request's sequences; the sink hears nothing more. No effect if it is over.
@@ -112,6 +112,10 @@ class Engine {
   uint64_t OnWorkerConnect(std::shared_ptr<WorkerStream> stream, std::string peer);
   void OnWorkerMessage(uint64_t stream_id, v1::WorkerMessage message);
   void OnWorkerDisconnect(uint64_t stream_id, std::string why);
+
+  // Weights are being loaded: who waits for a lost gang waits gang_timeout from now, but no longer
+  // than ten times that since the loss, as a gang may be lost again and again before it serves.
+  void OnWorkerLoads();
 
   // For an operator: ends gangs as SIGTERM to a rank does. `done` hears the epochs of those that
   // drain, on the engine's thread; none if it has stopped.

@@ -11,6 +11,7 @@
 #include "base/check.h"
 #include "base/log.h"
 #include "base/status_macros.h"
+#include "coordinator/gang_bits.h"
 #include "parallel/layout.h"
 
 namespace trireme {
@@ -28,6 +29,8 @@ constexpr std::chrono::seconds kSelfTestInterval{5};
 // The slowest network that is none that is cut: an exchange may take the worker timeout and four
 // seconds a MiB.
 constexpr uint64_t kSlowestBytesPerSecond = 256 << 10;
+// The ranks of a new gang register right after an exchange among them all.
+constexpr std::chrono::milliseconds kFormingTimeoutMin{10'000};
 constexpr uint64_t kExchangeBytesMax = uint64_t{1} << 40;
 
 v1::CoordinatorMessage ShutdownMessage(const std::string& reason, bool lost) {
@@ -69,19 +72,6 @@ absl::Status CheckPlace(const v1::Register& registration) {
                      info.pp_rank(), " are not the place of this rank in tp ", tp, " x pp ", pp));
   }
   return absl::OkStatus();
-}
-
-bool IsCpu(const std::string& device) { return device.substr(0, device.find(' ')) == "cpu"; }
-
-// What decides an answer's bits beside the request: all that CheckBits compares, and the model.
-std::string BitsOf(const v1::Register& registration) {
-  std::string bits =
-      absl::StrCat(registration.model().version(), "; KV cache in ", registration.kv_cache_dtype());
-  const std::string& device = registration.info().device();
-  if (!IsCpu(device)) {
-    absl::StrAppend(&bits, "; tp ", registration.tensor_parallel_size(), " on ", device);
-  }
-  return bits;
 }
 
 }  // namespace
@@ -218,10 +208,17 @@ GangEvent GangSupervisor::OnDrain(uint64_t stream_id, Time now) {
 GangEvent GangSupervisor::OnRegister(uint64_t stream_id, const v1::Register& registration,
                                      Time now) {
   absl::Status status = CheckAlone(registration);
+  if (status.ok()) status = CheckForming(registration);
   if (status.ok()) status = CheckModel(registration);
-  if (status.ok()) status = CheckBits(registration);
+  // Also when no gang serves any more: requests may wait that have tokens.
+  if (status.ok() && !first_.empty()) status = CheckSameBits(registration, first_);
   if (status.ok()) status = CheckAgainstPeers(registration);
-  if (!status.ok()) return Reject(stream_id, status, now);
+  if (!status.ok()) return RejectGang(stream_id, registration.gang_id(), status, now);
+  Forming& forming = forming_
+                         .try_emplace(registration.gang_id(),
+                                      Forming{.since = now, .returns = false, .refused = ""})
+                         .first->second;
+  if (registration.returns()) forming.returns = true;
   Stream& stream = streams_.at(stream_id);
   stream.registration = registration;
   stream.told = now;
@@ -267,6 +264,7 @@ absl::Status GangSupervisor::CheckAlone(const v1::Register& registration) const 
   }
   if (registration.info().host().size() > kNameBytesMax ||
       registration.info().device().size() > kNameBytesMax ||
+      registration.device_model().size() > kNameBytesMax ||
       registration.communicator().size() > kNameBytesMax ||
       registration.kv_cache_dtype().size() > kNameBytesMax ||
       registration.model().version().size() > kNameBytesMax) {
@@ -297,6 +295,13 @@ absl::Status GangSupervisor::CheckAlone(const v1::Register& registration) const 
         "; give the workers more --kv-memory or lower the coordinator's --max-model-len"));
   }
   return absl::OkStatus();
+}
+
+absl::Status GangSupervisor::CheckForming(const v1::Register& registration) const {
+  const auto forming = forming_.find(registration.gang_id());
+  if (forming == forming_.end() || forming->second.refused.empty()) return absl::OkStatus();
+  return absl::FailedPreconditionError(
+      absl::StrCat("the gang has ended: ", forming->second.refused));
 }
 
 absl::Status GangSupervisor::CheckModel(const v1::Register& registration) const {
@@ -342,29 +347,6 @@ absl::Status GangSupervisor::CheckAgainstPeers(const v1::Register& registration)
               "communicator");
 }
 
-// Requests go on from one gang to another of the same version, with the same tokens, within this
-// coordinator's life. On CPUs every
-// layout and instruction set computes the same bits; on GPUs those of one kind and layout do.
-absl::Status GangSupervisor::CheckBits(const v1::Register& registration) const {
-  if (first_.gang_id().empty()) return absl::OkStatus();
-  const auto same = [&](const auto& mine, const auto& other, const char* what) {
-    absl::Status status = CheckSame(registration, mine, "the first gang", other, what);
-    if (status.ok()) return status;
-    return absl::FailedPreconditionError(
-        absl::StrCat(status.message(),
-                     ": all gangs must compute the same bits, as requests go on from one to "
-                     "another; start this one like the first, or the coordinator anew"));
-  };
-  RETURN_IF_ERROR(same(absl::CHexEscape(registration.kv_cache_dtype()),
-                       absl::CHexEscape(first_.kv_cache_dtype()), "kv_cache_dtype"));
-  const std::string& device = registration.info().device();
-  if (IsCpu(device) && IsCpu(first_.info().device())) return absl::OkStatus();
-  RETURN_IF_ERROR(
-      same(absl::CHexEscape(device), absl::CHexEscape(first_.info().device()), "device"));
-  return same(registration.tensor_parallel_size(), first_.tensor_parallel_size(),
-              "tensor_parallel_size");
-}
-
 std::optional<uint64_t> GangSupervisor::EpochOf(const std::string& gang_id) const {
   for (const auto& [epoch, id] : serving_) {
     if (id == gang_id) return epoch;
@@ -382,6 +364,7 @@ std::map<uint32_t, uint64_t> GangSupervisor::RanksOf(const std::string& gang_id)
 
 GangEvent GangSupervisor::StartServing(const std::string& gang_id) {
   serving_[++last_epoch_] = gang_id;
+  forming_.erase(gang_id);
   GangCapacity capacity{.epoch = last_epoch_,
                         .pipeline_stages = 1,
                         .kv_block_size = 0,
@@ -391,10 +374,10 @@ GangEvent GangSupervisor::StartServing(const std::string& gang_id) {
                         .max_num_batched_tokens = std::numeric_limits<uint32_t>::max()};
   v1::CoordinatorMessage welcome;
   welcome.mutable_welcome()->set_epoch(last_epoch_);
+  std::vector<v1::Register> ranks;
   for (const auto& [rank, id] : RanksOf(gang_id)) {
     const Stream& stream = streams_.at(id);
-    const v1::Register& registration = stream.registration;
-    if (first_.gang_id().empty()) first_ = registration;
+    const v1::Register& registration = ranks.emplace_back(stream.registration);
     capacity.kv_block_size = registration.kv_block_size();
     capacity.pipeline_stages = registration.pipeline_parallel_size();
     capacity.kv_blocks = std::min(capacity.kv_blocks, registration.kv_blocks());
@@ -406,7 +389,9 @@ GangEvent GangSupervisor::StartServing(const std::string& gang_id) {
   }
   const uint64_t pool = uint64_t{capacity.kv_blocks} * capacity.kv_block_size;
   if (pool < capacity.max_model_len) capacity.max_model_len = static_cast<uint32_t>(pool);
-  return GangIsReady{capacity, BitsOf(streams_.at(RanksOf(gang_id).at(0)).registration)};
+  std::string bits = DescribeBits(ranks);
+  if (first_.empty()) first_ = std::move(ranks);
+  return GangIsReady{capacity, std::move(bits)};
 }
 
 GangEvent GangSupervisor::OnResult(uint64_t stream_id, const v1::StepResult& result, Time now) {
@@ -427,6 +412,24 @@ GangEvent GangSupervisor::Reject(uint64_t stream_id, const absl::Status& status,
   LogWarning(absl::StrCat("refused worker at ", found->second.peer, ": ", status.message()));
   found->second.stream->Close(status);
   return OnDisconnect(stream_id, std::string(status.message()), now);
+}
+
+// Of a rank that registers. Its peers would wait for it; those that are still to come hear why not.
+GangEvent GangSupervisor::RejectGang(uint64_t stream_id, const std::string& gang_id,
+                                     const absl::Status& status, Time now) {
+  GangEvent event = Reject(stream_id, status, now);
+  const std::string reason(status.message());
+  // Who only wants the name or place of another is no loss to that one's gang.
+  const bool is_of_it = gang_id.size() <= kNameBytesMax && !EpochOf(gang_id).has_value() &&
+                        !absl::IsAlreadyExists(status);
+  const auto forming = forming_.find(gang_id);
+  const bool knows = forming != forming_.end() && !forming->second.refused.empty();
+  if (!is_of_it || knows) return event;
+  EndGang(gang_id, reason);
+  if (forming_.size() < kStreamsMax) {
+    forming_[gang_id] = {.since = now, .returns = false, .refused = reason};
+  }
+  return event;
 }
 
 GangEvent GangSupervisor::OnDisconnect(uint64_t stream_id, const std::string& why, Time now) {
@@ -469,6 +472,7 @@ std::vector<GangEvent> GangSupervisor::CheckSilence(Time now) {
   }
   std::vector<GangEvent> events;
   for (const auto& [gang, reason] : ended) events.push_back(EndGang(gang, reason, End::kSilent));
+  EndIncomplete(now);
   return events;
 }
 
@@ -478,7 +482,39 @@ std::optional<GangSupervisor::Time> GangSupervisor::NextSilence() const {
     const Time silent = stream.heard + requirements_.worker_timeout;
     next = std::min(next.value_or(silent), silent);
   }
+  for (const auto& [gang_id, forming] : forming_) {
+    if (forming.returns) continue;
+    const Time end = forming.since + FormingTimeout();
+    next = std::min(next.value_or(end), end);
+  }
   return next;
+}
+
+std::chrono::milliseconds GangSupervisor::FormingTimeout() const {
+  return std::max(2 * requirements_.worker_timeout, kFormingTimeoutMin);
+}
+
+// Ranks that have registered do not watch each other any more. Those that have the weights from
+// before need not come together, and each ends by itself if the others stay away.
+void GangSupervisor::EndIncomplete(Time now) {
+  std::vector<std::string> ended;
+  for (const auto& [gang_id, forming] : forming_) {
+    if (!forming.returns && now >= forming.since + FormingTimeout()) ended.push_back(gang_id);
+  }
+  for (const std::string& gang_id : ended) {
+    const std::map<uint32_t, uint64_t> ranks = RanksOf(gang_id);
+    forming_.erase(gang_id);
+    if (ranks.empty()) continue;
+    const uint32_t world_size = streams_.at(ranks.begin()->second).registration.world_size();
+    std::vector<uint32_t> missing;
+    for (uint32_t rank = 0; rank < world_size; ++rank) {
+      if (!ranks.contains(rank)) missing.push_back(rank);
+    }
+    EndGang(gang_id,
+            absl::StrCat(RankList(missing), " of ", world_size, " has not registered within ",
+                         std::chrono::duration<double>(FormingTimeout()).count(),
+                         " s of the first one"));
+  }
 }
 
 std::string GangSupervisor::Laggards(uint64_t epoch, uint64_t step) const {
@@ -521,6 +557,7 @@ GangEvent GangSupervisor::EndGang(const std::string& gang_id, const std::string&
     stream.stream->Close(absl::OkStatus());
     streams_.erase(id);
   }
+  forming_.erase(gang_id);
   const std::optional<uint64_t> epoch = EpochOf(gang_id);
   if (!epoch.has_value()) {
     LogWarning(absl::StrCat("a gang ended before it was complete: ", reason));
@@ -547,6 +584,7 @@ void GangSupervisor::ShutdownAll(const std::string& reason) {
                                                     : absl::OkStatus());
   }
   streams_.clear();
+  forming_.clear();
   serving_.clear();
 }
 

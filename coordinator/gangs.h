@@ -79,8 +79,8 @@ class GangSupervisor {
   // The stream is over, whoever ended it. No effect if it is not known (any more).
   GangEvent OnDisconnect(uint64_t stream_id, const std::string& why, Time now);
 
-  // Ends the gangs of which a rank has been silent for the worker timeout, and streams that have
-  // not registered within it.
+  // Ends the gangs of which a rank has been silent for the worker timeout, and those that do not
+  // come together; and streams that have not registered within it.
   std::vector<GangEvent> CheckSilence(Time now);
   // When CheckSilence can next find one; nothing without a stream.
   std::optional<Time> NextSilence() const;
@@ -122,6 +122,13 @@ class GangSupervisor {
     uint64_t self_tests_sent = 0;
   };
 
+  // A gang of which a rank has registered, but not all.
+  struct Forming {
+    Time since{};
+    bool returns = false;  // a rank does (Register)
+    std::string refused;   // why a rank was: those that come after it are, too
+  };
+
   GangEvent OnRegister(uint64_t stream_id, const v1::Register& registration, Time now);
   GangEvent OnProgress(Stream& stream, const v1::Progress& progress, Time now);
   GangEvent CheckDeadlock(const Stream& waiting);
@@ -129,15 +136,20 @@ class GangSupervisor {
   GangEvent OnDrain(uint64_t stream_id, Time now);
   GangEvent OnResult(uint64_t stream_id, const v1::StepResult& result, Time now);
   absl::Status CheckAlone(const v1::Register& registration) const;
+  absl::Status CheckForming(const v1::Register& registration) const;
   absl::Status CheckModel(const v1::Register& registration) const;
   absl::Status CheckAgainstPeers(const v1::Register& registration) const;
-  absl::Status CheckBits(const v1::Register& registration) const;
   // By rank, the streams of a gang.
   std::map<uint32_t, uint64_t> RanksOf(const std::string& gang_id) const;
   std::optional<uint64_t> EpochOf(const std::string& gang_id) const;
   GangEvent StartServing(const std::string& gang_id);
   // Closes a stream that broke the rules, and what that means for its gang.
   GangEvent Reject(uint64_t stream_id, const absl::Status& status, Time now);
+  GangEvent RejectGang(uint64_t stream_id, const std::string& gang_id, const absl::Status& status,
+                       Time now);
+  // How long after its first rank a new gang's last one may register.
+  std::chrono::milliseconds FormingTimeout() const;
+  void EndIncomplete(Time now);
   // Ends every rank of a gang.
   enum class End { kLost, kSilent, kReleased };
   GangEvent EndGang(const std::string& gang_id, const std::string& reason, End end = End::kLost);
@@ -145,8 +157,9 @@ class GangSupervisor {
   const GangRequirements requirements_;
   std::map<uint64_t, Stream> streams_;
   std::map<uint64_t, std::string> serving_;  // gang ids by epoch
+  std::map<std::string, Forming> forming_;   // by gang id
   uint64_t last_epoch_ = 0;
-  v1::Register first_;  // of the first gang that served, a rank's; empty before
+  std::vector<v1::Register> first_;  // ranks of the first gang that served; empty before
 };
 
 }  // namespace trireme

@@ -14,7 +14,7 @@ constexpr size_t kHostMax = 255;
 
 }  // namespace
 
-absl::Status LoadingRanks::Report(const v1::LoadingRank& rank, Time now) {
+absl::StatusOr<bool> LoadingRanks::Report(const v1::LoadingRank& rank, Time now) {
   const std::string& host = rank.host();
   if (host.empty() || host.size() > kHostMax ||
       !std::all_of(host.begin(), host.end(),
@@ -29,8 +29,10 @@ absl::Status LoadingRanks::Report(const v1::LoadingRank& rank, Time now) {
   if (by_process_.size() >= kRanksMax && !by_process_.contains(key)) {
     return absl::ResourceExhaustedError("too many ranks load");
   }
-  by_process_[key] = {.rank = rank, .heard = now};
-  return absl::OkStatus();
+  Entry& entry = by_process_[key];
+  const bool moved = rank.bytes_done() > entry.rank.bytes_done();
+  entry = {.rank = rank, .heard = now};
+  return moved;
 }
 
 void LoadingRanks::Forget(Time now) {

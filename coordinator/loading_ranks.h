@@ -7,7 +7,7 @@
 #include <utility>
 #include <vector>
 
-#include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "trireme/v1/cluster.pb.h"
 
 namespace trireme {
@@ -18,8 +18,9 @@ class LoadingRanks {
   using Time = std::chrono::steady_clock::time_point;
   static constexpr std::chrono::seconds kSilence{5};  // after which a rank is forgotten
 
-  // INVALID_ARGUMENT for what no rank says, RESOURCE_EXHAUSTED for too many.
-  absl::Status Report(const v1::LoadingRank& rank, Time now);
+  // Whether the rank has loaded something since its last report. INVALID_ARGUMENT for what no rank
+  // says, RESOURCE_EXHAUSTED for too many.
+  absl::StatusOr<bool> Report(const v1::LoadingRank& rank, Time now);
 
   // By host and rank, without those that serve.
   std::vector<v1::LoadingRank> List(const v1::ListRanksResponse& serving, Time now);

@@ -125,7 +125,8 @@ void AddFlags(CLI::App& app, Flags& flags) {
       "Workers that need longer for a step are given up")
       ->check(CLI::Range(0.001, 1e6));
   add("--gang-timeout-s", flags.gang_timeout_s, "TRIREME_GANG_TIMEOUT_S",
-      "How long requests, also new ones, wait for workers to come back when all are lost")
+      "How long requests, also new ones, wait for workers to come back when all are lost; anew "
+      "whenever a worker has loaded more of its weights, up to ten times as long")
       ->check(CLI::Range(0.0, 1e6));
   add("--log-level", flags.log_level, "TRIREME_LOG_LEVEL", "What is logged to standard error")
       ->check(CLI::IsMember({"debug", "info", "warning", "error", "off"}));

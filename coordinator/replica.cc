@@ -1,5 +1,6 @@
 #include "coordinator/replica.h"
 
+#include <algorithm>
 #include <utility>
 
 namespace trireme {
@@ -17,15 +18,21 @@ void Replica::Begin(const GangCapacity& capacity, const std::string& version) {
   scheduler_.GangReady(capacity);
 }
 
-std::vector<uint64_t> Replica::End(const std::string& reason, Time give_up, bool silent) {
+std::vector<uint64_t> Replica::End(const std::string& reason, const Wait& wait, bool silent) {
   step_deadline_.reset();
   draining_.reset();
   finishes_ = false;
   sent_plans_.clear();
   dry_ = true;
-  gang_deadline_ = give_up;
+  gang_deadline_ = wait.give_up;
+  latest_gang_deadline_ = wait.latest;
   lost_reason_ = reason;
   return scheduler_.GangLost(silent);
+}
+
+void Replica::WaitUntil(Time give_up) {
+  if (!gang_deadline_.has_value()) return;
+  gang_deadline_ = std::max(*gang_deadline_, std::min(give_up, latest_gang_deadline_));
 }
 
 std::optional<v1::StepPlan> Replica::Plan(Time now) {

@@ -41,7 +41,13 @@ class Replica {
   void Begin(const GangCapacity& capacity, const std::string& version);
   // It is gone. Another must begin until `give_up`, or what waits is in vain. Returns the sequences
   // that lost too many gangs; they have ended. `silent`: Scheduler::GangLost.
-  std::vector<uint64_t> End(const std::string& reason, Time give_up, bool silent);
+  struct Wait {
+    Time give_up{};
+    Time latest{};  // that WaitUntil may make it
+  };
+  std::vector<uint64_t> End(const std::string& reason, const Wait& wait, bool silent);
+  // Moves `give_up`, if a gang is awaited, but never back.
+  void WaitUntil(Time give_up);
 
   bool serves() const { return scheduler_.has_gang(); }
   // Whether it takes new work.
@@ -109,6 +115,7 @@ class Replica {
   Milliseconds total_;
   std::optional<Time> step_deadline_;
   std::optional<Time> gang_deadline_;
+  Time latest_gang_deadline_{};
   std::string lost_reason_;
   std::string version_;
   GangCapacity capacity_;

@@ -112,7 +112,7 @@ Server::Server(ServedModel model, EngineOptions engine_options, std::unique_ptr<
       cluster_(engine_, cordoned_, loading_),
       worker_control_(engine_),
       rendezvous_(cordoned_),
-      loading_service_(loading_) {}
+      loading_service_(loading_, engine_) {}
 
 Server::~Server() { Shutdown("the coordinator has stopped"); }
 

@@ -1,7 +1,6 @@
 #include "coordinator/whereabouts.h"
 
 #include <algorithm>
-#include <cstdint>
 #include <limits>
 #include <set>
 
@@ -17,27 +16,15 @@ namespace {
 constexpr size_t kNamedMax = 4;
 constexpr size_t kWhatBytesMax = 32;
 
-// "rank 2" or "ranks 0, 2 and 6 more"
-std::string RankList(const v1::Exchange& exchange) {
-  const auto count = static_cast<size_t>(exchange.ranks_size());
-  const size_t named = std::min(count, kNamedMax);
-  const std::string more = count > named ? absl::StrCat(" and ", count - named, " more") : "";
-  return absl::StrCat(
-      count == 1 ? "rank " : "ranks ",
-      absl::StrJoin(exchange.ranks().begin(),
-                    exchange.ranks().begin() + static_cast<std::ptrdiff_t>(named), ", "),
-      more);
-}
-
 std::string Activity(const v1::Register& registration, const v1::Progress& progress) {
   const bool in_step = progress.step_begun() > progress.step_done();
   if (progress.has_exchange()) {
     const v1::Exchange& exchange = progress.exchange();
-    return absl::StrCat(", last seen in ",
-                        in_step ? absl::StrCat("step ", progress.step_begun()) : "a self-test",
-                        ", waiting for ", RankList(exchange), ": ",
-                        absl::CHexEscape(exchange.what().substr(0, kWhatBytesMax)), " of ",
-                        exchange.bytes(), " bytes");
+    return absl::StrCat(
+        ", last seen in ", in_step ? absl::StrCat("step ", progress.step_begun()) : "a self-test",
+        ", waiting for ", RankList({exchange.ranks().begin(), exchange.ranks().end()}), ": ",
+        absl::CHexEscape(exchange.what().substr(0, kWhatBytesMax)), " of ", exchange.bytes(),
+        " bytes");
   }
   if (progress.step_begun() == 0) return "";
   if (!in_step) return absl::StrCat(", last seen idle after step ", progress.step_done());
@@ -47,6 +34,15 @@ std::string Activity(const v1::Register& registration, const v1::Progress& progr
 }
 
 }  // namespace
+
+std::string RankList(const std::vector<uint32_t>& ranks) {
+  const size_t named = std::min(ranks.size(), kNamedMax);
+  const auto named_end = ranks.begin() + static_cast<std::ptrdiff_t>(named);
+  const std::string more =
+      ranks.size() > named ? absl::StrCat(" and ", ranks.size() - named, " more") : "";
+  return absl::StrCat(ranks.size() == 1 ? "rank " : "ranks ",
+                      absl::StrJoin(ranks.begin(), named_end, ", "), more);
+}
 
 std::string RankName(const v1::Register& registration) {
   return absl::StrCat("rank ", registration.info().rank(), " (",

@@ -36,7 +36,9 @@ class Ops {
  public:
   virtual ~Ops() = default;
 
-  virtual std::string_view name() const = 0;  // for example "cpu avx2"
+  virtual std::string_view name() const = 0;  // for example "cpu avx2", "cuda 1 NVIDIA H100"
+  // What it is one of: the name without which of the host's it is.
+  virtual std::string_view model() const = 0;
   virtual int threads() const = 0;
   virtual Memory& memory() = 0;  // lives as long as the Ops
   // Whether matrices of this type lie in panels (Weight::packed); the others are row-major.

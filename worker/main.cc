@@ -61,7 +61,7 @@ struct Flags {
   ControlOptions control;
   JoinOptions join;
   std::string health = "127.0.0.1:0";
-  int health_timeout_s = 60;
+  int health_timeout_s = 150;
   bool insecure = false;
   std::string network;  // what was told MPI and NCCL of it, for the log
   int peer_timeout_s = 600;
@@ -121,8 +121,10 @@ void DefineHealthFlags(CLI::App& app, Flags& flags) {
   app.add_flag("--insecure", flags.insecure,
                "allow a --health that other machines reach: there is no encryption or password")
       ->envname("TRIREME_INSECURE");
-  app.add_option("--health-timeout-s", flags.health_timeout_s,
-                 "a rank that has ended no step for longer, nor a self-test, is not ready")
+  app.add_option(
+         "--health-timeout-s", flags.health_timeout_s,
+         "a rank that has ended no step for longer, nor a self-test, is not ready; more than "
+         "the coordinator's --step-timeout-s, within which a step may take its time")
       ->envname("TRIREME_HEALTH_TIMEOUT_S")
       ->check(CLI::Range(1, 86'400))
       ->capture_default_str();

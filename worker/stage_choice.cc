@@ -53,7 +53,7 @@ std::string CpuModel() {
 
 Report MakeReport(const RunnerOptions& options, Ops& ops) {
   Report report;
-  std::string kind = absl::StrCat(std::string(ops.name()), ", ", ops.threads(), " threads");
+  std::string kind = absl::StrCat(std::string(ops.model()), ", ", ops.threads(), " threads");
   if (ops.memory().on_host()) absl::StrAppend(&kind, CpuModel());
   kind.copy(report.kind.data(), report.kind.size() - 1);
   // Where memory is not known, it is no reason for anything.

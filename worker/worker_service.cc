@@ -121,6 +121,7 @@ absl::StatusOr<StreamEnd> Service::ServeStream(Clock::time_point connect_until) 
   ASSIGN_OR_RETURN(const std::shared_ptr<grpc::Channel> channel,
                    ConnectCoordinator(options_.coordinator, std::max(left, milliseconds(1))));
   const auto stub = v1::WorkerControl::NewStub(channel);
+  registration_.set_returns(welcome_until_.has_value());
   ControlStream stream(*stub, registration_, options_.watch, options_.ranks, barrier_);
   if (options_.stop_signal != nullptr) {
     options_.stop_signal->OnStop([&] {
@@ -271,6 +272,7 @@ v1::Register MakeRegister(const RunnerOptions& options, const ModelRunner& runne
   registration.set_kv_cache_dtype(std::string(KvDTypeName(options.kv_dtype)));
   registration.set_max_model_len(static_cast<uint32_t>(runner.max_model_len()));
   registration.set_max_num_batched_tokens(static_cast<uint32_t>(options.max_num_batched_tokens));
+  registration.set_device_model(std::string(ops.model()));
 
   v1::ModelIdentity& model = *registration.mutable_model();
   model.set_architecture(config.architecture);

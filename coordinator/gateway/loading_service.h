@@ -4,6 +4,7 @@
 
 #include <chrono>
 
+#include "coordinator/engine.h"
 #include "coordinator/gateway/wire.h"
 #include "coordinator/loading_ranks.h"
 #include "trireme/v1/loading.grpc.pb.h"
@@ -13,14 +14,18 @@ namespace trireme {
 // The gRPC service that hears how far ranks are that load. Thread safe.
 class LoadingService : public v1::Loading::WithRawCallbackMethod_Report<v1::Loading::Service> {
  public:
-  explicit LoadingService(LoadingRanks& loading) : loading_(loading) {}
+  LoadingService(LoadingRanks& loading, Engine& engine) : loading_(loading), engine_(engine) {}
 
   grpc::ServerUnaryReactor* Report(grpc::CallbackServerContext* context,
                                    const grpc::ByteBuffer* request,
                                    grpc::ByteBuffer* response) override {
     v1::LoadingRank rank;
     absl::Status status = ParseMessage(*request, rank);
-    if (status.ok()) status = loading_.Report(rank, std::chrono::steady_clock::now());
+    if (status.ok()) {
+      const absl::StatusOr<bool> moved = loading_.Report(rank, std::chrono::steady_clock::now());
+      status = moved.status();
+      if (moved.ok() && *moved) engine_.OnWorkerLoads();
+    }
     *response = SerializeMessage(v1::LoadingReported());
     grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
     reactor->Finish(ToGrpcStatus(status));
@@ -29,6 +34,7 @@ class LoadingService : public v1::Loading::WithRawCallbackMethod_Report<v1::Load
 
  private:
   LoadingRanks& loading_;
+  Engine& engine_;
 };
 
 }  // namespace trireme

@@ -32,6 +32,7 @@ class CpuOps final : public Ops {
         panel_sums_(static_cast<size_t>(threads)) {}
 
   std::string_view name() const override { return name_; }
+  std::string_view model() const override { return name_; }
   int threads() const override { return pool_.size(); }
   Memory& memory() override { return HostMemory(); }
   bool Packs(DType dtype) const override { return quant::IsPacked(dtype); }

@@ -48,6 +48,7 @@ class CudaOps final : public Ops {
     RETURN_IF_ERROR(
         ToStatus(cudaGetDeviceProperties(&properties, device), "cudaGetDeviceProperties"));
     ops->name_ = absl::StrCat("cuda ", device, " ", properties.name);
+    ops->model_ = absl::StrCat("cuda ", properties.name);
     ASSIGN_OR_RETURN(ops->gemm_, Gemm::Create());
     for (Upload& upload : ops->uploads_) {
       ASSIGN_OR_RETURN(upload.sent, Event::Create());
@@ -56,6 +57,7 @@ class CudaOps final : public Ops {
   }
 
   std::string_view name() const override { return name_; }
+  std::string_view model() const override { return model_; }
   int threads() const override { return 1; }
   Memory& memory() override { return *memory_; }
   bool Packs(DType dtype) const override { return IsQuantized(dtype); }
@@ -380,6 +382,7 @@ class CudaOps final : public Ops {
   std::unique_ptr<CudaMemory> memory_;
   std::map<Key, std::optional<Graph>> records_;  // outlives the memory below: freeing drops them
   std::string name_;
+  std::string model_;
   std::unique_ptr<Gemm> gemm_;
   Buffer linear_memory_, attention_memory_, plan_memory_;
   // The step.

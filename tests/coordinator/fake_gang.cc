@@ -141,6 +141,7 @@ v1::Register FakeGang::MakeRegister(uint32_t rank) const {
   info.set_pp_rank(rank / options_.tp);
   info.set_host("fake");
   info.set_device("cpu fake");
+  registration.set_device_model("cpu fake");
   options_.change(registration);
   return registration;
 }

@@ -28,6 +28,9 @@ class GangsTest : public testing::Test {
     config_.head_dim = 8;
     config_.vocab_size = 100;
     config_.max_position_embeddings = 512;
+  }
+
+  void SetUp() override {
     supervisor_ = std::make_unique<GangSupervisor>(GangRequirements{
         .config = config_, .max_model_len = 512, .worker_timeout = std::chrono::seconds(5)});
   }
@@ -191,24 +194,61 @@ TEST_F(GangsTest, AGangThatComputesOtherBitsIsRefusedByWhatDiffers) {
     registration.set_world_size(1);
     registration.set_tensor_parallel_size(1);
     registration.set_kv_cache_dtype("f32");
-    registration.mutable_info()->set_device("cpu avx2");
+    registration.set_device_model("cpu avx2");
     change(registration);
     supervisor_->OnMessage(id, message, now_);
     return stream->closed.empty() ? "" : std::string(stream->closed[0].message());
   };
   using R = v1::Register;
   EXPECT_EQ(start(1, [](R&) {}), "");
-  EXPECT_EQ(start(2, [](R& r) { r.mutable_info()->set_device("cpu avx512"); }), "");
+  EXPECT_EQ(start(2, [](R& r) { r.set_device_model("cpu avx512"); }), "");
   EXPECT_NE(start(3, [](R& r) { r.set_kv_cache_dtype("bf16"); })
                 .find("kv_cache_dtype bf16, but the first gang has f32"),
             std::string::npos);
-  EXPECT_NE(start(4, [](R& r) { r.mutable_info()->set_device("cuda H100"); })
+  EXPECT_NE(start(4, [](R& r) { r.set_device_model("cuda H100"); })
                 .find("device cuda H100, but the first gang has cpu avx2"),
             std::string::npos);
   EXPECT_EQ(supervisor_->Describe().gangs_size(), 2);
   // Also when none serves any more: requests may wait that have tokens.
   for (const uint64_t epoch : {1, 2}) supervisor_->LoseGang(epoch, "stuck");
   EXPECT_NE(start(5, [](R& r) { r.set_kv_cache_dtype("bf16"); }), "");
+}
+
+// Which of its host's GPUs a rank has does not matter, nor that a gang has GPUs of several models.
+TEST_F(GangsTest, AGangOnGpusComesBackAfterALossAndBesideAReplicaOnOtherGpus) {
+  uint64_t id = 0;
+  // Starts a gang of two ranks on these GPUs: its version, or why one of them was refused.
+  const auto start = [&](int first_gpu, const std::vector<std::string>& models,
+                         uint32_t layers = 4) {
+    GangEvent event;
+    for (uint32_t rank = 0; rank < 2; ++rank) {
+      const auto stream = Connect(++id);
+      v1::WorkerMessage message = Register("gang" + std::to_string((id + 1) / 2), rank);
+      v1::Register& registration = *message.mutable_register_();
+      registration.set_device_model("cuda " + models[rank]);
+      registration.mutable_info()->set_device(
+          "cuda " + std::to_string(first_gpu + static_cast<int>(rank)) + " " + models[rank]);
+      registration.mutable_info()->set_layer_end(layers);
+      event = supervisor_->OnMessage(id, message, now_);
+      if (!stream->closed.empty()) return std::string(stream->closed[0].message());
+    }
+    const auto* ready = std::get_if<GangIsReady>(&event);
+    return ready == nullptr ? "" : ready->version;
+  };
+  for (const std::string second : {"X", "Y"}) {
+    SetUp();
+    const std::string version = start(0, {"X", second});
+    EXPECT_EQ(version, second == "X" ? "; KV cache in ; tp 2 on cuda X"
+                                     : "; KV cache in ; tp 2 on cuda X, layers 0 to 4; "
+                                       "cuda Y, layers 0 to 4");
+    EXPECT_EQ(start(4, {"X", second}), version) << "a replica";
+    for (const uint64_t epoch : {1, 2}) supervisor_->LoseGang(epoch, "stuck");
+    EXPECT_EQ(start(0, {"X", second}), version) << "after a loss";
+    EXPECT_NE(start(0, {"X", "Z"}).find("rank 1 (node1) has device cuda Z, but "),
+              std::string::npos);
+  }
+  // Unlike GPUs round differently, so it matters which of them computes a layer.
+  EXPECT_NE(start(0, {"X", "Y"}, 3).find("has layers 0 to 3, but "), std::string::npos);
 }
 
 TEST_F(GangsTest, RefusesRanksThatDoNotFit) {
@@ -235,11 +275,12 @@ TEST_F(GangsTest, RefusesRanksThatDoNotFit) {
 }
 
 TEST_F(GangsTest, RefusesTheSameRankTwiceAndMessagesOutOfTurn) {
-  Connect(1);
+  const auto first = Connect(1);
   supervisor_->OnMessage(1, Register("a", 0), now_);
   const auto twin = Connect(2);
   supervisor_->OnMessage(2, Register("a", 0), now_);
   EXPECT_FALSE(twin->closed.empty());
+  EXPECT_TRUE(first->closed.empty());
   const auto early = Connect(3);
   v1::WorkerMessage result;
   result.mutable_result()->set_step(1);
@@ -338,19 +379,91 @@ TEST_F(GangsTest, AStreamThatNeverRegistersIsClosed) {
   EXPECT_GT(supervisor_->NextSilence(), late);
 }
 
+// Its ranks do not watch each other: one that was killed after it had loaded is missed by nobody.
+TEST_F(GangsTest, AGangThatDoesNotComeTogetherEndsAndNamesWhoIsMissing) {
+  for (const bool returns : {false, true}) {
+    const auto waiting = Connect(1);
+    v1::WorkerMessage message = Register("a", 0);
+    message.mutable_register_()->set_returns(returns);
+    supervisor_->OnMessage(1, message, now_);
+    for (int s = 0; s < 10; ++s) {
+      supervisor_->CheckSilence(now_);
+      EXPECT_TRUE(waiting->closed.empty());
+      now_ += std::chrono::seconds(1);
+      supervisor_->OnMessage(1, ProgressMessage(0, 0), now_);
+    }
+    if (!returns) {
+      EXPECT_EQ(supervisor_->NextSilence(), now_);
+    }
+    supervisor_->CheckSilence(now_);
+    // Those that come back to a new coordinator have a limit of their own.
+    EXPECT_EQ(waiting->closed.empty(), returns);
+    if (returns) break;
+    const v1::Shutdown& shutdown = waiting->sent.back().shutdown();
+    EXPECT_EQ(shutdown.reason(),
+              "the gang has ended: rank 1 of 2 has not registered within 10 s of the first one");
+    EXPECT_TRUE(shutdown.lost());
+    EXPECT_EQ(supervisor_->NextSilence(), std::nullopt);
+  }
+  EXPECT_TRUE(std::holds_alternative<std::monostate>(
+      supervisor_->OnMessage(1, ProgressMessage(0, 0), now_)));
+}
+
+TEST_F(GangsTest, ARankThatIsRefusedEndsItsGangWithItsMessage) {
+  for (const uint32_t refused : {0, 1}) {
+    SetUp();
+    const auto bad = Connect(1);
+    const auto good = Connect(2);
+    v1::WorkerMessage message = Register("a", refused);
+    message.mutable_register_()->mutable_model()->set_parameters(7);
+    if (refused == 1) supervisor_->OnMessage(2, Register("a", 0), now_);
+    supervisor_->OnMessage(1, message, now_);
+    const std::string why(bad->closed.at(0).message());
+    EXPECT_NE(why.find("has parameters 7"), std::string::npos) << why;
+    if (refused == 1) {
+      EXPECT_EQ(good->sent.back().shutdown().reason(), "the gang has ended: " + why);
+    } else {
+      supervisor_->OnMessage(2, Register("a", 1), now_);
+    }
+    ASSERT_FALSE(good->closed.empty());
+    // And who comes later, but only as long as somebody may.
+    for (const bool later : {false, true}) {
+      if (later) now_ += std::chrono::seconds(10);
+      EXPECT_TRUE(supervisor_->CheckSilence(now_).empty());
+      const auto late = Connect(3);
+      supervisor_->OnMessage(3, Register("a", 0), now_);
+      EXPECT_EQ(late->closed.empty(), later);
+      if (!later) {
+        EXPECT_EQ(late->closed[0].message(), "the gang has ended: " + why);
+      }
+    }
+  }
+}
+
+TEST_F(GangsTest, ARankThatIsRefusedDoesNotEndAGangThatServes) {
+  StartGang("a", 1);
+  Connect(3);
+  v1::WorkerMessage message = Register("a", 0);
+  message.mutable_register_()->mutable_model()->set_parameters(7);
+  supervisor_->OnMessage(3, message, now_);
+  EXPECT_TRUE(supervisor_->has_gang());
+}
+
 TEST_F(GangsTest, GangsMayDifferInVersionButNotTheRanksOfOne) {
   StartGang("a", 1);
-  const auto register_as = [this](uint64_t id, uint32_t rank, const std::string& version) {
+  const auto register_as = [this](const std::string& gang, uint64_t id, uint32_t rank,
+                                  const std::string& version) {
     const auto stream = Connect(id);
-    v1::WorkerMessage message = Register("b", rank);
+    v1::WorkerMessage message = Register(gang, rank);
     message.mutable_register_()->mutable_model()->set_version(version);
     const GangEvent event = supervisor_->OnMessage(id, message, now_);
     EXPECT_EQ(stream->closed.empty(), std::holds_alternative<GangIsReady>(event) || rank == 0);
     return event;
   };
-  register_as(3, 0, "2");
-  register_as(4, 1, "3");
-  const GangEvent event = register_as(5, 1, "2");
+  register_as("b", 3, 0, "2");
+  register_as("b", 4, 1, "3");
+  register_as("c", 5, 0, "2");
+  const GangEvent event = register_as("c", 6, 1, "2");
   ASSERT_TRUE(std::holds_alternative<GangIsReady>(event));
   EXPECT_EQ(std::get<GangIsReady>(event).version.substr(0, 3), "2; ");
 }
@@ -406,7 +519,10 @@ v1::WorkerMessage Exchanging(uint64_t begun, uint64_t exchanges_done, uint32_t p
 
 class DeadlockTest : public GangsTest {
  protected:
-  DeadlockTest() { StartGang("a", 1); }
+  void SetUp() override {
+    GangsTest::SetUp();
+    StartGang("a", 1);
+  }
 
   // Both ranks tell twice a second, for so long; then why the gang was lost, if it was.
   std::string Tell(const v1::WorkerMessage& first, const v1::WorkerMessage& second,
@@ -555,7 +671,7 @@ TEST_F(GangsTest, ADrainedHostsGangsEndAndItsWorkersMayNotJoin) {
   ASSERT_TRUE(cordoned.Uncordon("node1").ok());
   EXPECT_EQ(cordoned.Uncordon("node1").code(), absl::StatusCode::kNotFound);
   const auto taken = Connect(11);
-  supervisor_->OnMessage(11, Register("new", 1), now_);
+  supervisor_->OnMessage(11, Register("newer", 1), now_);
   EXPECT_TRUE(taken->closed.empty());
 }
 

@@ -37,6 +37,19 @@ TEST(LoadingRanks, AreListedByHostAndRankWithTheirLastReport) {
   EXPECT_EQ(list[2].host(), "b");
 }
 
+TEST(LoadingRanks, SayWhetherTheyGetOn) {
+  LoadingRanks ranks;
+  v1::LoadingRank rank = Rank("a", 0, 1);
+  rank.set_bytes_done(0);
+  EXPECT_FALSE(ranks.Report(rank, kStart).value());
+  for (const uint64_t bytes : {3, 7}) {
+    rank.set_bytes_done(bytes);
+    EXPECT_TRUE(ranks.Report(rank, kStart).value());
+    EXPECT_FALSE(ranks.Report(rank, kStart).value());
+  }
+  EXPECT_TRUE(ranks.Report(Rank("a", 0, 2), kStart).value()) << "started anew";
+}
+
 TEST(LoadingRanks, AreForgottenWhenTheyServeOrFallSilent) {
   LoadingRanks ranks;
   ASSERT_TRUE(ranks.Report(Rank("a", 0, 1), kStart).ok());
@@ -57,7 +70,7 @@ TEST(LoadingRanks, WhatNoRankSaysIsRefused) {
   fast.set_bytes_per_s(std::nan(""));
   for (const v1::LoadingRank& bad :
        {Rank("", 0, 1), Rank(std::string(256, 'h'), 0, 1), Rank("a\nb", 0, 1), more, fast}) {
-    EXPECT_EQ(ranks.Report(bad, kStart).code(), absl::StatusCode::kInvalidArgument);
+    EXPECT_EQ(ranks.Report(bad, kStart).status().code(), absl::StatusCode::kInvalidArgument);
   }
   EXPECT_TRUE(ranks.List({}, kStart).empty());
 }

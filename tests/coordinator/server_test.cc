@@ -6,6 +6,8 @@
 
 #include <atomic>
 
+#include "trireme/v1/loading.grpc.pb.h"
+
 namespace trireme {
 namespace {
 
@@ -244,6 +246,61 @@ TEST_F(ServerTest, NobodyWaitsForAGangThatDoesNotComeBack) {
   ExpectRefused(Request("a", 5), grpc::StatusCode::UNAVAILABLE, "no workers are ready");
 }
 
+v1::LoadingRank LoadingRank(uint64_t bytes) {
+  v1::LoadingRank rank;
+  rank.set_host("a");
+  rank.set_bytes_total(1'000'000);
+  rank.set_bytes_done(bytes);
+  return rank;
+}
+
+// 180 GB take longer than the gang timeout.
+TEST_F(ServerTest, RequestsWaitForAGangThatLoads) {
+  options_.gang_timeout = milliseconds(500);
+  StartServer();
+  StartGang(Gang())->Kill();
+  while (server_->engine().ready()) std::this_thread::sleep_for(milliseconds(1));
+  Answer answer;
+  std::thread client([&] { answer = Ask(Request("later", 40, 3)); });
+  const auto stub = v1::Loading::NewStub(channel_);
+  for (uint64_t bytes = 1; bytes <= 20; ++bytes) {
+    grpc::ClientContext context;
+    v1::LoadingReported reported;
+    EXPECT_TRUE(stub->Report(&context, LoadingRank(bytes), &reported).ok());
+    std::this_thread::sleep_for(milliseconds(50));
+  }
+  FakeGangOptions second = Gang();
+  second.gang_id = "second";
+  const std::unique_ptr<FakeGang> gang = StartGang(second);
+  client.join();
+  EXPECT_TRUE(answer.status.ok()) << answer.status.error_message();
+  EXPECT_EQ(answer.texts[0], FakeText("later", 3, 40));
+}
+
+// It may load again and again, and never serve.
+TEST_F(ServerTest, NobodyWaitsForeverForAGangThatLoads) {
+  options_.gang_timeout = milliseconds(50);
+  StartServer();
+  StartGang(Gang())->Kill();
+  while (server_->engine().ready()) std::this_thread::sleep_for(milliseconds(1));
+  std::atomic<bool> over = false;
+  Answer answer;
+  std::thread client([&] {
+    answer = Ask(Request("in vain", 40));
+    over = true;
+  });
+  const auto stub = v1::Loading::NewStub(channel_);
+  for (uint64_t bytes = 1; bytes <= 2000 && !over; ++bytes) {
+    grpc::ClientContext context;
+    v1::LoadingReported reported;
+    EXPECT_TRUE(stub->Report(&context, LoadingRank(bytes), &reported).ok());
+    std::this_thread::sleep_for(milliseconds(5));
+  }
+  EXPECT_TRUE(over);
+  client.join();
+  EXPECT_EQ(answer.status.error_code(), grpc::StatusCode::UNAVAILABLE);
+}
+
 TEST_F(ServerTest, AGangThatIsStuckOrLiesIsLost) {
   options_.step_timeout = milliseconds(100);
   options_.gang_timeout = milliseconds(50);
@@ -285,6 +342,7 @@ TEST_F(ServerTest, RanksThatDoNotFitHearWhyAndNobodyElseNotices) {
   options_.max_model_len = 200;
   StartServer();
   FakeGangOptions other = Gang();
+  other.gang_id = "wrong";
   other.change = [](v1::Register& registration) {
     registration.mutable_model()->set_hidden_size(65);
   };
@@ -292,6 +350,7 @@ TEST_F(ServerTest, RanksThatDoNotFitHearWhyAndNobodyElseNotices) {
   EXPECT_EQ(wrong_model.Join(0).error_code(), grpc::StatusCode::FAILED_PRECONDITION);
   EXPECT_NE(wrong_model.Join(0).error_message().find("hidden_size 65"), std::string::npos);
   FakeGangOptions small = Gang();
+  small.gang_id = "small";
   small.kv_blocks = 5;
   FakeGang too_small(small);
   EXPECT_NE(too_small.Join(0).error_message().find("context of 80"), std::string::npos);

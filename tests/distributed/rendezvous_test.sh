@@ -117,6 +117,16 @@ case_a_killed_rank_ends_the_others_and_the_gang_forms_again() {
   contains coordinator.log "incarnation 2" && same_answer
 }
 
+case_a_rank_that_the_coordinator_refuses_ends_the_others() {
+  start_coordinator - 127.0.0.1 --max-model-len 1024 || return 1
+  start_worker - worker0.log --gang g --tp 2 --rank 0
+  local first=$started
+  start - worker1.log "$bin/trireme-worker" --coordinator "$server" --model "$model" --threads 1 --gang g --tp 2 \
+    --rank 1 --kv-memory 1MiB
+  ends_with_an_error "$first" && ends_with_an_error "$started" || return 1
+  for i in 0 1; do contains "worker$i.log" "serves a context of" || return 1; done
+}
+
 case_a_stopped_coordinator_sends_those_that_wait_away() {
   start_coordinator - 127.0.0.1 && start_worker - worker.log --gang g --tp 2 || return 1
   for _ in {1..50}; do grep -q 'waiting for all' "$work/worker.log" && break; sleep 0.1; done
