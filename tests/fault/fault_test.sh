@@ -3,6 +3,7 @@
 # FAULTS multiplies the number of faults of each case (1).
 here=$(dirname "$0")
 source "$here/../distributed/gangs.sh"
+built=$bin
 faults=${FAULTS:-1}
 if ((EUID == 0)); then export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1; fi
 
@@ -47,6 +48,22 @@ case_killed_again_during_recovery() { serve --tp 2 && drive "" 4 --kind kill-aga
 case_told_to_end() { serve --tp 2 && drive "" 4 --kind term; }
 case_stopped_ranks_write_nothing_when_they_wake() {
   serve --tp 2 && drive "" 3 --kind stop --duration-ms-max $((faults > 1 ? 30000 : 7000))
+}
+
+# A request that crashes every rank that computes it fails, and only that.
+case_poison_request_fails_alone() {
+  local bin=$work/bin
+  mkdir -p "$bin"
+  cp "$built/trireme" "$built/trireme-coordinator" "$bin" && cp "$built/poisoned_worker" "$bin/trireme-worker"
+  serve --tp 2 || return 1
+  cat >"$work/poison.sh" <<END
+[[ \$1 == end ]] && exit
+"$bin/trireme" generate --server "$server" --timeout 120 --seed 666 --max-tokens 4 Poison >"$work/poison.txt" 2>&1
+code=\$?
+cat "$work/poison.txt"
+((code != 0)) && grep -q "times in a row" "$work/poison.txt"
+END
+  bin=$built drive "" 1 --kind command --command "bash $work/poison.sh" --duration-ms-min 1 --duration-ms-max 1
 }
 
 # A coordinator, and a gang of two ranks on hosts of their own; the cable of the second is the bad
