@@ -70,8 +70,9 @@ void Engine::Resume(uint64_t request_id) {
 
 uint64_t Engine::OnWorkerConnect(std::shared_ptr<WorkerStream> stream, std::string peer) {
   const uint64_t id = next_stream_id_++;
-  const bool posted =
-      Post([this, id, stream, peer = std::move(peer)] { supervisor_.OnConnect(id, stream, peer); });
+  const bool posted = Post([this, id, stream, peer = std::move(peer)] {
+    supervisor_.OnConnect(id, stream, peer, Clock::now());
+  });
   if (!posted) stream->Close(absl::UnavailableError("the coordinator has stopped"));
   return id;
 }

@@ -77,13 +77,16 @@ absl::Status CheckPlace(const v1::Register& registration) {
 }  // namespace
 
 void GangSupervisor::OnConnect(uint64_t stream_id, std::shared_ptr<WorkerStream> stream,
-                               std::string peer) {
+                               std::string peer, Time now) {
   if (streams_.size() >= kStreamsMax) {
     stream->Close(absl::ResourceExhaustedError("too many control streams"));
     return;
   }
-  streams_[stream_id] = Stream{
-      .stream = std::move(stream), .peer = std::move(peer), .registration = {}, .progress = {}};
+  streams_[stream_id] = Stream{.stream = std::move(stream),
+                               .peer = std::move(peer),
+                               .registration = {},
+                               .progress = {},
+                               .heard = now};
 }
 
 GangEvent GangSupervisor::OnMessage(uint64_t stream_id, const v1::WorkerMessage& message,
@@ -448,16 +451,24 @@ GangEvent GangSupervisor::OnDisconnect(uint64_t stream_id, const std::string& wh
 }
 
 std::vector<GangEvent> GangSupervisor::CheckSilence(Time now) {
+  const std::string timeout =
+      absl::StrCat(std::chrono::duration<double>(requirements_.worker_timeout).count(),
+                   " s (--worker-timeout-s)");
   std::map<std::string, std::string> ended;  // gangs, and why
+  std::vector<uint64_t> strangers;           // streams that should have registered
   for (const auto& [id, stream] : streams_) {
-    if (stream.registration.gang_id().empty()) continue;
     if (now < stream.heard + requirements_.worker_timeout) continue;
+    if (stream.registration.gang_id().empty()) {
+      strangers.push_back(id);
+      continue;
+    }
     ended.emplace(
         stream.registration.gang_id(),
         absl::StrCat(Whereabouts(stream.registration, stream.progress), ": has been silent for ",
-                     std::chrono::duration<double>(requirements_.worker_timeout).count(),
-                     " s (--worker-timeout-s): stopped, starved of CPU, or its host or "
-                     "network is gone"));
+                     timeout, ": stopped, starved of CPU, or its host or network is gone"));
+  }
+  for (const uint64_t id : strangers) {
+    Reject(id, absl::DeadlineExceededError("has not registered for " + timeout), now);
   }
   std::vector<GangEvent> events;
   for (const auto& [gang, reason] : ended) events.push_back(EndGang(gang, reason, End::kSilent));
@@ -468,7 +479,6 @@ std::vector<GangEvent> GangSupervisor::CheckSilence(Time now) {
 std::optional<GangSupervisor::Time> GangSupervisor::NextSilence() const {
   std::optional<Time> next;
   for (const auto& [id, stream] : streams_) {
-    if (stream.registration.gang_id().empty()) continue;
     const Time silent = stream.heard + requirements_.worker_timeout;
     next = std::min(next.value_or(silent), silent);
   }

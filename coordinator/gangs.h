@@ -73,15 +73,16 @@ class GangSupervisor {
   explicit GangSupervisor(GangRequirements requirements) : requirements_(std::move(requirements)) {}
 
   // `peer` names the other end in messages.
-  void OnConnect(uint64_t stream_id, std::shared_ptr<WorkerStream> stream, std::string peer);
+  void OnConnect(uint64_t stream_id, std::shared_ptr<WorkerStream> stream, std::string peer,
+                 Time now);
   GangEvent OnMessage(uint64_t stream_id, const v1::WorkerMessage& message, Time now);
   // The stream is over, whoever ended it. No effect if it is not known (any more).
   GangEvent OnDisconnect(uint64_t stream_id, const std::string& why, Time now);
 
-  // Ends the gangs of which a rank has been silent for the worker timeout, and those that do not
-  // come together.
+  // Ends the gangs of which a rank has been silent for the worker timeout, those that do not come
+  // together, and streams that have not registered within the worker timeout.
   std::vector<GangEvent> CheckSilence(Time now);
-  // When CheckSilence can next find one; nothing without a rank.
+  // When CheckSilence can next find one; nothing without a stream.
   std::optional<Time> NextSilence() const;
 
   // Who keeps a serving gang from finishing a step: the ranks that have not begun it or, if all
@@ -114,7 +115,7 @@ class GangSupervisor {
     std::string peer;
     v1::Register registration;  // gang_id is empty until the rank registers
     v1::Progress progress;
-    Time heard{};   // of a registered rank: when it last gave a sign of life
+    Time heard{};   // when it connected or last gave a sign of life
     Time moved{};   // when a step was last known to have begun or ended, or a self-test was sent
     Time told{};    // when its last Progress came
     Time got_on{};  // when it last told that it computes, or has exchanged something

@@ -157,7 +157,11 @@ absl::Status Journal::OpenFile(uint64_t bytes_max) {
               "PRAGMA foreign_keys = ON; PRAGMA secure_delete = ON"));
   RETURN_IF_ERROR(
       Execute(absl::StrCat("PRAGMA max_page_count = ", bytes_max / kPageBytes).c_str()));
-  if (tables > 0) return absl::OkStatus();
+  if (tables > 0) {
+    ASSIGN_OR_RETURN(next_id_, number("SELECT 1 + max((SELECT coalesce(max(id), 0) FROM request), "
+                                      "(SELECT coalesce(max(request), 0) FROM tokens))"));
+    return absl::OkStatus();
+  }
   return Execute(absl::StrCat("BEGIN; PRAGMA application_id = ", kApplicationId,
                               "; PRAGMA user_version = ", kFormat, "; ", kSchema, "COMMIT")
                      .c_str());
@@ -192,14 +196,17 @@ absl::StatusOr<std::optional<JournalEntry>> Journal::Find(const std::string& ten
 absl::StatusOr<int64_t> Journal::Insert(const std::string& tenant, const std::string& key,
                                         const v1::JournaledRequest& request, int64_t now_unix_s) {
   const std::lock_guard lock(mutex_);
-  Statement insert(*this,
-                   "INSERT INTO request (tenant, key, used_unix_s, request) VALUES (?, ?, ?, ?)");
-  RETURN_IF_ERROR(insert.BindText(tenant)
+  const int64_t id = next_id_;
+  Statement insert(
+      *this, "INSERT INTO request (id, tenant, key, used_unix_s, request) VALUES (?, ?, ?, ?, ?)");
+  RETURN_IF_ERROR(insert.Bind(id)
+                      .BindText(tenant)
                       .BindText(key)
                       .Bind(now_unix_s)
                       .BindBytes(request.SerializeAsString())
                       .Run());
-  return sqlite3_last_insert_rowid(db_.get());
+  ++next_id_;
+  return id;
 }
 
 absl::Status Journal::AppendOne(const JournalBatch& batch, int64_t now_unix_s) {

@@ -51,7 +51,7 @@ class Journal {
   // Returns the new entry's id. There must be none with this key.
   absl::StatusOr<int64_t> Insert(const std::string& tenant, const std::string& key,
                                  const v1::JournaledRequest& request, int64_t now_unix_s);
-  // All or nothing.
+  // All or nothing, but for entries that were forgotten meanwhile: of these, nothing.
   absl::Status Append(std::span<const JournalBatch> batches, int64_t now_unix_s);
   absl::Status Erase(const std::string& tenant, const std::string& key);
   // Forgets entries that were last written before a time, and the oldest beyond so many.
@@ -72,6 +72,8 @@ class Journal {
   const std::filesystem::path path_;
   std::mutex mutex_;
   std::unique_ptr<sqlite3, Closer> db_;  // guarded by mutex_
+  // Guarded by mutex_. Batches may still come for an entry that is gone: none has its id again.
+  int64_t next_id_ = 1;
 };
 
 }  // namespace trireme

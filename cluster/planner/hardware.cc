@@ -22,6 +22,8 @@ constexpr double kGpuReserved = 2 * kGB;
 constexpr double kGpuLayerOverhead = 10 * kMicro;
 constexpr double kCpuMemoryEfficiency = 1.0;  // the rate is what a benchmark read
 constexpr double kCpuComputeEfficiency = 0.65;
+constexpr double kCpuReadingExposed =
+    0.5;  // measured: a step of 16 and 32 sequences, docs/planner.md
 
 // One row of the table.
 struct DeviceRow {
@@ -73,6 +75,7 @@ DeviceSpec Cpu() {
   spec.products_8bit = true;
   spec.memory_efficiency = kCpuMemoryEfficiency;
   spec.compute_efficiency = kCpuComputeEfficiency;
+  spec.reading_exposed = kCpuReadingExposed;
   return spec;
 }
 
@@ -116,6 +119,7 @@ DeviceSpec LesserOf(const DeviceSpec& a, const DeviceSpec& b) {
   least.memory_efficiency = least.compute_efficiency = 1;
   least.products_8bit = a.products_8bit && b.products_8bit;
   least.sizing_only = a.sizing_only || b.sizing_only;
+  least.reading_exposed = std::max(a.reading_exposed, b.reading_exposed);
   least.layer_overhead_s = std::max(a.layer_overhead_s, b.layer_overhead_s);
   return least;
 }

@@ -21,6 +21,7 @@ struct DeviceSpec {
   bool products_8bit = false;     // products of quantised weights run at flops_8bit
   double memory_efficiency = 1;   // share of memory_bytes_per_s that reading weights reaches
   double compute_efficiency = 1;  // share of the rate that large products reach
+  double reading_exposed = 0;     // share of the reading that products do not hide
   double reserved_bytes = 0;      // what runtime, libraries and their buffers take
   double layer_overhead_s = 0;    // time in a layer that neither rate explains
 };

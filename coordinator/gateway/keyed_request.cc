@@ -61,24 +61,29 @@ class KeyedRequest::Run : public TokenSink {
 };
 
 // What one call may do to the request, while it is the last one. Takes no lock: calls use it under
-// theirs.
+// theirs. Does not keep the request, which keeps its last call: a forgotten one goes.
 class KeyedRequest::Source : public AnswerSource {
  public:
-  Source(std::shared_ptr<KeyedRequest> request, uint64_t number)
+  Source(std::weak_ptr<KeyedRequest> request, uint64_t number)
       : request_(std::move(request)), number_(number) {}
   void Pause() override {
-    if (request_->attached_ == number_) request_->engine_.Pause(request_->engine_id_);
+    if (const auto request = Mine()) request->engine_.Pause(request->engine_id_);
   }
   void Resume() override {
-    if (request_->attached_ == number_) request_->engine_.Resume(request_->engine_id_);
+    if (const auto request = Mine()) request->engine_.Resume(request->engine_id_);
   }
   void Leave() override {
-    if (request_->attached_ == number_) request_->left_ = number_;
+    if (const auto request = Mine()) request->left_ = number_;
   }
   bool outlives_client() const override { return true; }
 
  private:
-  const std::shared_ptr<KeyedRequest> request_;
+  std::shared_ptr<KeyedRequest> Mine() const {
+    std::shared_ptr<KeyedRequest> request = request_.lock();
+    return request != nullptr && request->attached_ == number_ ? request : nullptr;
+  }
+
+  const std::weak_ptr<KeyedRequest> request_;
   const uint64_t number_;
 };
 
@@ -151,7 +156,7 @@ ResponseWriter* KeyedRequest::Attach(grpc::CallbackServerContext* context,
   prepared.request_id = asked.request_id;
   prepared.tokens_received = asked.tokens_received;
   const auto call = GenerateCall::Create(context, model_, std::move(prepared),
-                                         std::make_unique<Source>(shared_from_this(), number));
+                                         std::make_unique<Source>(weak_from_this(), number));
   if (!call.ok()) return GenerateCall::Fail(call.status());
   attached_ = number;
   CatchUp(*call);
@@ -264,10 +269,21 @@ void KeyedRequest::Flush() {
   if (call_ != nullptr) call_->Flush();
 }
 
+void KeyedRequest::Hold() {
+  const std::lock_guard lock(mutex_);
+  ++holds_;
+}
+
+void KeyedRequest::Release() {
+  const std::lock_guard lock(mutex_);
+  --holds_;
+}
+
 void KeyedRequest::Abandon(const absl::Status& status) {
   const std::lock_guard lock(mutex_);
   if (std::exchange(running_, false)) engine_.Cancel(engine_id_);
   ++run_;
+  failure_ = status;  // for a call that has found it already
   if (call_ != nullptr) call_->OnError(status);
 }
 
@@ -294,12 +310,12 @@ std::optional<JournalBatch> KeyedRequest::TakeNews() {
 
 bool KeyedRequest::idle() const {
   const std::lock_guard lock(mutex_);
-  return !running_;
+  return at_rest();
 }
 
 bool KeyedRequest::empty() const {
   const std::lock_guard lock(mutex_);
-  return !running_ && call_ != nullptr && tokens_.empty() && !failure_.has_value();
+  return at_rest() && call_ != nullptr && tokens_.empty() && !failure_.has_value();
 }
 
 }  // namespace trireme

@@ -43,17 +43,22 @@ class KeyedRequest : public std::enable_shared_from_this<KeyedRequest> {
   // has received.
   ResponseWriter* Attach(grpc::CallbackServerContext* context, const PreparedRequest& asked);
 
-  // Ends the run, if there is one, and the call with this status.
+  // While it is held it is not idle: a call has found it, and has not attached yet.
+  void Hold();
+  void Release();
+
+  // Ends the run, if there is one, and all calls, also later ones, with this status.
   void Abandon(const absl::Status& status);
 
   // Ends a run whose client has gone for so long.
   void CheckClient(Clock::time_point now, Clock::duration grace);
 
-  // What has happened since it was last asked, if anything.
+  // What has happened since it was last asked, if anything, and it has a journal id.
   std::optional<JournalBatch> TakeNews();
+  // 0: it is not in the journal, or its entry is complete as it is.
   void SetJournalId(int64_t id) { journal_id_ = id; }
 
-  // Nothing is computed.
+  // Nothing is computed or about to be.
   bool idle() const;
   // Idle, and it never came to a token or an error to be kept.
   bool empty() const;
@@ -76,6 +81,7 @@ class KeyedRequest : public std::enable_shared_from_this<KeyedRequest> {
   void Show(const std::shared_ptr<GenerateCall>& call);
   GenerationRequest NextRun();
   bool finished() const;
+  bool at_rest() const { return !running_ && holds_ == 0; }
 
   const ServedModel& model_;
   Engine& engine_;
@@ -96,6 +102,7 @@ class KeyedRequest : public std::enable_shared_from_this<KeyedRequest> {
   std::string version_;
   uint64_t run_ = 0;  // the number of the run; what comes from others is late
   bool running_ = false;
+  int holds_ = 0;
   std::optional<absl::Status> failure_;  // that would be the same the next time
   std::optional<Clock::time_point> give_up_;
   size_t journaled_ = 0;  // tokens

@@ -4,6 +4,7 @@
 #include <ctime>
 #include <vector>
 
+#include "absl/cleanup/cleanup.h"
 #include "absl/strings/str_cat.h"
 #include "base/log.h"
 #include "base/status_macros.h"
@@ -47,6 +48,7 @@ ResponseWriter* KeyedRequests::Start(grpc::CallbackServerContext* context,
                                      PreparedRequest prepared) {
   const absl::StatusOr<std::shared_ptr<KeyedRequest>> request = Find(prepared);
   if (!request.ok()) return GenerateCall::Fail(request.status());
+  const absl::Cleanup release = [&] { (*request)->Release(); };
   if ((*request)->fingerprint() != prepared.fingerprint) {
     return GenerateCall::Fail(absl::AlreadyExistsError(
         "this idempotency key is that of another request; a new request needs a new key"));
@@ -60,7 +62,10 @@ absl::StatusOr<std::shared_ptr<KeyedRequest>> KeyedRequests::Find(const Prepared
   if (stopping_) {
     return WithRetry(absl::UnavailableError("the coordinator is shutting down"), kNoGangRetryMs);
   }
-  if (const auto found = entries_.find(key); found != entries_.end()) return found->second;
+  if (const auto found = entries_.find(key); found != entries_.end()) {
+    found->second->Hold();
+    return found->second;
+  }
   while (entries_.size() >= options_.entries_max) {
     if (ForgetOldest()) continue;
     return WithRetry(absl::ResourceExhaustedError(absl::StrCat(
@@ -73,6 +78,7 @@ absl::StatusOr<std::shared_ptr<KeyedRequest>> KeyedRequests::Find(const Prepared
   if (request == nullptr) {
     ASSIGN_OR_RETURN(request, Add(key, prepared));
   }
+  request->Hold();
   entries_.emplace(key, request);
   changed_.notify_all();
   return request;
@@ -176,8 +182,12 @@ void KeyedRequests::WriteJournal() {
     for (const auto& [key, request] : entries_) requests.push_back(request);
   }
   std::vector<JournalBatch> batches;
+  std::vector<KeyedRequest*> with_news;
   for (const auto& request : requests) {
-    if (auto news = request->TakeNews()) batches.push_back(*std::move(news));
+    if (auto news = request->TakeNews()) {
+      batches.push_back(*std::move(news));
+      with_news.push_back(request.get());
+    }
   }
   if (batches.empty()) return;
   const int64_t now_unix_s = std::time(nullptr);
@@ -187,9 +197,12 @@ void KeyedRequests::WriteJournal() {
     Note(journal_->Trim(now_unix_s - options_.ttl.count(), requests.size() / 2));
     status = journal_->Append(batches, now_unix_s);
   } else if (status.ok()) {
-    status = journal_->Trim(now_unix_s - options_.ttl.count(), options_.entries_max);
+    Note(journal_->Trim(now_unix_s - options_.ttl.count(), options_.entries_max));
   }
   Note(status);
+  if (status.ok()) return;
+  // What is written is a beginning that can be gone on with; later tokens would leave a gap.
+  for (KeyedRequest* const request : with_news) request->SetJournalId(0);
 }
 
 void KeyedRequests::Note(const absl::Status& status) {

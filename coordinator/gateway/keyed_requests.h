@@ -62,6 +62,7 @@ class KeyedRequests {
   using Key = std::pair<std::string, std::string>;  // tenant, key
   using Clock = KeyedRequest::Clock;
 
+  // Held: what a call is about to show is not forgotten as idle.
   absl::StatusOr<std::shared_ptr<KeyedRequest>> Find(const PreparedRequest& prepared);
   // With mutex_ held.
   absl::StatusOr<std::shared_ptr<KeyedRequest>> Load(const Key& key);

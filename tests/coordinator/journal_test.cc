@@ -80,6 +80,31 @@ TEST_F(JournalTest, ForgetsWhatIsOldOrTooMuch) {
   EXPECT_TRUE(journal_->Append(late, 200).ok());
 }
 
+// Tokens of a request that was forgotten are nobody else's.
+TEST_F(JournalTest, IdsAreNotUsedAgain) {
+  ASSERT_TRUE(Open().ok());
+  const auto a = journal_->Insert("", "a", Request(1), 100);
+  const auto trimmed = journal_->Insert("", "trimmed", Request(2), 100);
+  const std::vector<JournalBatch> used = {Batch(*a, 0, 1)};
+  ASSERT_TRUE(journal_->Append(used, 101).ok());
+  ASSERT_TRUE(journal_->Trim(0, 1).ok());
+  ASSERT_FALSE(journal_->Find("", "trimmed")->has_value());
+  const auto erased = journal_->Insert("", "erased", Request(3), 102);
+  ASSERT_TRUE(journal_->Erase("", "erased").ok());
+  const auto young = journal_->Insert("", "young", Request(4), 103);
+  ASSERT_TRUE(young.ok());
+  std::vector<JournalBatch> batches = {Batch(*trimmed, 0, 3), Batch(*erased, 0, 3)};
+  EXPECT_TRUE(journal_->Append(batches, 104).ok());
+  EXPECT_TRUE((*journal_->Find("", "young"))->tokens.empty());
+  batches = {Batch(*young, 0, 2)};
+  EXPECT_TRUE(journal_->Append(batches, 105).ok());
+  EXPECT_EQ((*journal_->Find("", "young"))->tokens.size(), 2u);
+  ASSERT_TRUE(Open().ok());
+  const auto next = journal_->Insert("", "next", Request(5), 106);
+  ASSERT_TRUE(next.ok()) << next.status();
+  EXPECT_GT(*next, *young);
+}
+
 TEST_F(JournalTest, AFullFileTakesNoMoreUntilSomethingIsForgotten) {
   ASSERT_TRUE(Open(64 << 10).ok());
   const auto old = journal_->Insert("", "old", Request(1), 100);

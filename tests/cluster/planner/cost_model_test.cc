@@ -41,6 +41,17 @@ TEST(StageTest, OneTokenReadsAndManyMultiply) {
               20e-3, 1e-12);
 }
 
+TEST(StageTest, PartOfTheReadingMayNotBeHiddenBehindProducts) {
+  StageWork work;
+  work.dense = {{.bytes = 2e9, .elements = 1e9}};
+  DeviceSpec device = Device();
+  device.reading_exposed = 0.5;
+  // 2 ms of reading; 20 us of products are hidden, 20 ms hide half of it.
+  EXPECT_NEAR(StageSeconds(work, {.sampled = 0}, device, kLink), 2e-3, 1e-12);
+  EXPECT_NEAR(StageSeconds(work, {.tokens = 1000, .context = 1000, .sampled = 0}, device, kLink),
+              21e-3, 1e-12);
+}
+
 TEST(StageTest, QuantizedProductsAreFasterWhereTheDeviceHasThem) {
   StageWork work;
   work.dense = {{.bytes = 1e9, .elements = 1e9, .quantized = true}};
