@@ -156,9 +156,12 @@ kept_gang_loses_a_host() {
   cat >"$work/cut.sh" <<END
 case \$1 in
   begin)
-    kill -USR1 $cable && kill -USR2 $cable && began=\$(date +%s%N)
-    for _ in {1..110}; do grep -q 'mpirun has ended' $work/keeper.log && break; sleep 0.1; done
-    echo \$(((\$(date +%s%N) - began) / 1000000)) >>$work/ended.txt ;;
+    kill -USR1 $cable && kill -USR2 $cable || exit 1
+    {
+      began=\$(date +%s%N)
+      for _ in {1..110}; do grep -q 'mpirun has ended' $work/keeper.log && break; sleep 0.1; done
+      echo \$(((\$(date +%s%N) - began) / 1000000)) >>$work/ended.txt
+    } >/dev/null 2>&1 & ;;
   end) kill -HUP $cable ;;
 esac
 END
