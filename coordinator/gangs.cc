@@ -425,7 +425,7 @@ GangEvent GangSupervisor::RejectGang(uint64_t stream_id, const std::string& gang
   const auto forming = forming_.find(gang_id);
   const bool knows = forming != forming_.end() && !forming->second.refused.empty();
   if (!is_of_it || knows) return event;
-  EndGang(gang_id, reason);
+  if (forming != forming_.end()) EndGang(gang_id, reason);
   if (forming_.size() < kStreamsMax) {
     forming_[gang_id] = {.since = now, .returns = false, .refused = reason};
   }

@@ -79,8 +79,8 @@ class GangSupervisor {
   // The stream is over, whoever ended it. No effect if it is not known (any more).
   GangEvent OnDisconnect(uint64_t stream_id, const std::string& why, Time now);
 
-  // Ends the gangs of which a rank has been silent for the worker timeout, and those that do not
-  // come together; and streams that have not registered within it.
+  // Ends the gangs of which a rank has been silent for the worker timeout, those that do not come
+  // together, and streams that have not registered within the worker timeout.
   std::vector<GangEvent> CheckSilence(Time now);
   // When CheckSilence can next find one; nothing without a stream.
   std::optional<Time> NextSilence() const;

@@ -77,6 +77,13 @@ absl::Status Differs(const v1::JoinRequest& mine, const v1::JoinRequest& other,
                    ", which joined before; all ranks of a gang need the same"));
 }
 
+// Whether a rank asks once more: it was started anew, and nobody has heard yet that the one before
+// is gone, or cut off with its host.
+bool IsSameRank(const v1::JoinRequest& mine, const v1::JoinRequest& other) {
+  return mine.has_rank() && other.has_rank() && mine.rank() == other.rank() &&
+         mine.host() == other.host();
+}
+
 absl::Status CheckAgree(const v1::JoinRequest& mine, const v1::JoinRequest& other) {
   const int common = std::min(mine.settings_size(), other.settings_size());
   for (int i = 0; i < common; ++i) {
@@ -119,24 +126,37 @@ absl::Status Rendezvous::CheckFits(const v1::JoinRequest& request) const {
                      ", in ", gangs_.size(), " gangs of ", kGangsMax));
   }
   if (gang == gangs_.end()) return absl::OkStatus();
-  for (const auto& [member, other] : gang->second) RETURN_IF_ERROR(CheckAgree(request, other));
+  for (const auto& [member, other] : gang->second) {
+    if (!IsSameRank(request, other)) RETURN_IF_ERROR(CheckAgree(request, other));
+  }
   return absl::OkStatus();
 }
 
 std::vector<Rendezvous::Answer> Rendezvous::Join(uint64_t member, v1::JoinRequest request) {
-  std::vector<Answer> refused;
+  std::vector<Answer> answers;
   if (const absl::Status status = CheckFits(request); !status.ok()) {
-    refused.push_back({member, status});
-    return refused;
+    answers.push_back({member, status});
+    return answers;
   }
   const std::string name = request.gang();
   const size_t world_size = request.world_size();
   Gang& gang = gangs_[name];
+  const auto before = std::find_if(gang.begin(), gang.end(), [&](const auto& entry) {
+    return IsSameRank(request, entry.second);
+  });
+  if (before != gang.end()) {
+    answers.push_back(
+        {before->first, absl::AbortedError(absl::StrCat(
+                            "gang ", name, ": another worker on ", request.host(),
+                            " has taken the place of this one, --rank ", request.rank()))});
+    gang.erase(before);
+  }
   gang.emplace(member, std::move(request));
-  if (gang.size() < world_size) return {};
+  if (gang.size() < world_size) return answers;
   const Gang complete = std::move(gang);
   gangs_.erase(name);
-  return Complete(complete);
+  for (Answer& answer : Complete(complete)) answers.push_back(std::move(answer));
+  return answers;
 }
 
 // Ranks that are asked for are given; the others are dealt out host by host, so that neighbours,

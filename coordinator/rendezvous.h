@@ -22,7 +22,8 @@ class Rendezvous {
   // `member` is new, and names the call. Returns the calls that are over now: none while the gang
   // waits for others, all of its members when it is complete, or `member` with what is wrong:
   // INVALID_ARGUMENT for a request that cannot be, FAILED_PRECONDITION for one that contradicts a
-  // member's, whose host and value it names, RESOURCE_EXHAUSTED for too many.
+  // member's, whose host and value it names, RESOURCE_EXHAUSTED for too many. One with the host and
+  // rank of a member takes its place, whose call is over with ABORTED.
   std::vector<Answer> Join(uint64_t member, v1::JoinRequest request);
 
   // The call has ended before it was answered. Does nothing for one that was.

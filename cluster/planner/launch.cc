@@ -52,6 +52,18 @@ std::string Hostfile(const PlanSubject& subject, const LayoutPlan& plan, int rep
   return hosts;
 }
 
+// As scripts/keep_mpirun.sh: what is left of a gang that has lost a rank has nothing to finish, and
+// a host's daemon that is silent has gone.
+std::string EndsSoon(const PlanSubject& subject, const LayoutPlan& plan) {
+  std::string flags = " --mca odls_base_sigkill_timeout 0";
+  if (plan.layout.world_size() > subject.cluster.devices_per_node) {
+    flags +=
+        " \\\n    --mca oob_tcp_keepalive_time 5 --mca oob_tcp_keepalive_intvl 1 --mca "
+        "oob_tcp_keepalive_probes 3";
+  }
+  return flags;
+}
+
 // For the shell: single-quoted if it is more than a plain path.
 std::string Quoted(const std::string& text) {
   constexpr const char* kPlain =
@@ -83,9 +95,11 @@ std::string LaunchCommands(const PlanSubject& subject, const LayoutPlan& plan) {
         "; the others are started like it on their own hosts, with the same coordinator\n");
   }
   absl::StrAppend(&text, "trireme-coordinator --model ", Quoted(subject.model),
-                  " --grpc node1:8001 --insecure\n", "mpirun -np ", plan.layout.world_size(),
-                  " --host ", Hostfile(subject, plan, 0),
-                  " --bind-to none \\\n    trireme-worker --coordinator node1:8001 --model ",
+                  " --grpc node1:8001 --insecure\n",
+                  "# scripts/keep_mpirun.sh in mpirun's place starts it anew whenever it ends\n",
+                  "mpirun -np ", plan.layout.world_size(), " --host ", Hostfile(subject, plan, 0),
+                  " --bind-to none", EndsSoon(subject, plan),
+                  " \\\n    trireme-worker --coordinator node1:8001 --model ",
                   Quoted(subject.model), " \\\n    ", WorkerFlags(subject, plan), "\n");
   return text;
 }

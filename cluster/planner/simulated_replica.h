@@ -33,7 +33,8 @@ struct SimulatedSequence {
   std::optional<double> first_token_s = {};
   std::optional<double> end_s = {};
   bool failed = false;
-  int gangs_lost = 0;
+  int gangs_lost = 0;          // in a row, without a token in between
+  int64_t generated_lost = 0;  // tokens when it last lost one
 
   int64_t generated = 0;     // tokens that came back
   int64_t pending = 0;       // tokens that plans in flight sample

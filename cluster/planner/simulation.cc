@@ -13,7 +13,9 @@
 namespace trireme {
 namespace {
 
-constexpr int kGangsLostMax = 3;  // SchedulerOptions::gangs_lost_max
+// The coordinator's most, for a request that is not to blame. It also ends a simulation of copies
+// that fail sooner than they compute a token.
+constexpr int kGangsLostMax = 16;
 constexpr double kArrivalMax = 1e8;
 constexpr uint64_t kFailureStream = uint64_t{1} << 60;  // requests use the low numbers
 
@@ -214,6 +216,9 @@ class Simulator {
     std::vector<uint32_t> again = lost.waiting;
     for (const uint32_t id : lost.running) {
       SimulatedSequence& sequence = result_.requests[id];
+      if (sequence.generated > std::exchange(sequence.generated_lost, sequence.generated)) {
+        sequence.gangs_lost = 0;
+      }
       if (++sequence.gangs_lost < kGangsLostMax) {
         again.push_back(id);
         continue;

@@ -43,9 +43,10 @@ struct SimulationResult {
 
 // Serves a trace with equal replicas, event by event. A request goes to the replica with the
 // fewest; a failed replica's go to the others, with the tokens they have, or wait for its return if
-// there is no other. As in the coordinator, a request that ran on three gangs that failed ends as
-// failed. The same arguments give the same bits. INVALID_ARGUMENT names what is out of bounds: the
-// trace must be ordered by arrival, and every request must fit the cache of a replica.
+// there is no other. Failures are at random, so none is a request's fault; one fails only where
+// sixteen gangs in a row did before its next token. The same arguments give the same bits.
+// INVALID_ARGUMENT names what is out of bounds: the trace must be ordered by arrival, and every
+// request must fit the cache of a replica.
 absl::StatusOr<SimulationResult> Simulate(const std::vector<TraceRequest>& trace,
                                           const SimulationOptions& options);
 

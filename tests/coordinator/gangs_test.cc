@@ -361,24 +361,6 @@ TEST_F(GangsTest, ARankThatFallsSilentBeforeItsGangIsCompleteEndsThatGangAlone) 
   EXPECT_TRUE(supervisor_->has_gang());
 }
 
-TEST_F(GangsTest, AStreamThatNeverRegistersIsClosed) {
-  StartGang("a", 1);
-  now_ += std::chrono::seconds(2);
-  const auto idle = Connect(3);
-  const GangSupervisor::Time late = now_ + std::chrono::seconds(5);
-  for (; now_ < late; now_ += std::chrono::seconds(1)) {
-    EXPECT_EQ(Lost(supervisor_->CheckSilence(now_)), "");
-    EXPECT_TRUE(idle->closed.empty());
-    for (const uint64_t id : {1, 2}) supervisor_->OnMessage(id, ProgressMessage(1, 0), now_);
-  }
-  EXPECT_EQ(supervisor_->NextSilence(), late);
-  EXPECT_EQ(Lost(supervisor_->CheckSilence(late)), "");
-  ASSERT_FALSE(idle->closed.empty());
-  EXPECT_NE(idle->closed[0].message().find("has not registered"), std::string::npos);
-  EXPECT_TRUE(supervisor_->has_gang());
-  EXPECT_GT(supervisor_->NextSilence(), late);
-}
-
 // Its ranks do not watch each other: one that was killed after it had loaded is missed by nobody.
 TEST_F(GangsTest, AGangThatDoesNotComeTogetherEndsAndNamesWhoIsMissing) {
   for (const bool returns : {false, true}) {
@@ -447,6 +429,24 @@ TEST_F(GangsTest, ARankThatIsRefusedDoesNotEndAGangThatServes) {
   message.mutable_register_()->mutable_model()->set_parameters(7);
   supervisor_->OnMessage(3, message, now_);
   EXPECT_TRUE(supervisor_->has_gang());
+}
+
+TEST_F(GangsTest, AStreamThatNeverRegistersIsClosed) {
+  StartGang("a", 1);
+  now_ += std::chrono::seconds(2);
+  const auto idle = Connect(3);
+  const GangSupervisor::Time late = now_ + std::chrono::seconds(5);
+  for (; now_ < late; now_ += std::chrono::seconds(1)) {
+    EXPECT_EQ(Lost(supervisor_->CheckSilence(now_)), "");
+    EXPECT_TRUE(idle->closed.empty());
+    for (const uint64_t id : {1, 2}) supervisor_->OnMessage(id, ProgressMessage(1, 0), now_);
+  }
+  EXPECT_EQ(supervisor_->NextSilence(), late);
+  EXPECT_EQ(Lost(supervisor_->CheckSilence(late)), "");
+  ASSERT_FALSE(idle->closed.empty());
+  EXPECT_NE(idle->closed[0].message().find("has not registered"), std::string::npos);
+  EXPECT_TRUE(supervisor_->has_gang());
+  EXPECT_GT(supervisor_->NextSilence(), late);
 }
 
 TEST_F(GangsTest, GangsMayDifferInVersionButNotTheRanksOfOne) {

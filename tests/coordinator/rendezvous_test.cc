@@ -91,6 +91,34 @@ TEST(Rendezvous, OneThatLeavesFreesItsPlace) {
   EXPECT_EQ(Hosts(rendezvous.Join(3, Request(2, "c", 1))), (std::vector<std::string>{"b", "c"}));
 }
 
+// What was cut off with its host is not known to be gone for a minute.
+TEST(Rendezvous, ARankThatIsStartedAnewTakesItsPlace) {
+  Rendezvous rendezvous;
+  v1::JoinRequest request = Request(3, "a", 1);
+  rendezvous.Join(1, request);
+  rendezvous.Join(2, Request(3, "a", 0));
+  request.set_address("another");
+  const absl::Status status = Refused(rendezvous.Join(3, request), 1);
+  EXPECT_TRUE(absl::IsAborted(status));
+  EXPECT_EQ(status.message(),
+            "gang gang: another worker on a has taken the place of this one, --rank 1");
+  rendezvous.Leave(1);
+  EXPECT_EQ(rendezvous.waiting(), 2u);
+  const auto answers = rendezvous.Join(4, Request(3, "b", 2));
+  ASSERT_EQ(answers.size(), 3u);
+  EXPECT_EQ(answers[1].member, 3u);
+  EXPECT_EQ(answers[2].response->members(1).address(), "another");
+}
+
+TEST(Rendezvous, ARankThatIsStartedAnewMayBringAnotherSetting) {
+  Rendezvous rendezvous;
+  rendezvous.Join(1, Request(2, "a", 1));
+  v1::JoinRequest request = Request(2, "a", 1);
+  request.mutable_settings(0)->set_value("4");
+  EXPECT_TRUE(absl::IsAborted(Refused(rendezvous.Join(2, request), 1)));
+  EXPECT_TRUE(absl::IsFailedPrecondition(Refused(rendezvous.Join(3, Request(2, "a", 0)), 3)));
+}
+
 TEST(Rendezvous, TheNextIncarnationWaitsForAll) {
   Rendezvous rendezvous;
   rendezvous.Join(1, Request(2, "a"));

@@ -163,6 +163,25 @@ data_cable() {
   done
 }
 
+# make_hostfile SLOTS NAME NAME: those two hosts, and the launch agent, which does for the second what ssh would. Sets
+# $over_wires, what mpirun needs to use them.
+make_hostfile() {
+  local far=${!3} names=("$2" "$3") host line
+  : >"$work/hosts"
+  for host in "${names[@]}"; do
+    line=$(ip -n "${!host}" -o -4 addr show wire0 | awk '{sub("/.*", "", $4); print $4}')
+    echo "$line slots=$1" >>"$work/hosts"
+  done
+  cat >"$work/agent.sh" <<END
+#!/bin/bash
+[[ \$1 == $line ]] || { echo "no such host: \$1"; exit 1; }
+exec ip netns exec $far unshare --uts --ipc bash -c "hostname $far; \${*:2}"
+END
+  chmod +x "$work/agent.sh"
+  over_wires=(--mca plm_rsh_agent "$work/agent.sh" --mca oob_tcp_if_include wire0 --mca pml ob1 --mca btl tcp,self
+    --mca mpi_yield_when_idle 1)
+}
+
 # Runs the cases whose names contain $case, and ends.
 run_cases() {
   local failed=0 passed=0 name output

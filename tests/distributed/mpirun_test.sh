@@ -3,27 +3,15 @@
 source "${BASH_SOURCE%/*}/gangs.sh"
 export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
 
-# make_hostfile RANKS: half of them on each of the hosts $a and $b; and the launch agent, which does what ssh would.
-make_hostfile() {
-  local ranks=$1
-  cat >"$work/agent.sh" <<END
-#!/bin/bash
-[[ \$1 == 10.213.0.2 ]] || { echo "no such host: \$1"; exit 1; }
-exec ip netns exec $b unshare --uts --ipc bash -c "hostname $b; \${*:2}"
-END
-  chmod +x "$work/agent.sh"
-  printf '10.213.0.%d slots=%d\n' 1 $((ranks / 2)) 2 $((ranks / 2)) >"$work/hosts"
-}
-
-# start_mpirun RANKS HOW FLAGS...: mpirun with a hostfile and the options HOW over the hosts $a and $b.
+# start_mpirun RANKS HOW FLAGS...: mpirun with a hostfile and the options HOW over the hosts $a and $b, half of the ranks
+# on each.
 start_mpirun() {
   local ranks=$1 how=$2
   shift 2
-  make_hostfile "$ranks"
+  make_hostfile $((ranks / 2)) a b
   # shellcheck disable=SC2086 # HOW is words
   start "$a" mpirun.log mpirun -np "$ranks" $how --hostfile "$work/hosts" --bind-to none \
-    --mca plm_rsh_agent "$work/agent.sh" --mca oob_tcp_if_include wire0 ${data:---mca btl_tcp_if_include wire0} \
-    --mca pml ob1 --mca btl tcp,self --mca mpi_yield_when_idle 1 \
+    "${over_wires[@]}" ${data:---mca btl_tcp_if_include wire0} \
     "$bin/trireme-worker" --coordinator "$server" --model "$model" --threads 1 --kv-memory 64MiB "$@"
 }
 

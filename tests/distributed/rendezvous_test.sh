@@ -74,13 +74,14 @@ case_a_rank_that_is_stopped_before_it_serves_is_killed() {
 case_contradictions_are_named() {
   start_coordinator - 127.0.0.1 || return 1
   start_worker - first.log --gang g --tp 2 --rank 0
+  local first=$started
   for _ in {1..50}; do grep -q 'waiting for all' "$work/first.log" && break; sleep 0.1; done
   sleep 0.3  # it has said so just before it calls
   start_worker - other.log --gang g --tp 4
   ends_with_an_error "$started" || return 1
   contains other.log "gang g: --tp is 4 on $(hostname) but 2 on $(hostname)" || return 1
-  start_worker - other.log --gang g --tp 2 --rank 0
-  ends_with_an_error "$started" && contains other.log "--rank 0 is taken" || return 1
+  start_worker - second.log --gang g --tp 2 --rank 0 # the same one, started anew
+  ends_with_an_error "$first" && contains first.log "has taken the place of this one, --rank 0" || return 1
   start_worker - other.log --gang g --tp 2 --dtype float32
   ends_with_an_error "$started" && contains other.log "--dtype is float32" || return 1
   cp -r "$model" "$work/other" && echo >>"$work/other/config.json" || return 1
@@ -94,7 +95,7 @@ case_contradictions_are_named() {
     start_worker - other.log --gang g --tp 2 --require-rdma
     ends_with_an_error "$started" && contains other.log "no active RDMA port" || return 1
   fi
-  start_worker - other.log --gang g --tp 2 --cpu-variant scalar # and the first still waits
+  start_worker - other.log --gang g --tp 2 --cpu-variant scalar # and the second still waits
   serving "" && contains other.log "the CPU's instruction set is scalar on $(hostname) but"
 }
 

@@ -130,6 +130,75 @@ case_cut_off_host() { partition USR1 USR2; }
 case_cut_off_one_way() { partition USR1; }
 case_cut_off_the_other_way() { partition USR2; }
 
+# keep_mpirun NAME NAME: a gang over those two hosts, as README and docs say: sets $keeper.
+keep_mpirun() {
+  make_hostfile 1 "$1" "$2"
+  start "${!1}" keeper.log "$source/scripts/keep_mpirun.sh" -np 2 --hostfile "$work/hosts" --bind-to none \
+    "${over_wires[@]}" --mca btl_tcp_if_include wire0 \
+    "$bin/trireme-worker" --coordinator "$server" --model "$model" --threads 1 --kv-memory 64MiB --tp 2
+  keeper=$started
+  serving "${!1}"
+}
+
+# Either host's rank.
+case_mpirun_over_two_hosts_loses_a_rank() {
+  make_hosts a b c || return
+  start_coordinator "$a" 10.213.0.1 --insecure && keep_mpirun b c || return 1
+  drive "$a" 6 --requests 8 --kind kill && drive "$a" 2 --requests 8 --kind term
+}
+
+# kept_gang_loses_a_host: when the cable is mended the gang forms again.
+kept_gang_loses_a_host() {
+  make_hosts a b c || return
+  replace_cable c 0 0 0 || return
+  local cable=${pids[-1]}
+  start_coordinator "$a" 10.213.0.1 --insecure && keep_mpirun b c || return 1
+  cat >"$work/cut.sh" <<END
+case \$1 in
+  begin)
+    kill -USR1 $cable && kill -USR2 $cable || exit 1
+    {
+      began=\$(date +%s%N)
+      for _ in {1..110}; do grep -q 'mpirun has ended' $work/keeper.log && break; sleep 0.1; done
+      echo \$(((\$(date +%s%N) - began) / 1000000)) >>$work/ended.txt
+    } >/dev/null 2>&1 & ;;
+  end) kill -HUP $cable ;;
+esac
+END
+  drive "$a" 1 --requests 8 --kind command --command "bash $work/cut.sh" --duration-ms-min 12000 \
+    --duration-ms-max 12000 || return 1
+  local ended
+  read -r ended <"$work/ended.txt"
+  echo "mpirun ended $ended ms after the cut" >&3
+  ((ended < 10000)) || return 1
+  (($(ip netns pids "$c" | xargs -r ps -o comm= -p | grep -c trireme-worker) == 1)) || { echo "a rank is left"; return 1; }
+}
+
+case_mpirun_over_two_hosts_loses_a_host() { kept_gang_loses_a_host; }
+
+# mpirun has told the other host's daemon to end, and waits for it: with something on its way there are no keepalives, and the
+# connection would take a quarter of an hour to fail.
+case_an_mpirun_that_waits_for_a_lost_host_is_killed() {
+  OMPI_MCA_oob_tcp_keepalive_time=300 kept_gang_loses_a_host && contains keeper.log "does not end; killed"
+}
+
+# The gang drains and mpirun ends well; what is under way goes on when it is started again.
+case_a_kept_mpirun_is_told_to_end() {
+  local tokens=900
+  expected_answer || return 1
+  make_hosts a b c || return
+  start_coordinator "$a" 10.213.0.1 --insecure && keep_mpirun b c || return 1
+  ask "$a" >"$work/answer.txt" &
+  local client=$!
+  sleep 0.2
+  kill -TERM "$keeper"
+  timeout 10 tail -s 0.1 --pid="$keeper" -f /dev/null || { echo "it goes on"; return 1; }
+  wait "$keeper" || { echo "exit code $?"; return 1; }
+  kill -0 "$client" || { echo "the answer was over before"; return 1; }
+  contains keeper.log "was told to end" && keep_mpirun b c || return 1
+  wait "$client" && cmp "$work/expected.txt" "$work/answer.txt"
+}
+
 case_a_bad_network_is_no_fault() {
   # Two exchanges a token, where tensor parallelism has dozens.
   gang_over_hosts --pp 5 5 0 || return

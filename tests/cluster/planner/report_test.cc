@@ -46,6 +46,11 @@ TEST(ReportTest, CommandsSpreadTheGangAndFitTheShell) {
   ASSERT_NE(layout, nullptr);
   const std::string commands = LaunchCommands(planned.subject, *layout);
   EXPECT_THAT(commands, HasSubstr("mpirun -np 4 --host node1:2,node2:2 "));
+  EXPECT_THAT(commands, HasSubstr("--mca odls_base_sigkill_timeout 0"));
+  EXPECT_THAT(commands, HasSubstr("--mca oob_tcp_keepalive_time 5"));
+  const LayoutPlan* one_node = FindLayout(planned.plan, 2, 1);
+  ASSERT_NE(one_node, nullptr);
+  EXPECT_THAT(LaunchCommands(planned.subject, *one_node), Not(HasSubstr("oob_tcp_keepalive")));
   EXPECT_THAT(commands, HasSubstr("--model '/my models/l'\\''8b' "));
   EXPECT_THAT(commands, HasSubstr("--tp 2 --pp 2 --max-model-len 8192 "));
   EXPECT_THAT(commands, HasSubstr("--device cuda"));
