@@ -6,6 +6,7 @@
 
 int main(int argc, char** argv) {
   CLI::App app("Trireme: tensor, pipeline and data parallel inference of large language models.");
+  app.set_version_flag("--version", "trireme " TRIREME_VERSION);
   app.require_subcommand(1);
   trireme::Command chosen;
   trireme::AddRunCommand(app, chosen);

@@ -220,6 +220,7 @@ int Run(const Flags& flags) {
 int main(int argc, char** argv) {
   trireme::QuietLibraries();
   CLI::App app("Trireme's coordinator: takes requests, plans the workers' steps, streams answers.");
+  app.set_version_flag("--version", "trireme-coordinator " TRIREME_VERSION);
   trireme::Flags flags;
   trireme::AddFlags(app, flags);
   CLI11_PARSE(app, argc, argv);

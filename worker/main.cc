@@ -537,6 +537,7 @@ int Run(int argc, char** argv) {
     LogInfo(phases.Describe());
   };
   CLI::App app("One rank of a Trireme gang: holds a shard of the model and computes its steps.");
+  app.set_version_flag("--version", "trireme-worker " TRIREME_VERSION);
   DefineFlags(app, flags);
   CollectiveWatch watch;  // outlives the ranks that it watches
   absl::StatusOr<GangWorld> world;

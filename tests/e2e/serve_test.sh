@@ -242,6 +242,10 @@ case_bad_starts() {
   start_coordinator || return 1
   expect_failure "in use" "$bin/trireme-coordinator" --model "$model" --grpc "$server" || return 1
   expect_failure "--insecure" "$bin/trireme-coordinator" --model "$model" --grpc 0.0.0.0:0 || return 1
+  local program
+  for program in trireme trireme-coordinator trireme-worker; do
+    [[ $("$bin/$program" --version) =~ ^$program\ [0-9]+\.[0-9]+ ]] || { echo "$program tells no version"; return 1; }
+  done
   expect_failure "/nowhere" "$bin/trireme-coordinator" --model /nowhere || return 1
   expect_failure "cannot reach" "$bin/trireme" generate --server 127.0.0.1:1 x || return 1
   expect_failure "cannot reach" "$worker" --model "$model" --coordinator 127.0.0.1:1 \
