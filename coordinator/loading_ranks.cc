@@ -5,20 +5,29 @@
 #include <tuple>
 
 #include "absl/strings/ascii.h"
+#include "absl/strings/str_format.h"
+#include "base/log.h"
 
 namespace trireme {
 namespace {
 
 constexpr size_t kRanksMax = 16384;
 constexpr size_t kHostMax = 255;
+constexpr size_t kGangIdMax = 64;
+// How long a gang's end is remembered for a rank whose network is not back yet.
+constexpr std::chrono::minutes kLostMemory{30};
+
+bool IsText(const std::string& text, size_t size_max) {
+  return text.size() <= size_max && std::all_of(text.begin(), text.end(), [](unsigned char c) {
+           return absl::ascii_isprint(c);
+         });
+}
 
 }  // namespace
 
-absl::StatusOr<bool> LoadingRanks::Report(const v1::LoadingRank& rank, Time now) {
+absl::StatusOr<LoadingRanks::Heard> LoadingRanks::Report(const v1::LoadingRank& rank, Time now) {
   const std::string& host = rank.host();
-  if (host.empty() || host.size() > kHostMax ||
-      !std::all_of(host.begin(), host.end(),
-                   [](unsigned char c) { return absl::ascii_isprint(c); }) ||
+  if (host.empty() || !IsText(host, kHostMax) || !IsText(rank.gang_id(), kGangIdMax) ||
       rank.bytes_done() > rank.bytes_total() || !std::isfinite(rank.bytes_per_s()) ||
       rank.bytes_per_s() < 0) {
     return absl::InvalidArgumentError("no rank loads like that: check its host, bytes and rate");
@@ -30,14 +39,36 @@ absl::StatusOr<bool> LoadingRanks::Report(const v1::LoadingRank& rank, Time now)
     return absl::ResourceExhaustedError("too many ranks load");
   }
   Entry& entry = by_process_[key];
-  const bool moved = rank.bytes_done() > entry.rank.bytes_done();
+  Heard heard{.moved = rank.bytes_done() > entry.rank.bytes_done(), .lost = ""};
   entry = {.rank = rank, .heard = now};
-  return moved;
+  if (!rank.gang_id().empty()) heard.lost = WhyLost(rank.gang_id(), now);
+  return heard;
 }
 
 void LoadingRanks::Forget(Time now) {
-  std::erase_if(by_process_,
-                [&](const auto& entry) { return now - entry.second.heard > kSilence; });
+  std::erase_if(by_process_, [&](const auto& entry) {
+    return now - entry.second.heard > std::max<Time::duration>(kSilence, 2 * silence_max_);
+  });
+  std::erase_if(lost_, [&](const auto& entry) { return now - entry.second.when > kLostMemory; });
+}
+
+// All ranks of a gang begin to serve at once, so one that has told of its load and falls silent
+// before the others do is gone.
+std::string LoadingRanks::WhyLost(const std::string& gang_id, Time now) {
+  const auto known = lost_.find(gang_id);
+  if (known != lost_.end()) return known->second.why;
+  for (const auto& [process, entry] : by_process_) {
+    if (entry.rank.gang_id() != gang_id || now - entry.heard <= silence_max_) continue;
+    const std::chrono::duration<double> silent = now - entry.heard;
+    std::string why = absl::StrFormat(
+        "rank %d (%s), pid %d, has been silent for %.1f s while it loaded: it has ended, or its "
+        "host or network is gone",
+        entry.rank.rank(), entry.rank.host(), entry.rank.pid(), silent.count());
+    LogWarning(why);
+    if (lost_.size() < kRanksMax) lost_[gang_id] = {.why = why, .when = now};
+    return why;
+  }
+  return "";
 }
 
 std::vector<v1::LoadingRank> LoadingRanks::List(const v1::ListRanksResponse& serving, Time now) {
@@ -47,7 +78,9 @@ std::vector<v1::LoadingRank> LoadingRanks::List(const v1::ListRanksResponse& ser
     for (const v1::RankInfo& rank : gang.ranks()) by_process_.erase({rank.host(), rank.pid()});
   }
   std::vector<v1::LoadingRank> list;
-  for (const auto& [process, entry] : by_process_) list.push_back(entry.rank);
+  for (const auto& [process, entry] : by_process_) {
+    if (now - entry.heard <= kSilence) list.push_back(entry.rank);
+  }
   std::stable_sort(list.begin(), list.end(), [](const auto& a, const auto& b) {
     return std::forward_as_tuple(a.host(), a.rank()) < std::forward_as_tuple(b.host(), b.rank());
   });

@@ -12,15 +12,23 @@
 
 namespace trireme {
 
-// The ranks that say that they load, as operators see them. Thread safe.
+// The ranks that say that they load, as operators see them, and as the others of their gang do,
+// which wait for one that has gone. Thread safe.
 class LoadingRanks {
  public:
   using Time = std::chrono::steady_clock::time_point;
-  static constexpr std::chrono::seconds kSilence{5};  // after which a rank is forgotten
+  static constexpr std::chrono::seconds kSilence{5};  // after which a rank is not listed
 
-  // Whether the rank has loaded something since its last report. INVALID_ARGUMENT for what no rank
-  // says, RESOURCE_EXHAUSTED for too many.
-  absl::StatusOr<bool> Report(const v1::LoadingRank& rank, Time now);
+  // A rank that is silent for longer is lost, and its gang with it.
+  explicit LoadingRanks(std::chrono::milliseconds silence_max) : silence_max_(silence_max) {}
+
+  struct Heard {
+    bool moved = false;  // the rank has loaded something since its last report
+    std::string lost;    // why its gang is no more; empty: it is
+  };
+
+  // INVALID_ARGUMENT for what no rank says, RESOURCE_EXHAUSTED for too many.
+  absl::StatusOr<Heard> Report(const v1::LoadingRank& rank, Time now);
 
   // By host and rank, without those that serve.
   std::vector<v1::LoadingRank> List(const v1::ListRanksResponse& serving, Time now);
@@ -31,10 +39,20 @@ class LoadingRanks {
     Time heard{};
   };
 
-  void Forget(Time now);
+  struct Lost {
+    std::string why;
+    Time when{};
+  };
 
+  // These need mutex_.
+  void Forget(Time now);
+  std::string WhyLost(const std::string& gang_id, Time now);
+
+  const std::chrono::milliseconds silence_max_;
   std::mutex mutex_;
-  std::map<std::pair<std::string, uint32_t>, Entry> by_process_;  // host and pid; guarded by mutex_
+  // Guarded by mutex_.
+  std::map<std::pair<std::string, uint32_t>, Entry> by_process_;  // host and pid
+  std::map<std::string, Lost> lost_;                              // by gang id
 };
 
 }  // namespace trireme

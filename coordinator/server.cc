@@ -102,6 +102,7 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServerOptions& optio
 Server::Server(ServedModel model, EngineOptions engine_options, std::unique_ptr<Journal> journal,
                const KeyedRequestsOptions& keyed)
     : model_(std::move(model)),
+      loading_(engine_options.gang.worker_timeout * 5 / 2),
       engine_([&] {
         engine_options.gang.cordoned = &cordoned_;
         engine_options.on_ready_change = [this](bool ready) { PublishHealth(ready); };

@@ -1,8 +1,11 @@
 #include "worker/load_reporter.h"
 
 #include <chrono>
+#include <cstdlib>
 #include <utility>
 
+#include "absl/strings/str_cat.h"
+#include "base/log.h"
 #include "trireme/v1/loading.grpc.pb.h"
 
 namespace trireme {
@@ -46,6 +49,10 @@ void LoadReporter::Run(const std::string& coordinator) {
     lock.unlock();
     v1::LoadingReported answer;
     (void)stub->Report(&context, rank_, &answer);
+    if (!answer.lost().empty()) {
+      LogError(absl::StrCat("stopping: ", answer.lost()));
+      std::_Exit(1);
+    }
     lock.lock();
     call_ = nullptr;
     changed_.wait_for(lock, kInterval, [this] { return ended_; });

@@ -12,8 +12,9 @@
 
 namespace trireme {
 
-// Tells the coordinator once a second how far this rank's load is, as long as it lives. Nothing
-// depends on it: a coordinator that is not there, or does not know such reports, is no error.
+// Tells the coordinator once a second how far this rank's load is, as long as it lives. A
+// coordinator that is not there, or does not know such reports, is no error. One that says that the
+// gang has lost a rank ends the process, which may wait for that rank.
 class LoadReporter {
  public:
   // `rank` says who it is; `count` must outlive it.

@@ -385,8 +385,9 @@ absl::StatusOr<std::string> MakeGangId(Communicator& world) {
   return absl::StrFormat("%016x", id);
 }
 
-v1::LoadingRank DescribeLoading(const Communicator& ranks) {
+v1::LoadingRank DescribeLoading(const Communicator& ranks, const std::string& gang_id) {
   v1::LoadingRank rank;
+  rank.set_gang_id(gang_id);
   rank.set_rank(static_cast<uint32_t>(ranks.rank()));
   rank.set_world_size(static_cast<uint32_t>(ranks.size()));
   rank.set_host(HostName());
@@ -481,14 +482,14 @@ absl::StatusOr<std::string> ModelVersion(const Flags& flags, Communicator& world
   return version;
 }
 
-absl::Status RunRank(const Flags& flags, Rank& rank, Communicator& world, RankHealth& health) {
+absl::Status RunRank(const Flags& flags, const std::string& gang_id, Rank& rank,
+                     Communicator& world, RankHealth& health) {
   const LoadReport& report = rank.runner->load_report();
   LogInfo(absl::StrFormat("loaded %.1f MB in %.0f ms (%.2f GB/s), %s, %d threads",
                           static_cast<double>(report.shard_bytes) / 1e6, report.load_ms,
                           static_cast<double>(report.bytes_read) / report.load_ms / 1e6,
                           std::string(rank.ops->name()), rank.ops->threads()));
   if (flags.offline_bench) return RunOfflineBench(flags.bench, *rank.runner, *rank.ops, world);
-  ASSIGN_OR_RETURN(const std::string gang_id, MakeGangId(world));
   LogInfo(DescribeKvCache(flags.runner, *rank.runner));
   v1::Register registration = MakeRegister(flags.runner, *rank.runner, *rank.ops, world, gang_id);
   ASSIGN_OR_RETURN(*registration.mutable_model()->mutable_version(), ModelVersion(flags, world));
@@ -592,19 +593,21 @@ int Run(int argc, char** argv) {
   flags.control.ranks = control->get();
   world->ranks = WatchCollectives(std::move(world->ranks), watch);
   Communicator& ranks = *world->ranks;
+  const absl::StatusOr<std::string> gang_id = MakeGangId(ranks);
+  if (!gang_id.ok()) LeaveAtOnce(ranks, gang_id.status());
+  if (!flags.offline_bench) {
+    load_reporter.emplace(flags.control.coordinator, DescribeLoading(ranks, *gang_id), load_count);
+  }
   phases.End("gang");
   if (const absl::Status linked = TestLinks(flags, *world); !linked.ok())
     LeaveAtOnce(ranks, linked);
   phases.End("link test");
-  if (!flags.control.coordinator.empty()) {
-    load_reporter.emplace(flags.control.coordinator, DescribeLoading(ranks), load_count);
-  }
   absl::StatusOr<Rank> rank = LoadRank(flags, *world, phases);
   const absl::Status loaded = AgreeOrLeave(rank.status(), ranks);
   if (!loaded.ok()) return speaks ? Complain(loaded) : 1;
   flags.control.watch = &watch;
   if (flags.offline_bench) LogInfo(phases.Describe());
-  const absl::Status status = RunRank(flags, *rank, ranks, health);
+  const absl::Status status = RunRank(flags, *gang_id, *rank, ranks, health);
   if (!status.ok()) LeaveAtOnce(ranks, status);
   return 0;
 }

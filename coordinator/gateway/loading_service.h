@@ -21,12 +21,14 @@ class LoadingService : public v1::Loading::WithRawCallbackMethod_Report<v1::Load
                                    grpc::ByteBuffer* response) override {
     v1::LoadingRank rank;
     absl::Status status = ParseMessage(*request, rank);
+    v1::LoadingReported reported;
     if (status.ok()) {
-      const absl::StatusOr<bool> moved = loading_.Report(rank, std::chrono::steady_clock::now());
-      status = moved.status();
-      if (moved.ok() && *moved) engine_.OnWorkerLoads();
+      const auto heard = loading_.Report(rank, std::chrono::steady_clock::now());
+      status = heard.status();
+      if (heard.ok() && heard->moved) engine_.OnWorkerLoads();
+      if (heard.ok()) reported.set_lost(heard->lost);
     }
-    *response = SerializeMessage(v1::LoadingReported());
+    *response = SerializeMessage(reported);
     grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
     reactor->Finish(ToGrpcStatus(status));
     return reactor;

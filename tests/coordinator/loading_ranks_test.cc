@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <string>
 
 namespace trireme {
 namespace {
@@ -10,6 +11,7 @@ namespace {
 using std::chrono::seconds;
 
 constexpr LoadingRanks::Time kStart{};
+constexpr seconds kSilenceMax{10};
 
 v1::LoadingRank Rank(const std::string& host, uint32_t rank, uint32_t pid) {
   v1::LoadingRank loading;
@@ -23,7 +25,7 @@ v1::LoadingRank Rank(const std::string& host, uint32_t rank, uint32_t pid) {
 }
 
 TEST(LoadingRanks, AreListedByHostAndRankWithTheirLastReport) {
-  LoadingRanks ranks;
+  LoadingRanks ranks{kSilenceMax};
   ASSERT_TRUE(ranks.Report(Rank("b", 2, 7), kStart).ok());
   ASSERT_TRUE(ranks.Report(Rank("a", 1, 9), kStart).ok());
   ASSERT_TRUE(ranks.Report(Rank("a", 0, 10), kStart).ok());
@@ -38,20 +40,41 @@ TEST(LoadingRanks, AreListedByHostAndRankWithTheirLastReport) {
 }
 
 TEST(LoadingRanks, SayWhetherTheyGetOn) {
-  LoadingRanks ranks;
+  LoadingRanks ranks{kSilenceMax};
   v1::LoadingRank rank = Rank("a", 0, 1);
   rank.set_bytes_done(0);
-  EXPECT_FALSE(ranks.Report(rank, kStart).value());
+  EXPECT_FALSE(ranks.Report(rank, kStart)->moved);
   for (const uint64_t bytes : {3, 7}) {
     rank.set_bytes_done(bytes);
-    EXPECT_TRUE(ranks.Report(rank, kStart).value());
-    EXPECT_FALSE(ranks.Report(rank, kStart).value());
+    EXPECT_TRUE(ranks.Report(rank, kStart)->moved);
+    EXPECT_FALSE(ranks.Report(rank, kStart)->moved);
   }
-  EXPECT_TRUE(ranks.Report(Rank("a", 0, 2), kStart).value()) << "started anew";
+  EXPECT_TRUE(ranks.Report(Rank("a", 0, 2), kStart)->moved) << "started anew";
+}
+
+TEST(LoadingRanks, AreToldThatAnotherOneOfTheirGangIsSilent) {
+  LoadingRanks ranks{kSilenceMax};
+  const auto lost = [&](uint32_t rank, const std::string& gang, seconds when) {
+    v1::LoadingRank loading = Rank("host", rank, 100 + rank);
+    loading.set_gang_id(gang);
+    return ranks.Report(loading, kStart + when)->lost;
+  };
+  EXPECT_EQ(lost(1, "g", seconds(0)), "");
+  EXPECT_EQ(lost(3, "other", seconds(0)), "");
+  for (int s = 0; s <= 10; ++s) EXPECT_EQ(lost(0, "g", seconds(s)), "");
+  const std::string why =
+      "rank 1 (host), pid 101, has been silent for 11.0 s while it loaded: it has ended, or its "
+      "host or network is gone";
+  EXPECT_EQ(lost(0, "g", seconds(11)), why);
+  EXPECT_EQ(lost(3, "other", seconds(11)), "");
+  // Also one that is back, and much later.
+  EXPECT_EQ(lost(1, "g", seconds(12)), why);
+  EXPECT_EQ(lost(1, "g", seconds(900)), why);
+  EXPECT_EQ(lost(1, "g-2", seconds(900)), "");
 }
 
 TEST(LoadingRanks, AreForgottenWhenTheyServeOrFallSilent) {
-  LoadingRanks ranks;
+  LoadingRanks ranks{kSilenceMax};
   ASSERT_TRUE(ranks.Report(Rank("a", 0, 1), kStart).ok());
   ASSERT_TRUE(ranks.Report(Rank("a", 1, 2), kStart).ok());
   v1::ListRanksResponse serving;
@@ -63,7 +86,7 @@ TEST(LoadingRanks, AreForgottenWhenTheyServeOrFallSilent) {
 }
 
 TEST(LoadingRanks, WhatNoRankSaysIsRefused) {
-  LoadingRanks ranks;
+  LoadingRanks ranks{kSilenceMax};
   v1::LoadingRank more = Rank("a", 0, 1);
   more.set_bytes_done(11);
   v1::LoadingRank fast = Rank("a", 0, 1);

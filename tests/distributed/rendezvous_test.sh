@@ -213,6 +213,26 @@ case_a_rank_that_dies_in_the_start_test_ends_the_others() {
 }
 
 # 5 ms, 1 % of loss and 100 Mbit/s: slower, not different.
+# The weights take half a minute over such a cable. The host that is cut off ends when it is back.
+case_a_host_that_is_cut_off_while_it_loads_ends_the_others() {
+  make_hosts a b c || return
+  replace_cable c 0 0 2 || return
+  local cable=${pids[-1]} first
+  start_coordinator "$a" 10.213.0.1 --insecure || return 1
+  start_worker "$b" worker0.log --gang g --tp 2 --rank 0 --load broadcast --link-test off
+  first=$started
+  start_worker "$c" worker1.log --gang g --tp 2 --rank 1 --load broadcast --link-test off
+  for _ in {1..100}; do
+    ip netns exec "$a" "$bin/trireme" nodes --server "$server" | grep -q 'loading: rank 1' && break
+    sleep 0.1
+  done
+  kill -USR1 "$cable" && kill -USR2 "$cable"
+  ends_with_an_error "$first" && contains worker0.log "stopping: rank 1 ($c)" || return 1
+  kill -0 "$started" || { echo "the rank that is cut off has ended"; return 1; }
+  kill -HUP "$cable"
+  ends_with_an_error "$started"
+}
+
 case_a_bad_network_changes_no_token() {
   expected_answer || return 1
   make_hosts a b || return
