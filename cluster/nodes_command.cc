@@ -1,7 +1,8 @@
-// trireme nodes: the ranks that serve, and those that load.
+// trireme nodes: the ranks that serve, those that load, and those that wait for others.
 
 #include <google/protobuf/util/json_util.h>
 
+#include <algorithm>
 #include <chrono>
 #include <iostream>
 #include <memory>
@@ -70,6 +71,24 @@ void PrintLoading(const v1::ListRanksResponse& response) {
   }
 }
 
+// "gang g waits: 3 of 4 ranks, rank 2 is missing".
+void PrintWaiting(const v1::ListRanksResponse& response) {
+  constexpr int kNamedMax = 4;
+  for (const v1::WaitingGang& gang : response.waiting()) {
+    const auto& missing = gang.missing_ranks();
+    const int named = std::min(missing.size(), kNamedMax);
+    std::cout << "gang " << gang.name() << " waits: " << gang.joined() << " of "
+              << gang.world_size() << " ranks";
+    if (named > 0) {
+      std::cout << ", " << (missing.size() == 1 ? "rank " : "ranks ")
+                << absl::StrJoin(missing.begin(), missing.begin() + named, ", ");
+      if (missing.size() > named) std::cout << " and " << missing.size() - named << " more";
+      std::cout << (missing.size() == 1 ? " is missing" : " are missing");
+    }
+    std::cout << "\n";
+  }
+}
+
 int Print(const NodesFlags& flags, const v1::ListRanksResponse& response) {
   if (flags.json) {
     google::protobuf::util::JsonPrintOptions options;
@@ -82,11 +101,12 @@ int Print(const NodesFlags& flags, const v1::ListRanksResponse& response) {
     PrintTable(response);
   }
   if (!flags.json) PrintLoading(response);
+  if (!flags.json) PrintWaiting(response);
   if (!flags.json && !response.cordoned_hosts().empty()) {
     std::cout << "cordoned: " << absl::StrJoin(response.cordoned_hosts(), ", ") << "\n";
   }
   if (response.ready()) return 0;
-  if (!response.loading().empty()) {
+  if (!response.loading().empty() || !response.waiting().empty()) {
     std::cout << std::flush;
     std::cerr << "trireme: no gang is serving yet" << std::endl;
     return 1;
@@ -116,7 +136,9 @@ int RunNodes(const NodesFlags& flags) {
 
 void AddNodesCommand(CLI::App& app, Command& chosen) {
   CLI::App* command =
-      app.add_subcommand("nodes", "Show the ranks that serve, and how far those are that load");
+      app.add_subcommand("nodes",
+                         "Show the ranks that serve, how far those are that load, and "
+                         "which gangs wait for ranks");
   auto flags = std::make_shared<NodesFlags>();
   AddServerFlag(*command, flags->server);
   command->add_option("--wait", flags->wait_s, "seconds to wait for a gang that serves")

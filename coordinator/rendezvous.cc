@@ -1,6 +1,7 @@
 #include "coordinator/rendezvous.h"
 
 #include <algorithm>
+#include <set>
 #include <string_view>
 #include <utility>
 
@@ -115,6 +116,26 @@ size_t Rendezvous::waiting() const {
   size_t count = 0;
   for (const auto& [name, gang] : gangs_) count += gang.size();
   return count;
+}
+
+std::vector<v1::WaitingGang> Rendezvous::List() const {
+  std::vector<v1::WaitingGang> list;
+  for (const auto& [name, gang] : gangs_) {
+    v1::WaitingGang& waiting = list.emplace_back();
+    const uint32_t world_size = gang.begin()->second.world_size();
+    waiting.set_name(name);
+    waiting.set_world_size(world_size);
+    waiting.set_joined(static_cast<uint32_t>(gang.size()));
+    std::set<uint32_t> asked;
+    for (const auto& [member, request] : gang) {
+      if (request.has_rank()) asked.insert(request.rank());
+    }
+    if (asked.size() < gang.size()) continue;
+    for (uint32_t rank = 0; rank < world_size; ++rank) {
+      if (!asked.contains(rank)) waiting.add_missing_ranks(rank);
+    }
+  }
+  return list;
 }
 
 absl::Status Rendezvous::CheckFits(const v1::JoinRequest& request) const {

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "trireme/v1/cluster.pb.h"
 #include "trireme/v1/rendezvous.pb.h"
 
 namespace trireme {
@@ -30,6 +31,8 @@ class Rendezvous {
   void Leave(uint64_t member);
 
   size_t waiting() const;
+  // Who waits, by gang.
+  std::vector<v1::WaitingGang> List() const;
 
  private:
   using Gang = std::map<uint64_t, v1::JoinRequest>;  // by member, so in the order of joining

@@ -110,9 +110,9 @@ Server::Server(ServedModel model, EngineOptions engine_options, std::unique_ptr<
       }()),
       keyed_(model_, engine_, std::move(journal), keyed),
       inference_(model_, engine_, keyed_),
-      cluster_(engine_, cordoned_, loading_),
-      worker_control_(engine_),
       rendezvous_(cordoned_),
+      cluster_(engine_, cordoned_, loading_, rendezvous_),
+      worker_control_(engine_),
       loading_service_(loading_, engine_) {}
 
 Server::~Server() { Shutdown("the coordinator has stopped"); }

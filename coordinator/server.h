@@ -77,9 +77,9 @@ class Server {
   Engine engine_;
   KeyedRequests keyed_;
   InferenceService inference_;
+  RendezvousService rendezvous_;
   ClusterService cluster_;
   WorkerControlService worker_control_;
-  RendezvousService rendezvous_;
   LoadingService loading_service_;
   std::unique_ptr<grpc::Server> grpc_;
   std::unique_ptr<MetricsEndpoint> metrics_;

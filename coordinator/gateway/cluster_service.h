@@ -9,6 +9,7 @@
 
 #include "coordinator/cordoned_hosts.h"
 #include "coordinator/engine.h"
+#include "coordinator/gateway/rendezvous_service.h"
 #include "coordinator/gateway/wire.h"
 #include "coordinator/loading_ranks.h"
 #include "trireme/v1/cluster.grpc.pb.h"
@@ -23,8 +24,9 @@ using RawClusterService = v1::Cluster::WithRawCallbackMethod_ListRanks<
 // The operator's gRPC service. Thread safe.
 class ClusterService : public RawClusterService {
  public:
-  ClusterService(Engine& engine, CordonedHosts& cordoned, LoadingRanks& loading)
-      : engine_(engine), cordoned_(cordoned), loading_(loading) {}
+  ClusterService(Engine& engine, CordonedHosts& cordoned, LoadingRanks& loading,
+                 RendezvousService& rendezvous)
+      : engine_(engine), cordoned_(cordoned), loading_(loading), rendezvous_(rendezvous) {}
 
   grpc::ServerUnaryReactor* ListRanks(grpc::CallbackServerContext* context,
                                       const grpc::ByteBuffer* request,
@@ -36,6 +38,7 @@ class ClusterService : public RawClusterService {
       for (v1::LoadingRank& rank : loading_.List(ranks, std::chrono::steady_clock::now())) {
         *ranks.add_loading() = std::move(rank);
       }
+      for (v1::WaitingGang& gang : rendezvous_.List()) *ranks.add_waiting() = std::move(gang);
       *response = SerializeMessage(ranks);
       return absl::OkStatus();
     });
@@ -101,6 +104,7 @@ class ClusterService : public RawClusterService {
   Engine& engine_;
   CordonedHosts& cordoned_;
   LoadingRanks& loading_;
+  RendezvousService& rendezvous_;
 };
 
 }  // namespace trireme

@@ -73,6 +73,11 @@ void RendezvousService::Enter(Call& call, const v1::JoinRequest& request) {
   }
 }
 
+std::vector<v1::WaitingGang> RendezvousService::List() {
+  const std::lock_guard lock(mutex_);
+  return rendezvous_.List();
+}
+
 void RendezvousService::Leave(Call& call) {
   {
     const std::lock_guard lock(mutex_);

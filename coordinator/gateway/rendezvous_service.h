@@ -7,6 +7,7 @@
 #include <memory>
 #include <mutex>
 #include <string>
+#include <vector>
 
 #include "coordinator/cordoned_hosts.h"
 #include "coordinator/rendezvous.h"
@@ -24,6 +25,8 @@ class RendezvousService
   grpc::ServerUnaryReactor* Join(grpc::CallbackServerContext* context,
                                  const grpc::ByteBuffer* request,
                                  grpc::ByteBuffer* response) override;
+
+  std::vector<v1::WaitingGang> List();
 
   // Ends the calls that wait, and those to come, with UNAVAILABLE and this reason.
   void Stop(const std::string& reason);

@@ -119,6 +119,19 @@ TEST(Rendezvous, ARankThatIsStartedAnewMayBringAnotherSetting) {
   EXPECT_TRUE(absl::IsFailedPrecondition(Refused(rendezvous.Join(3, Request(2, "a", 0)), 3)));
 }
 
+TEST(Rendezvous, ListsWhoWaitsForWhom) {
+  Rendezvous rendezvous;
+  EXPECT_TRUE(rendezvous.List().empty());
+  for (const uint32_t rank : {3, 0, 1}) rendezvous.Join(rank + 1, Request(4, "a", rank));
+  v1::JoinRequest other = Request(3, "b");
+  other.set_gang("other");
+  rendezvous.Join(9, other);
+  const std::vector<v1::WaitingGang> list = rendezvous.List();
+  ASSERT_EQ(list.size(), 2u);
+  EXPECT_EQ(list[0].ShortDebugString(), R"(name: "gang" world_size: 4 joined: 3 missing_ranks: 2)");
+  EXPECT_EQ(list[1].ShortDebugString(), R"(name: "other" world_size: 3 joined: 1)");
+}
+
 TEST(Rendezvous, TheNextIncarnationWaitsForAll) {
   Rendezvous rendezvous;
   rendezvous.Join(1, Request(2, "a"));

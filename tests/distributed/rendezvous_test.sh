@@ -15,6 +15,12 @@ case_four_ranks_of_which_one_is_fixed() {
   expected_answer || return 1
   start_coordinator - 127.0.0.1 || return 1
   start_worker - worker3.log --gang g --tp 2 --pp 2 --rank 3
+  for _ in {1..100}; do
+    "$bin/trireme" nodes --server "$server" >"$work/waiting.txt" 2>&1
+    grep -q waits "$work/waiting.txt" && break
+    sleep 0.1
+  done
+  contains waiting.txt "gang g waits: 1 of 4 ranks, ranks 0, 1, 2 are missing" || return 1
   for i in 0 1 2; do start_worker - "worker$i.log" --gang g --tp 2 --pp 2; done
   serving "" && same_answer || return 1
   contains worker3.log "rank 3 of 4" && contains coordinator.log "(tp 2, pp 2, ucx)"
