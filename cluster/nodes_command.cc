@@ -2,15 +2,16 @@
 
 #include <google/protobuf/util/json_util.h>
 
-#include <algorithm>
 #include <chrono>
 #include <iostream>
 #include <memory>
 #include <string>
 #include <thread>
+#include <vector>
 
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
+#include "base/rank_list.h"
 #include "cluster/client.h"
 #include "cluster/command.h"
 #include "trireme/v1/cluster.grpc.pb.h"
@@ -73,17 +74,13 @@ void PrintLoading(const v1::ListRanksResponse& response) {
 
 // "gang g waits: 3 of 4 ranks, rank 2 is missing".
 void PrintWaiting(const v1::ListRanksResponse& response) {
-  constexpr int kNamedMax = 4;
   for (const v1::WaitingGang& gang : response.waiting()) {
-    const auto& missing = gang.missing_ranks();
-    const int named = std::min(missing.size(), kNamedMax);
+    const std::vector<uint32_t> missing(gang.missing_ranks().begin(), gang.missing_ranks().end());
     std::cout << "gang " << gang.name() << " waits: " << gang.joined() << " of "
               << gang.world_size() << " ranks";
-    if (named > 0) {
-      std::cout << ", " << (missing.size() == 1 ? "rank " : "ranks ")
-                << absl::StrJoin(missing.begin(), missing.begin() + named, ", ");
-      if (missing.size() > named) std::cout << " and " << missing.size() - named << " more";
-      std::cout << (missing.size() == 1 ? " is missing" : " are missing");
+    if (!missing.empty()) {
+      std::cout << ", " << RankList(missing) << (missing.size() == 1 ? " is" : " are")
+                << " missing";
     }
     std::cout << "\n";
   }

@@ -10,6 +10,7 @@
 #include "absl/strings/str_format.h"
 #include "base/check.h"
 #include "base/log.h"
+#include "base/rank_list.h"
 #include "base/status_macros.h"
 #include "coordinator/gang_bits.h"
 #include "parallel/layout.h"
@@ -420,8 +421,8 @@ GangEvent GangSupervisor::RejectGang(uint64_t stream_id, const std::string& gang
   GangEvent event = Reject(stream_id, status, now);
   const std::string reason(status.message());
   // Who only wants the name or place of another is no loss to that one's gang.
-  const bool is_of_it = gang_id.size() <= kNameBytesMax && !EpochOf(gang_id).has_value() &&
-                        !absl::IsAlreadyExists(status);
+  const bool is_of_it = !gang_id.empty() && gang_id.size() <= kNameBytesMax &&
+                        !EpochOf(gang_id).has_value() && !absl::IsAlreadyExists(status);
   const auto forming = forming_.find(gang_id);
   const bool knows = forming != forming_.end() && !forming->second.refused.empty();
   if (!is_of_it || knows) return event;

@@ -40,26 +40,29 @@ absl::StatusOr<LoadingRanks::Heard> LoadingRanks::Report(const v1::LoadingRank& 
   }
   Entry& entry = by_process_[key];
   Heard heard{.moved = rank.bytes_done() > entry.rank.bytes_done(), .lost = ""};
-  entry = {.rank = rank, .heard = now};
-  if (!rank.gang_id().empty()) heard.lost = WhyLost(rank.gang_id(), now);
+  const bool gap = now - entry.heard > silence_max_ / 2;
+  entry = {.rank = rank, .since = gap ? now : entry.since, .heard = now};
+  if (!rank.gang_id().empty()) heard.lost = WhyLost(entry, now);
   return heard;
 }
 
 void LoadingRanks::Forget(Time now) {
-  std::erase_if(by_process_, [&](const auto& entry) {
-    return now - entry.second.heard > std::max<Time::duration>(kSilence, 2 * silence_max_);
-  });
+  // Also longer than this coordinator may have heard nobody.
+  std::erase_if(by_process_,
+                [&](const auto& entry) { return now - entry.second.heard > 6 * silence_max_; });
   std::erase_if(lost_, [&](const auto& entry) { return now - entry.second.when > kLostMemory; });
 }
 
 // All ranks of a gang begin to serve at once, so one that has told of its load and falls silent
-// before the others do is gone.
-std::string LoadingRanks::WhyLost(const std::string& gang_id, Time now) {
+// before the others do is gone. Nobody was heard while this coordinator was stopped or cut off:
+// what counts is how long the reporter was heard and the other was not.
+std::string LoadingRanks::WhyLost(const Entry& reporter, Time now) {
+  const std::string& gang_id = reporter.rank.gang_id();
   const auto known = lost_.find(gang_id);
   if (known != lost_.end()) return known->second.why;
   for (const auto& [process, entry] : by_process_) {
-    if (entry.rank.gang_id() != gang_id || now - entry.heard <= silence_max_) continue;
-    const std::chrono::duration<double> silent = now - entry.heard;
+    const std::chrono::duration<double> silent = now - std::max(entry.heard, reporter.since);
+    if (entry.rank.gang_id() != gang_id || silent <= silence_max_) continue;
     std::string why = absl::StrFormat(
         "rank %d (%s), pid %d, has been silent for %.1f s while it loaded: it has ended, or its "
         "host or network is gone",

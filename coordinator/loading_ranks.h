@@ -19,7 +19,8 @@ class LoadingRanks {
   using Time = std::chrono::steady_clock::time_point;
   static constexpr std::chrono::seconds kSilence{5};  // after which a rank is not listed
 
-  // A rank that is silent for longer is lost, and its gang with it.
+  // A rank that is silent for longer, while another of its gang is not, is lost, and its gang with
+  // it. Several times what a report takes.
   explicit LoadingRanks(std::chrono::milliseconds silence_max) : silence_max_(silence_max) {}
 
   struct Heard {
@@ -36,7 +37,8 @@ class LoadingRanks {
  private:
   struct Entry {
     v1::LoadingRank rank;
-    Time heard{};
+    Time since{};  // heard without a gap since then
+    Time heard{};  // last
   };
 
   struct Lost {
@@ -46,7 +48,7 @@ class LoadingRanks {
 
   // These need mutex_.
   void Forget(Time now);
-  std::string WhyLost(const std::string& gang_id, Time now);
+  std::string WhyLost(const Entry& reporter, Time now);
 
   const std::chrono::milliseconds silence_max_;
   std::mutex mutex_;

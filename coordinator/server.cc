@@ -3,6 +3,7 @@
 #include <grpcpp/ext/proto_server_reflection_plugin.h>
 #include <grpcpp/health_check_service_interface.h>
 
+#include <algorithm>
 #include <random>
 #include <utility>
 
@@ -15,6 +16,8 @@ namespace {
 
 constexpr int kReceiveBytesMax = 16 << 20;
 constexpr std::chrono::milliseconds kShutdownTimeout{1500};
+// A rank reports its load once a second, and each report may take two.
+constexpr std::chrono::milliseconds kLoadingSilenceMin{10'000};
 
 absl::Status CheckOptions(const ServerOptions& options, const ModelConfig& config) {
   RETURN_IF_ERROR(CheckListenAddress("--grpc", options.address, options.insecure));
@@ -102,7 +105,7 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServerOptions& optio
 Server::Server(ServedModel model, EngineOptions engine_options, std::unique_ptr<Journal> journal,
                const KeyedRequestsOptions& keyed)
     : model_(std::move(model)),
-      loading_(engine_options.gang.worker_timeout * 5 / 2),
+      loading_(std::max(engine_options.gang.worker_timeout * 5 / 2, kLoadingSilenceMin)),
       engine_([&] {
         engine_options.gang.cordoned = &cordoned_;
         engine_options.on_ready_change = [this](bool ready) { PublishHealth(ready); };

@@ -8,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/strip.h"
+#include "base/rank_list.h"
 
 namespace trireme {
 namespace {
@@ -16,15 +17,19 @@ namespace {
 constexpr size_t kNamedMax = 4;
 constexpr size_t kWhatBytesMax = 32;
 
+std::vector<uint32_t> Ranks(const v1::Exchange& exchange) {
+  return {exchange.ranks().begin(), exchange.ranks().end()};
+}
+
 std::string Activity(const v1::Register& registration, const v1::Progress& progress) {
   const bool in_step = progress.step_begun() > progress.step_done();
   if (progress.has_exchange()) {
     const v1::Exchange& exchange = progress.exchange();
-    return absl::StrCat(
-        ", last seen in ", in_step ? absl::StrCat("step ", progress.step_begun()) : "a self-test",
-        ", waiting for ", RankList({exchange.ranks().begin(), exchange.ranks().end()}), ": ",
-        absl::CHexEscape(exchange.what().substr(0, kWhatBytesMax)), " of ", exchange.bytes(),
-        " bytes");
+    return absl::StrCat(", last seen in ",
+                        in_step ? absl::StrCat("step ", progress.step_begun()) : "a self-test",
+                        ", waiting for ", RankList(Ranks(exchange)), ": ",
+                        absl::CHexEscape(exchange.what().substr(0, kWhatBytesMax)), " of ",
+                        exchange.bytes(), " bytes");
   }
   if (progress.step_begun() == 0) return "";
   if (!in_step) return absl::StrCat(", last seen idle after step ", progress.step_done());
@@ -34,15 +39,6 @@ std::string Activity(const v1::Register& registration, const v1::Progress& progr
 }
 
 }  // namespace
-
-std::string RankList(const std::vector<uint32_t>& ranks) {
-  const size_t named = std::min(ranks.size(), kNamedMax);
-  const auto named_end = ranks.begin() + static_cast<std::ptrdiff_t>(named);
-  const std::string more =
-      ranks.size() > named ? absl::StrCat(" and ", ranks.size() - named, " more") : "";
-  return absl::StrCat(ranks.size() == 1 ? "rank " : "ranks ",
-                      absl::StrJoin(ranks.begin(), named_end, ", "), more);
-}
 
 std::string RankName(const v1::Register& registration) {
   return absl::StrCat("rank ", registration.info().rank(), " (",

@@ -1,15 +1,11 @@
 #pragma once
 
-#include <cstdint>
 #include <string>
 #include <vector>
 
 #include "trireme/v1/worker.pb.h"
 
 namespace trireme {
-
-// "rank 2" or "ranks 0, 2 and 6 more"
-std::string RankList(const std::vector<uint32_t>& ranks);
 
 // "rank 3 (node7)"
 std::string RankName(const v1::Register& registration);

@@ -3,7 +3,7 @@
 # mpirun is started anew whenever it ends, after a growing pause if it ended soon; one that has lost a worker of this host
 # and does not end is killed. SIGTERM: the gang drains and this ends with mpirun's exit code, 0; a second one forces it.
 set -uo pipefail
-readonly poll_s=0.5 stuck_s=3 steady_s=2 pause_ms_max=30000
+readonly poll_s=0.5 stuck_s=3 drained_s=15 steady_s=2 pause_ms_max=30000
 
 # The command line's --mca go before these. What is left of a gang that has lost a rank has nothing to finish: mpirun would
 # wait for it several times over. Other hosts' daemons that are silent: 8 s.
@@ -50,7 +50,7 @@ watch_mpirun() {
       return
     elif [[ -z $missing_since ]]; then
       missing_since=$SECONDS
-    elif ((SECONDS - missing_since >= stuck_s)); then
+    elif ((SECONDS - missing_since >= (terms > 0 ? drained_s : stuck_s))); then  # ranks that drain end one by one
       say "mpirun has lost a worker and does not end; killed"
       ranks_here | xargs -r kill -KILL
       kill -KILL "$mpirun"

@@ -449,7 +449,10 @@ absl::StatusOr<Rank> LoadRank(Flags& flags, const GangWorld& world, StartPhases&
     verify.join();
     phases.End("checksums");
   }
-  if (IsAgreed(runner.status())) return runner.status();  // as the others do
+  if (IsAgreed(runner.status())) {  // as the others do, which do not know of the checksums
+    if (!verified.ok()) LogError(std::string(verified.message()));
+    return runner.status();
+  }
   RETURN_IF_ERROR(verified);
   ASSIGN_OR_RETURN(rank.runner, std::move(runner));
   return rank;

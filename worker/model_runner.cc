@@ -128,11 +128,11 @@ absl::Status ModelRunner::AllocateKvCache() {
   if (on_device) {
     RETURN_IF_ERROR(Agree(PlanMemory(wanted), *world_));  // ranks may share the device
   }
+  const absl::StatusOr<int64_t> available = ops_->memory().Available();
+  // No rank takes its share before all have seen what there is, those that need not see it, too.
+  if (on_device) RETURN_IF_ERROR(Agree(available.status(), *world_));
   int64_t bytes = options_.kv_memory.bytes;
   if (options_.kv_memory.fraction > 0) {
-    const absl::StatusOr<int64_t> available = ops_->memory().Available();
-    // No rank takes its share before all have seen what there is.
-    if (on_device) RETURN_IF_ERROR(Agree(available.status(), *world_));
     RETURN_IF_ERROR(available.status());
     bytes = static_cast<int64_t>(options_.kv_memory.fraction * static_cast<double>(*available) /
                                  options_.ranks_sharing_memory);

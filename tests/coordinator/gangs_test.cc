@@ -422,6 +422,17 @@ TEST_F(GangsTest, ARankThatIsRefusedEndsItsGangWithItsMessage) {
   }
 }
 
+// Streams that have not registered yet have no gang, either.
+TEST_F(GangsTest, ARankOfNoGangEndsNobody) {
+  const auto nameless = Connect(1);
+  supervisor_->OnMessage(1, Register("", 0), now_);
+  ASSERT_FALSE(nameless->closed.empty());
+  now_ += std::chrono::seconds(10);
+  const auto fresh = Connect(2);
+  EXPECT_TRUE(supervisor_->CheckSilence(now_).empty());
+  EXPECT_TRUE(fresh->sent.empty() && fresh->closed.empty());
+}
+
 TEST_F(GangsTest, ARankThatIsRefusedDoesNotEndAGangThatServes) {
   StartGang("a", 1);
   Connect(3);

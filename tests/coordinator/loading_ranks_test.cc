@@ -73,6 +73,21 @@ TEST(LoadingRanks, AreToldThatAnotherOneOfTheirGangIsSilent) {
   EXPECT_EQ(lost(1, "g-2", seconds(900)), "");
 }
 
+TEST(LoadingRanks, AreNotLostWhileNobodyWasHeard) {
+  LoadingRanks ranks{kSilenceMax};
+  const auto lost = [&](uint32_t rank, int s) {
+    v1::LoadingRank loading = Rank("host", rank, 100 + rank);
+    loading.set_gang_id("g");
+    return ranks.Report(loading, kStart + seconds(s))->lost;
+  };
+  // The coordinator stands still from 3 to 15.
+  for (int s = 0; s <= 3; ++s) EXPECT_EQ(lost(0, s) + lost(1, s), "");
+  EXPECT_EQ(lost(0, 15) + lost(1, 15), "");
+  // And from 15 to 30, and this time one rank does not come back.
+  for (int s = 30; s <= 40; ++s) EXPECT_EQ(lost(0, s), "");
+  EXPECT_NE(lost(0, 41), "");
+}
+
 TEST(LoadingRanks, AreForgottenWhenTheyServeOrFallSilent) {
   LoadingRanks ranks{kSilenceMax};
   ASSERT_TRUE(ranks.Report(Rank("a", 0, 1), kStart).ok());
