@@ -61,12 +61,17 @@ std::string LoadingRanks::WhyLost(const Entry& reporter, Time now) {
   const auto known = lost_.find(gang_id);
   if (known != lost_.end()) return known->second.why;
   for (const auto& [process, entry] : by_process_) {
+    if (entry.rank.gang_id() != gang_id) continue;
     const std::chrono::duration<double> silent = now - std::max(entry.heard, reporter.since);
-    if (entry.rank.gang_id() != gang_id || silent <= silence_max_) continue;
-    std::string why = absl::StrFormat(
-        "rank %d (%s), pid %d, has been silent for %.1f s while it loaded: it has ended, or its "
-        "host or network is gone",
-        entry.rank.rank(), entry.rank.host(), entry.rank.pid(), silent.count());
+    const absl::Status may_join = cordoned_.Check(entry.rank.host());
+    if (may_join.ok() && silent <= silence_max_) continue;
+    std::string why =
+        may_join.ok()
+            ? absl::StrFormat(
+                  "rank %d (%s), pid %d, has been silent for %.1f s while it loaded: it has ended, "
+                  "or its host or network is gone",
+                  entry.rank.rank(), entry.rank.host(), entry.rank.pid(), silent.count())
+            : std::string(may_join.message());
     LogWarning(why);
     if (lost_.size() < kRanksMax) lost_[gang_id] = {.why = why, .when = now};
     return why;

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "coordinator/cordoned_hosts.h"
 #include "trireme/v1/cluster.pb.h"
 
 namespace trireme {
@@ -20,8 +21,10 @@ class LoadingRanks {
   static constexpr std::chrono::seconds kSilence{5};  // after which a rank is not listed
 
   // A rank that is silent for longer, while another of its gang is not, is lost, and its gang with
-  // it. Several times what a report takes.
-  explicit LoadingRanks(std::chrono::milliseconds silence_max) : silence_max_(silence_max) {}
+  // it. Several times what a report takes. A gang with a rank on a cordoned host is, too: it could
+  // not join, and would have loaded for nothing.
+  LoadingRanks(std::chrono::milliseconds silence_max, const CordonedHosts& cordoned)
+      : silence_max_(silence_max), cordoned_(cordoned) {}
 
   struct Heard {
     bool moved = false;  // the rank has loaded something since its last report
@@ -51,6 +54,7 @@ class LoadingRanks {
   std::string WhyLost(const Entry& reporter, Time now);
 
   const std::chrono::milliseconds silence_max_;
+  const CordonedHosts& cordoned_;
   std::mutex mutex_;
   // Guarded by mutex_.
   std::map<std::pair<std::string, uint32_t>, Entry> by_process_;  // host and pid

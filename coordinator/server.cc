@@ -105,7 +105,7 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServerOptions& optio
 Server::Server(ServedModel model, EngineOptions engine_options, std::unique_ptr<Journal> journal,
                const KeyedRequestsOptions& keyed)
     : model_(std::move(model)),
-      loading_(std::max(engine_options.gang.worker_timeout * 5 / 2, kLoadingSilenceMin)),
+      loading_(std::max(engine_options.gang.worker_timeout * 5 / 2, kLoadingSilenceMin), cordoned_),
       engine_([&] {
         engine_options.gang.cordoned = &cordoned_;
         engine_options.on_ready_change = [this](bool ready) { PublishHealth(ready); };

@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
 # Keeps a gang running under Open MPI's mpirun: scripts/keep_mpirun.sh -np 4 --hostfile hosts ... trireme-worker ...
-# mpirun is started anew whenever it ends, after a growing pause if it ended soon; one that has lost a worker of this host
-# and does not end is killed. SIGTERM: the gang drains and this ends with mpirun's exit code, 0; a second one forces it.
+# mpirun is started anew whenever it ends, after a pause that grows until the gang has served; one that has lost a worker of
+# this host and does not end is killed. SIGTERM: the gang drains and this ends with mpirun's exit code, 0; a second one
+# forces it.
 set -uo pipefail
-readonly poll_s=0.5 stuck_s=3 drained_s=15 steady_s=2 pause_ms_max=30000
+readonly poll_s=0.5 stuck_s=3 drained_s=15 steady_s=2 long_s=3600 pause_ms_max=30000
 
 # The command line's --mca go before these. What is left of a gang that has lost a rank has nothing to finish: mpirun would
 # wait for it several times over. Other hosts' daemons that are silent: 8 s.
@@ -12,10 +13,19 @@ export OMPI_MCA_oob_tcp_keepalive_time=${OMPI_MCA_oob_tcp_keepalive_time:-5}
 export OMPI_MCA_oob_tcp_keepalive_intvl=${OMPI_MCA_oob_tcp_keepalive_intvl:-1}
 export OMPI_MCA_oob_tcp_keepalive_probes=${OMPI_MCA_oob_tcp_keepalive_probes:-3}
 
+say() { echo "keep_mpirun: $*" >&2; }
+
+if ((EUID == 0)) && [[ " $* " != *" --allow-run-as-root "* &&
+     ${OMPI_ALLOW_RUN_AS_ROOT:-}${OMPI_ALLOW_RUN_AS_ROOT_CONFIRM:-} != 11 ]]; then
+  say "mpirun does not run as root: use another user (systemd: User=), or set OMPI_ALLOW_RUN_AS_ROOT=1 and" \
+    "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1"
+  exit 1
+fi
+
 mpirun=
 terms=0
+served_since=
 
-say() { echo "keep_mpirun: $*" >&2; }
 # That have not ended.
 ranks_here() { pgrep -x -P "$mpirun" -r R,S,D,T trireme-worker; }
 
@@ -32,7 +42,30 @@ on_term() {
   fi
 }
 trap on_term TERM INT
-trap 'jobs -p | xargs -r kill 2>/dev/null' EXIT
+on_exit() {
+  jobs -p | xargs -r kill 2>/dev/null
+  exec {log}>&-
+  for _ in {1..10}; do kill -0 "$log_reader" 2>/dev/null || break; sleep 0.1; done  # the last words
+}
+trap on_exit EXIT
+
+# Passes on what is said, and tells by SIGUSR1 when a rank says that it serves: loading for minutes is no steady life.
+watch_log() {
+  trap '' TERM INT
+  local line
+  while IFS= read -r line; do
+    echo "$line" >&2
+    [[ $line != *": ready after "* ]] || kill -USR1 $$
+  done
+}
+trap 'served_since=${served_since:-$SECONDS}' USR1
+exec {log}> >(watch_log)
+readonly log log_reader=$!
+
+# Whether mpirun's life was more than a failed start. The second is for logs that do not tell.
+was_steady() {
+  ((SECONDS - ${served_since:-SECONDS} >= steady_s || SECONDS - begin >= long_s))
+}
 
 # Returns when mpirun has ended, if need be by force.
 watch_mpirun() {
@@ -61,8 +94,8 @@ watch_mpirun() {
 
 pause_ms=0
 while true; do
-  begin=$SECONDS
-  mpirun "$@" </dev/null &
+  begin=$SECONDS served_since=
+  mpirun "$@" </dev/null 2>&"$log" &
   mpirun=$!
   watch_mpirun
   wait "$mpirun"
@@ -73,7 +106,7 @@ while true; do
   done
   mpirun=
   ((terms == 0)) || exit "$code"
-  ((SECONDS - begin < steady_s)) || pause_ms=0
+  ! was_steady || pause_ms=0
   say "mpirun has ended with exit code $code; again in $pause_ms ms"
   sleep "$((pause_ms / 1000)).$(printf %03d $((pause_ms % 1000)))" &
   wait $!

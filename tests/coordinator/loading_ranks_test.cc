@@ -25,7 +25,8 @@ v1::LoadingRank Rank(const std::string& host, uint32_t rank, uint32_t pid) {
 }
 
 TEST(LoadingRanks, AreListedByHostAndRankWithTheirLastReport) {
-  LoadingRanks ranks{kSilenceMax};
+  const CordonedHosts cordoned;
+  LoadingRanks ranks{kSilenceMax, cordoned};
   ASSERT_TRUE(ranks.Report(Rank("b", 2, 7), kStart).ok());
   ASSERT_TRUE(ranks.Report(Rank("a", 1, 9), kStart).ok());
   ASSERT_TRUE(ranks.Report(Rank("a", 0, 10), kStart).ok());
@@ -40,7 +41,8 @@ TEST(LoadingRanks, AreListedByHostAndRankWithTheirLastReport) {
 }
 
 TEST(LoadingRanks, SayWhetherTheyGetOn) {
-  LoadingRanks ranks{kSilenceMax};
+  const CordonedHosts cordoned;
+  LoadingRanks ranks{kSilenceMax, cordoned};
   v1::LoadingRank rank = Rank("a", 0, 1);
   rank.set_bytes_done(0);
   EXPECT_FALSE(ranks.Report(rank, kStart)->moved);
@@ -53,7 +55,8 @@ TEST(LoadingRanks, SayWhetherTheyGetOn) {
 }
 
 TEST(LoadingRanks, AreToldThatAnotherOneOfTheirGangIsSilent) {
-  LoadingRanks ranks{kSilenceMax};
+  const CordonedHosts cordoned;
+  LoadingRanks ranks{kSilenceMax, cordoned};
   const auto lost = [&](uint32_t rank, const std::string& gang, seconds when) {
     v1::LoadingRank loading = Rank("host", rank, 100 + rank);
     loading.set_gang_id(gang);
@@ -74,7 +77,8 @@ TEST(LoadingRanks, AreToldThatAnotherOneOfTheirGangIsSilent) {
 }
 
 TEST(LoadingRanks, AreNotLostWhileNobodyWasHeard) {
-  LoadingRanks ranks{kSilenceMax};
+  const CordonedHosts cordoned;
+  LoadingRanks ranks{kSilenceMax, cordoned};
   const auto lost = [&](uint32_t rank, int s) {
     v1::LoadingRank loading = Rank("host", rank, 100 + rank);
     loading.set_gang_id("g");
@@ -88,8 +92,27 @@ TEST(LoadingRanks, AreNotLostWhileNobodyWasHeard) {
   EXPECT_NE(lost(0, 41), "");
 }
 
+TEST(LoadingRanks, EndWhereOneIsOnACordonedHost) {
+  CordonedHosts cordoned;
+  LoadingRanks ranks{kSilenceMax, cordoned};
+  const auto lost = [&](const std::string& host, uint32_t rank, const std::string& gang) {
+    v1::LoadingRank loading = Rank(host, rank, 100 + rank);
+    loading.set_gang_id(gang);
+    return ranks.Report(loading, kStart)->lost;
+  };
+  EXPECT_EQ(lost("a", 0, "g") + lost("b", 1, "g"), "");
+  ASSERT_TRUE(cordoned.Cordon("b").ok());
+  const std::string why = "host b is drained: its workers may join after `trireme uncordon b`";
+  EXPECT_EQ(lost("a", 0, "g"), why);
+  EXPECT_EQ(lost("b", 1, "g"), why);
+  EXPECT_EQ(lost("a", 2, "other"), "");
+  ASSERT_TRUE(cordoned.Uncordon("b").ok());
+  EXPECT_EQ(lost("b", 1, "next"), "");
+}
+
 TEST(LoadingRanks, AreForgottenWhenTheyServeOrFallSilent) {
-  LoadingRanks ranks{kSilenceMax};
+  const CordonedHosts cordoned;
+  LoadingRanks ranks{kSilenceMax, cordoned};
   ASSERT_TRUE(ranks.Report(Rank("a", 0, 1), kStart).ok());
   ASSERT_TRUE(ranks.Report(Rank("a", 1, 2), kStart).ok());
   v1::ListRanksResponse serving;
@@ -101,7 +124,8 @@ TEST(LoadingRanks, AreForgottenWhenTheyServeOrFallSilent) {
 }
 
 TEST(LoadingRanks, WhatNoRankSaysIsRefused) {
-  LoadingRanks ranks{kSilenceMax};
+  const CordonedHosts cordoned;
+  LoadingRanks ranks{kSilenceMax, cordoned};
   v1::LoadingRank more = Rank("a", 0, 1);
   more.set_bytes_done(11);
   v1::LoadingRank fast = Rank("a", 0, 1);

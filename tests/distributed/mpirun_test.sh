@@ -158,4 +158,25 @@ case_ways_to_load_that_differ_end_all() {
   ends_with_an_error "$started" && contains mpirun.log "rank 1: --load is broadcast"
 }
 
+# Drained, it is started again and again, with growing pauses, and told so while it loads.
+case_a_kept_gang_of_a_drained_host_ends_while_it_loads() {
+  start_coordinator - 127.0.0.1 || return 1
+  start - keeper.log "$source/scripts/keep_mpirun.sh" --oversubscribe --bind-to none -np 2 "$bin/trireme-worker" \
+    --coordinator "$server" --model "$model" --threads 1 --kv-memory 64MiB --tp 2 --link-test on
+  local keeper=$started
+  serving "" && sleep 2.5 || return 1
+  "$bin/trireme" drain "$(hostname)" --server "$server" >"$work/drain.log" 2>&1 && contains drain.log drained || return 1
+  for _ in {1..100}; do grep -q 'again in 1000 ms' "$work/keeper.log" && break; sleep 0.1; done
+  contains keeper.log "again in 1000 ms" || return 1
+  contains keeper.log "stopping: host $(hostname) is drained" && contains keeper.log "mpirun has ended with exit code 0; again in 0 ms" || return 1
+  "$bin/trireme" uncordon "$(hostname)" --server "$server" && serving "" || return 1
+  kill -TERM "$keeper" && timeout 20 tail --pid="$keeper" -f /dev/null && wait "$keeper"
+}
+
+case_mpirun_is_not_kept_where_it_may_not_run() {
+  ((EUID == 0)) || return 0
+  start - keeper.log env -u OMPI_ALLOW_RUN_AS_ROOT "$source/scripts/keep_mpirun.sh" -np 1 true
+  ends_with_an_error "$started" && contains keeper.log "mpirun does not run as root: use another user"
+}
+
 run_cases
