@@ -4,7 +4,7 @@
 # this host and does not end is killed. SIGTERM: the gang drains and this ends with mpirun's exit code, 0; a second one
 # forces it.
 set -uo pipefail
-readonly poll_s=0.5 stuck_s=3 drained_s=15 steady_s=2 long_s=3600 pause_ms_max=30000
+readonly poll_s=0.5 stuck_s=3 drained_s=15 steady_s=1 long_s=3600 pause_ms_max=30000
 
 # The command line's --mca go before these. What is left of a gang that has lost a rank has nothing to finish: mpirun would
 # wait for it several times over. Other hosts' daemons that are silent: 8 s.

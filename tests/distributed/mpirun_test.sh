@@ -164,7 +164,7 @@ case_a_kept_gang_of_a_drained_host_ends_while_it_loads() {
   start - keeper.log "$source/scripts/keep_mpirun.sh" --oversubscribe --bind-to none -np 2 "$bin/trireme-worker" \
     --coordinator "$server" --model "$model" --threads 1 --kv-memory 64MiB --tp 2 --link-test on
   local keeper=$started
-  serving "" && sleep 2.5 || return 1
+  serving "" && sleep 2 || return 1
   "$bin/trireme" drain "$(hostname)" --server "$server" >"$work/drain.log" 2>&1 && contains drain.log drained || return 1
   for _ in {1..100}; do grep -q 'again in 1000 ms' "$work/keeper.log" && break; sleep 0.1; done
   contains keeper.log "again in 1000 ms" || return 1
