@@ -88,6 +88,12 @@ int RunDrain(const DrainFlags& flags) {
   if (!flags.host.empty()) std::cout << "host " << flags.host << " cordoned\n";
   for (const uint64_t epoch : response.epochs()) std::cout << "gang " << epoch << " drains\n";
   std::cout.flush();
+  if (response.host_unknown() && response.epochs().empty()) {
+    std::cerr << "trireme: no rank of any gang is on host " << flags.host << "; hosts are: "
+              << (response.hosts().empty() ? "none" : absl::StrJoin(response.hosts(), ", "))
+              << ". If it was mistyped: trireme uncordon " << flags.host << std::endl;
+    return 1;
+  }
   return Await(flags, *stub, {response.epochs().begin(), response.epochs().end()});
 }
 

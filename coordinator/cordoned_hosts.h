@@ -1,8 +1,7 @@
 #pragma once
 
-#include <functional>
+#include <map>
 #include <mutex>
-#include <set>
 #include <string>
 #include <vector>
 
@@ -14,21 +13,25 @@ namespace trireme {
 // memory only: a new coordinator knows none. Thread safe.
 class CordonedHosts {
  public:
-  // INVALID_ARGUMENT for a name that no host has, RESOURCE_EXHAUSTED for too many.
-  absl::Status Cordon(const std::string& host);
+  // `has_ranks`: a rank is there. INVALID_ARGUMENT for a name that no host has, RESOURCE_EXHAUSTED
+  // for too many.
+  absl::Status Cordon(const std::string& host, bool has_ranks);
+
+  // Whether a rank was on this cordoned host, or was refused there since: there is such a host.
+  bool IsKnown(const std::string& host) const;
 
   // NOT_FOUND if it is not cordoned.
   absl::Status Uncordon(const std::string& host);
 
-  // FAILED_PRECONDITION, with what to do, if workers of the host may not join.
-  absl::Status Check(const std::string& host) const;
+  // Of a rank's host: FAILED_PRECONDITION, with what to do, if it may not join.
+  absl::Status Check(const std::string& host);
 
   // By name.
   std::vector<std::string> List() const;
 
  private:
   mutable std::mutex mutex_;
-  std::set<std::string, std::less<>> hosts_;  // guarded by mutex_
+  std::map<std::string, bool> known_;  // by host; guarded by mutex_
 };
 
 }  // namespace trireme

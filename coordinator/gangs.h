@@ -36,8 +36,8 @@ struct GangRequirements {
   bool max_model_len_required = false;  // refuse a gang with less, instead of serving less
   std::chrono::milliseconds worker_timeout{4'000};  // a rank that is silent so long is given up
   std::chrono::milliseconds self_test_timeout{120'000};
-  const CordonedHosts* cordoned = nullptr;  // not owned; null: none is
-  bool keep_workers = false;  // ShutdownAll leaves them waiting for the next coordinator
+  CordonedHosts* cordoned = nullptr;  // not owned; null: none is
+  bool keep_workers = false;          // ShutdownAll leaves them waiting for the next coordinator
 };
 
 // What a message or the end of a stream means to the engine. A gang is named by its epoch.

@@ -23,7 +23,7 @@ class LoadingRanks {
   // A rank that is silent for longer, while another of its gang is not, is lost, and its gang with
   // it. Several times what a report takes. A gang with a rank on a cordoned host is, too: it could
   // not join, and would have loaded for nothing.
-  LoadingRanks(std::chrono::milliseconds silence_max, const CordonedHosts& cordoned)
+  LoadingRanks(std::chrono::milliseconds silence_max, CordonedHosts& cordoned)
       : silence_max_(silence_max), cordoned_(cordoned) {}
 
   struct Heard {
@@ -54,7 +54,7 @@ class LoadingRanks {
   std::string WhyLost(const Entry& reporter, Time now);
 
   const std::chrono::milliseconds silence_max_;
-  const CordonedHosts& cordoned_;
+  CordonedHosts& cordoned_;
   std::mutex mutex_;
   // Guarded by mutex_.
   std::map<std::pair<std::string, uint32_t>, Entry> by_process_;  // host and pid

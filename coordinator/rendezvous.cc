@@ -127,9 +127,12 @@ std::vector<v1::WaitingGang> Rendezvous::List() const {
     waiting.set_world_size(world_size);
     waiting.set_joined(static_cast<uint32_t>(gang.size()));
     std::set<uint32_t> asked;
+    std::set<std::string_view> hosts;
     for (const auto& [member, request] : gang) {
       if (request.has_rank()) asked.insert(request.rank());
+      hosts.insert(request.host());
     }
+    for (const std::string_view host : hosts) waiting.add_hosts(std::string(host));
     if (asked.size() < gang.size()) continue;
     for (uint32_t rank = 0; rank < world_size; ++rank) {
       if (!asked.contains(rank)) waiting.add_missing_ranks(rank);

@@ -3,6 +3,7 @@
 #include <grpcpp/grpcpp.h>
 
 #include <chrono>
+#include <set>
 #include <string>
 #include <utility>
 #include <vector>
@@ -33,13 +34,7 @@ class ClusterService : public RawClusterService {
                                       grpc::ByteBuffer* response) override {
     v1::ListRanksRequest list;
     return Answer(context, ParseMessage(*request, list), [&] {
-      v1::ListRanksResponse ranks = engine_.Describe();
-      for (std::string& host : cordoned_.List()) ranks.add_cordoned_hosts(std::move(host));
-      for (v1::LoadingRank& rank : loading_.List(ranks, std::chrono::steady_clock::now())) {
-        *ranks.add_loading() = std::move(rank);
-      }
-      for (v1::WaitingGang& gang : rendezvous_.List()) *ranks.add_waiting() = std::move(gang);
-      *response = SerializeMessage(ranks);
+      *response = SerializeMessage(Describe());
       return absl::OkStatus();
     });
   }
@@ -58,15 +53,20 @@ class ClusterService : public RawClusterService {
                                   const grpc::ByteBuffer* request,
                                   grpc::ByteBuffer* response) override {
     grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
-    const auto answer = [=](const std::vector<uint64_t>& epochs) {
-      v1::DrainResponse drained;
+    v1::DrainRequest drain;
+    absl::Status status = ParseMessage(*request, drain);
+    v1::DrainResponse drained;
+    if (status.ok() && drain.has_host()) {
+      const std::set<std::string> hosts = HostsOf(Describe());
+      status = cordoned_.Cordon(drain.host(), hosts.contains(drain.host()));
+      drained.set_host_unknown(!cordoned_.IsKnown(drain.host()));
+      if (drained.host_unknown()) drained.mutable_hosts()->Assign(hosts.begin(), hosts.end());
+    }
+    const auto answer = [=](const std::vector<uint64_t>& epochs) mutable {
       for (const uint64_t epoch : epochs) drained.add_epochs(epoch);
       *response = SerializeMessage(drained);
       reactor->Finish(grpc::Status::OK);
     };
-    v1::DrainRequest drain;
-    absl::Status status = ParseMessage(*request, drain);
-    if (status.ok() && drain.has_host()) status = cordoned_.Cordon(drain.host());
     if (status.ok() && drain.target_case() == v1::DrainRequest::TARGET_NOT_SET) {
       status = absl::InvalidArgumentError("a drain names a host or the epoch of a gang");
     }
@@ -91,6 +91,29 @@ class ClusterService : public RawClusterService {
   }
 
  private:
+  v1::ListRanksResponse Describe() {
+    v1::ListRanksResponse ranks = engine_.Describe();
+    for (std::string& host : cordoned_.List()) ranks.add_cordoned_hosts(std::move(host));
+    for (v1::LoadingRank& rank : loading_.List(ranks, std::chrono::steady_clock::now())) {
+      *ranks.add_loading() = std::move(rank);
+    }
+    for (v1::WaitingGang& gang : rendezvous_.List()) *ranks.add_waiting() = std::move(gang);
+    return ranks;
+  }
+
+  // Where ranks serve, load or wait for others.
+  static std::set<std::string> HostsOf(const v1::ListRanksResponse& ranks) {
+    std::set<std::string> hosts;
+    for (const v1::Gang& gang : ranks.gangs()) {
+      for (const v1::RankInfo& rank : gang.ranks()) hosts.insert(rank.host());
+    }
+    for (const v1::LoadingRank& rank : ranks.loading()) hosts.insert(rank.host());
+    for (const v1::WaitingGang& gang : ranks.waiting()) {
+      hosts.insert(gang.hosts().begin(), gang.hosts().end());
+    }
+    return hosts;
+  }
+
   // Ends a call with what is wrong with its request or else with what `handle` makes of it.
   template <typename Handle>
   static grpc::ServerUnaryReactor* Answer(grpc::CallbackServerContext* context, absl::Status status,

@@ -20,7 +20,7 @@ namespace trireme {
 class RendezvousService
     : public v1::Rendezvous::WithRawCallbackMethod_Join<v1::Rendezvous::Service> {
  public:
-  explicit RendezvousService(const CordonedHosts& cordoned) : cordoned_(cordoned) {}
+  explicit RendezvousService(CordonedHosts& cordoned) : cordoned_(cordoned) {}
 
   grpc::ServerUnaryReactor* Join(grpc::CallbackServerContext* context,
                                  const grpc::ByteBuffer* request,
@@ -37,7 +37,7 @@ class RendezvousService
   void Enter(Call& call, const v1::JoinRequest& request);
   void Leave(Call& call);
 
-  const CordonedHosts& cordoned_;
+  CordonedHosts& cordoned_;
   std::mutex mutex_;
   Rendezvous rendezvous_;
   std::map<uint64_t, Call*> waiting_;  // not answered yet

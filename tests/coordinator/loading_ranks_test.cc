@@ -25,7 +25,7 @@ v1::LoadingRank Rank(const std::string& host, uint32_t rank, uint32_t pid) {
 }
 
 TEST(LoadingRanks, AreListedByHostAndRankWithTheirLastReport) {
-  const CordonedHosts cordoned;
+  CordonedHosts cordoned;
   LoadingRanks ranks{kSilenceMax, cordoned};
   ASSERT_TRUE(ranks.Report(Rank("b", 2, 7), kStart).ok());
   ASSERT_TRUE(ranks.Report(Rank("a", 1, 9), kStart).ok());
@@ -41,7 +41,7 @@ TEST(LoadingRanks, AreListedByHostAndRankWithTheirLastReport) {
 }
 
 TEST(LoadingRanks, SayWhetherTheyGetOn) {
-  const CordonedHosts cordoned;
+  CordonedHosts cordoned;
   LoadingRanks ranks{kSilenceMax, cordoned};
   v1::LoadingRank rank = Rank("a", 0, 1);
   rank.set_bytes_done(0);
@@ -55,7 +55,7 @@ TEST(LoadingRanks, SayWhetherTheyGetOn) {
 }
 
 TEST(LoadingRanks, AreToldThatAnotherOneOfTheirGangIsSilent) {
-  const CordonedHosts cordoned;
+  CordonedHosts cordoned;
   LoadingRanks ranks{kSilenceMax, cordoned};
   const auto lost = [&](uint32_t rank, const std::string& gang, seconds when) {
     v1::LoadingRank loading = Rank("host", rank, 100 + rank);
@@ -77,7 +77,7 @@ TEST(LoadingRanks, AreToldThatAnotherOneOfTheirGangIsSilent) {
 }
 
 TEST(LoadingRanks, AreNotLostWhileNobodyWasHeard) {
-  const CordonedHosts cordoned;
+  CordonedHosts cordoned;
   LoadingRanks ranks{kSilenceMax, cordoned};
   const auto lost = [&](uint32_t rank, int s) {
     v1::LoadingRank loading = Rank("host", rank, 100 + rank);
@@ -101,7 +101,7 @@ TEST(LoadingRanks, EndWhereOneIsOnACordonedHost) {
     return ranks.Report(loading, kStart)->lost;
   };
   EXPECT_EQ(lost("a", 0, "g") + lost("b", 1, "g"), "");
-  ASSERT_TRUE(cordoned.Cordon("b").ok());
+  ASSERT_TRUE(cordoned.Cordon("b", true).ok());
   const std::string why = "host b is drained: its workers may join after `trireme uncordon b`";
   EXPECT_EQ(lost("a", 0, "g"), why);
   EXPECT_EQ(lost("b", 1, "g"), why);
@@ -111,7 +111,7 @@ TEST(LoadingRanks, EndWhereOneIsOnACordonedHost) {
 }
 
 TEST(LoadingRanks, AreForgottenWhenTheyServeOrFallSilent) {
-  const CordonedHosts cordoned;
+  CordonedHosts cordoned;
   LoadingRanks ranks{kSilenceMax, cordoned};
   ASSERT_TRUE(ranks.Report(Rank("a", 0, 1), kStart).ok());
   ASSERT_TRUE(ranks.Report(Rank("a", 1, 2), kStart).ok());
@@ -124,7 +124,7 @@ TEST(LoadingRanks, AreForgottenWhenTheyServeOrFallSilent) {
 }
 
 TEST(LoadingRanks, WhatNoRankSaysIsRefused) {
-  const CordonedHosts cordoned;
+  CordonedHosts cordoned;
   LoadingRanks ranks{kSilenceMax, cordoned};
   v1::LoadingRank more = Rank("a", 0, 1);
   more.set_bytes_done(11);

@@ -128,8 +128,9 @@ TEST(Rendezvous, ListsWhoWaitsForWhom) {
   rendezvous.Join(9, other);
   const std::vector<v1::WaitingGang> list = rendezvous.List();
   ASSERT_EQ(list.size(), 2u);
-  EXPECT_EQ(list[0].ShortDebugString(), R"(name: "gang" world_size: 4 joined: 3 missing_ranks: 2)");
-  EXPECT_EQ(list[1].ShortDebugString(), R"(name: "other" world_size: 3 joined: 1)");
+  EXPECT_EQ(list[0].ShortDebugString(),
+            R"(name: "gang" world_size: 4 joined: 3 missing_ranks: 2 hosts: "a")");
+  EXPECT_EQ(list[1].ShortDebugString(), R"(name: "other" world_size: 3 joined: 1 hosts: "b")");
 }
 
 TEST(Rendezvous, TheNextIncarnationWaitsForAll) {

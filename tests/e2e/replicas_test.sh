@@ -89,12 +89,18 @@ END
     --streams 8 --duration-ms-min 100 --duration-ms-max 300 || { cat "$work/drain.log"; return 1; }
   local host
   host=$("$bin/trireme" nodes --server "$server" | awk 'NR == 2 { print $5 }')
+  "$bin/trireme" drain "$host.typo" --server "$server" 2>"$work/drain.txt" && { echo "drained what is no host"; return 1; }
+  grep -q "no rank of any gang is on host $host.typo; hosts are: $host\. " "$work/drain.txt" ||
+    { cat "$work/drain.txt"; return 1; }
+  "$bin/trireme" drain "$host.typo" --server "$server" 2>/dev/null && { echo "drained it the second time"; return 1; }
+  "$bin/trireme" uncordon "$host.typo" --server "$server" || return 1
   "$bin/trireme" drain "$host" --server "$server" >"$work/drain.txt" || return 1
   grep -q "no gang serves now" "$work/drain.txt" || { cat "$work/drain.txt"; return 1; }
   sleep 1
   "$bin/trireme" nodes --server "$server" >"$work/nodes.txt" 2>&1 && { echo "a drained host serves"; return 1; }
   grep -q "cordoned: $host" "$work/nodes.txt" || { cat "$work/nodes.txt"; return 1; }
   grep -q "may join after .trireme uncordon $host" "$work/serve.log" || { echo "nobody was refused"; return 1; }
+  "$bin/trireme" drain "$host" --server "$server" | grep -q "^drained" || { echo "not drained twice"; return 1; }
   "$bin/trireme" drain --gang 77 --server "$server" && { echo "drained a gang that is not"; return 1; }
   "$bin/trireme" uncordon "$host" --server "$server" || return 1
   "$bin/trireme" uncordon "$host" --server "$server" && { echo "uncordoned twice"; return 1; }
