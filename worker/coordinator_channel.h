@@ -15,4 +15,7 @@ namespace trireme {
 absl::StatusOr<std::shared_ptr<grpc::Channel>> ConnectCoordinator(
     const std::string& address, std::chrono::milliseconds timeout);
 
+// One that connects when it is used, with the first call or after a failure.
+std::shared_ptr<grpc::Channel> MakeCoordinatorChannel(const std::string& address);
+
 }  // namespace trireme

@@ -2,11 +2,13 @@
 
 #include <chrono>
 #include <cstdlib>
+#include <memory>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "base/log.h"
 #include "trireme/v1/loading.grpc.pb.h"
+#include "worker/coordinator_channel.h"
 
 namespace trireme {
 namespace {
@@ -31,8 +33,7 @@ LoadReporter::~LoadReporter() {
 }
 
 void LoadReporter::Run(const std::string& coordinator) {
-  const auto stub =
-      v1::Loading::NewStub(grpc::CreateChannel(coordinator, grpc::InsecureChannelCredentials()));
+  std::unique_ptr<v1::Loading::Stub> stub;
   uint64_t before = 0;
   auto last = std::chrono::steady_clock::now();
   std::unique_lock lock(mutex_);
@@ -47,8 +48,12 @@ void LoadReporter::Run(const std::string& coordinator) {
     context.set_deadline(std::chrono::system_clock::now() + kCallTimeout);
     call_ = &context;
     lock.unlock();
+    // A new connection after each failure: an old one tries more and more rarely, and once the
+    // network is back all ranks are to be heard within seconds.
+    if (stub == nullptr) stub = v1::Loading::NewStub(MakeCoordinatorChannel(coordinator));
     v1::LoadingReported answer;
-    (void)stub->Report(&context, rank_, &answer);
+    const grpc::Status status = stub->Report(&context, rank_, &answer);
+    if (!status.ok()) stub.reset();
     if (!answer.lost().empty()) {
       LogError(absl::StrCat("stopping: ", answer.lost()));
       std::_Exit(1);
