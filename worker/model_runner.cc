@@ -24,6 +24,17 @@ double MillisecondsSince(std::chrono::steady_clock::time_point start) {
 // Logits are large: they are computed for so many tokens at a time. More would not be faster.
 constexpr size_t kLogitsSlice = 64;
 
+// --load broadcast: of the one rank that reads.
+absl::StatusOr<std::unique_ptr<Checkpoint>> OpenAsReader(const std::filesystem::path& model) {
+  absl::StatusOr<std::unique_ptr<Checkpoint>> checkpoint = Checkpoint::Open(model);
+  if (checkpoint.ok()) return checkpoint;
+  return absl::Status(
+      checkpoint.status().code(),
+      absl::StrCat(checkpoint.status().message(),
+                   ". With --load broadcast the weights must be where rank 0 is once the ranks are "
+                   "placed; --placement as-given keeps the launcher's numbers"));
+}
+
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<ModelRunner>> ModelRunner::Load(const RunnerOptions& options,
@@ -86,7 +97,7 @@ absl::Status ModelRunner::LoadWeightsByBroadcast() {
       slices[static_cast<size_t>(rank)] =
           ShardTensors(config_, ComputeShard(config_, options_.layout, coord));
     }
-    if (world_->rank() == 0) checkpoint = Checkpoint::Open(options_.model_dir);
+    if (world_->rank() == 0) checkpoint = OpenAsReader(options_.model_dir);
   }
   ASSIGN_OR_RETURN(
       BroadcastWeights loaded,

@@ -137,7 +137,8 @@ case_weights_that_rank_0_lacks_end_all() {
   directory_without_weights || return 1
   start - mpirun.log mpirun --oversubscribe --bind-to none -np 4 "$bin/trireme-worker" --offline-bench --tp 2 --pp 2 \
     --load broadcast --model "$unread"
-  ends_with_an_error "$started" && contains mpirun.log "rank 0: $unread: no weights"
+  ends_with_an_error "$started" && contains mpirun.log "rank 0: $unread: no weights" &&
+    contains mpirun.log "--placement as-given keeps the launcher's numbers"
 }
 
 # Once with right digests, once with a wrong one.
