@@ -111,7 +111,9 @@ absl::StatusOr<std::string> InterfaceTowards(const std::string& host_port) {
     const absl::StatusOr<sockaddr_storage> source = SourceTowards(*target);
     if (!source.ok()) continue;
     for (const ifaddrs* it = interfaces.get(); it != nullptr; it = it->ifa_next) {
-      if (SameHost(it->ifa_addr, *source)) return std::string(it->ifa_name);
+      if (!SameHost(it->ifa_addr, *source)) continue;
+      const std::string name = it->ifa_name;  // of a second address maybe "eth0:1"
+      return name.substr(0, name.find(':'));
     }
   }
   return absl::UnavailableError(absl::StrCat("no network interface leads to ", host_port));

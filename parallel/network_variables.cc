@@ -13,6 +13,7 @@ absl::StatusOr<NetworkChoice> ChooseNetwork(const std::string& net_interface, bo
   NetworkChoice choice{.rdma_ports = RdmaPorts(net_interface),
                        .asked = !net_interface.empty(),
                        .require_rdma = require_rdma};
+  if (choice.rdma_ports.empty()) choice.idle_rdma_ports = RdmaPorts("");
   if (InterfaceIsUp(net_interface)) {
     choice.interface = net_interface;
   } else if (choice.asked && choice.rdma_ports.empty()) {
@@ -24,9 +25,19 @@ absl::StatusOr<NetworkChoice> ChooseNetwork(const std::string& net_interface, bo
     return absl::FailedPreconditionError(
         absl::StrCat("--require-rdma: this host has no active RDMA port",
                      choice.asked ? absl::StrCat(" at ", net_interface) : "",
-                     "; check ibstat, or leave the flag out to use TCP"));
+                     choice.idle_rdma_ports.empty()
+                         ? "; check ibstat, or leave the flag out to use TCP"
+                         : absl::StrCat(", but ", absl::StrJoin(choice.idle_rdma_ports, ", "),
+                                        ": name one with --net-interface")));
   }
   return choice;
+}
+
+std::string WarnOfIdleRdma(const NetworkChoice& choice) {
+  if (choice.idle_rdma_ports.empty()) return "";
+  return absl::StrCat("RDMA ports lie idle: ", absl::StrJoin(choice.idle_rdma_ports, ", "),
+                      ", while ", choice.interface,
+                      " leads to the coordinator; name one with --net-interface");
 }
 
 std::string DescribeNetwork(const NetworkChoice& choice) {
@@ -65,7 +76,9 @@ std::vector<EnvironmentVariable> MpiVariables(const NetworkChoice& choice) {
     variables.push_back({"OMPI_MCA_btl_tcp_if_include", choice.interface});
     devices.insert(devices.begin(), choice.interface);
   }
-  if (!devices.empty()) variables.push_back({"UCX_NET_DEVICES", absl::StrJoin(devices, ",")});
+  const bool others = !choice.asked && !choice.idle_rdma_ports.empty();
+  if (!devices.empty() && !others)
+    variables.push_back({"UCX_NET_DEVICES", absl::StrJoin(devices, ",")});
   return variables;
 }
 

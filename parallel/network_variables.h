@@ -12,13 +12,18 @@ namespace trireme {
 struct NetworkChoice {
   std::string interface = {};                // "eth0"; empty: unknown, or an RDMA port was named
   std::vector<std::string> rdma_ports = {};  // "mlx5_0:1": those of the interface, or the one named
-  bool asked = false;                        // the interface or port was named, not found
+  // Active ones elsewhere, where rdma_ports is empty.
+  std::vector<std::string> idle_rdma_ports = {};
+  bool asked = false;  // the interface or port was named, not found
   bool require_rdma = false;
 };
 
 // INVALID_ARGUMENT: --net-interface is neither an interface that is up nor an active RDMA port.
 // FAILED_PRECONDITION: RDMA is required but missing.
 absl::StatusOr<NetworkChoice> ChooseNetwork(const std::string& net_interface, bool require_rdma);
+
+// Of RDMA ports that are not used, as nobody has named one; empty if there are none.
+std::string WarnOfIdleRdma(const NetworkChoice& choice);
 
 // "TCP at eth0, 10000 Mbit/s", "RDMA mlx5_0:1 or TCP at ib0, speed unknown".
 std::string DescribeNetwork(const NetworkChoice& choice);
@@ -33,7 +38,9 @@ struct EnvironmentVariable {
 // another one. With RDMA required NCCL has its IB transport or fails.
 std::vector<EnvironmentVariable> NcclVariables(const NetworkChoice& choice);
 
-// What holds Open MPI's TCP, and UCX below it, to this network; MPI_Init reads them.
+// What holds Open MPI's TCP, and UCX below it, to this network; MPI_Init reads them. Where the
+// interface was found, not asked for, UCX keeps the RDMA ports that are elsewhere. Memory that the
+// ranks of one host share is no network.
 std::vector<EnvironmentVariable> MpiVariables(const NetworkChoice& choice);
 
 // INVALID_ARGUMENT: RDMA is required, but the environment's NCCL_NET or NCCL_IB_DISABLE forbids it.

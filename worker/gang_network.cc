@@ -1,5 +1,6 @@
 #include "worker/gang_network.h"
 
+#include <cstdlib>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
@@ -28,15 +29,23 @@ absl::Status CheckOptions(const GangNetworkOptions& options) {
   return absl::OkStatus();
 }
 
+// Whether an interface that was found may be the one between MPI's hosts.
+bool LeadsToOthers(const std::string& interface) {
+  // Open MPI takes only one of the two.
+  return !interface.empty() && !IsLoopbackInterface(interface) &&
+         std::getenv("OMPI_MCA_btl_tcp_if_exclude") == nullptr;
+}
+
 }  // namespace
 
 absl::StatusOr<std::string> PrepareGangNetwork(const GangNetworkOptions& options) {
   RETURN_IF_ERROR(CheckOptions(options));
   const std::string& asked = options.network.net_interface;
-  if (options.gang.empty() && asked.empty()) return "";
+  if (options.gang.empty() && asked.empty() && !options.mpi) return "";
   // Without a route there is no coordinator to join by either, which then says so.
   const std::string interface =
       asked.empty() ? InterfaceTowards(options.coordinator).value_or("") : asked;
+  if (options.mpi && asked.empty() && !LeadsToOthers(interface)) return "";
   ASSIGN_OR_RETURN(NetworkChoice choice, ChooseNetwork(interface, options.network.require_rdma));
   choice.asked = !asked.empty();
   std::vector<std::string> words;
@@ -44,6 +53,10 @@ absl::StatusOr<std::string> PrepareGangNetwork(const GangNetworkOptions& options
   if (options.mpi && !IsLoopbackInterface(interface)) {
     words.push_back(absl::StrCat("MPI between hosts: ", DescribeNetwork(choice), ": ",
                                  SetVariables(MpiVariables(choice))));
+    if (!choice.asked && !choice.idle_rdma_ports.empty()) {
+      words.push_back(
+          absl::StrCat("RDMA where MPI chooses it: ", absl::StrJoin(choice.idle_rdma_ports, ", ")));
+    }
   }
   if (options.gpus) {
     RETURN_IF_ERROR(CheckNcclEnvironment(choice));

@@ -11,6 +11,7 @@
 #include "base/log.h"
 #include "base/status_macros.h"
 #include "parallel/network_devices.h"
+#include "parallel/network_variables.h"
 #include "trireme/v1/rendezvous.grpc.pb.h"
 #include "worker/coordinator_channel.h"
 
@@ -102,6 +103,9 @@ absl::StatusOr<GangWorld> JoinGang(const JoinOptions& options) {
   UcxOptions network = options.network;
   if (network.net_interface.empty()) {
     ASSIGN_OR_RETURN(network.net_interface, InterfaceTowards(options.coordinator));
+    ASSIGN_OR_RETURN(const NetworkChoice choice,
+                     ChooseNetwork(network.net_interface, network.require_rdma));
+    if (const std::string warning = WarnOfIdleRdma(choice); !warning.empty()) LogWarning(warning);
   }
   ASSIGN_OR_RETURN(const std::unique_ptr<UcxPort> port, OpenUcxPort(network));
   ASSIGN_OR_RETURN(const v1::JoinResponse gang, CallJoin(options, *port));

@@ -92,8 +92,8 @@ void DefineGangFlags(CLI::App& app, Flags& flags) {
       ->check(CLI::Range(0, 4095))
       ->needs("--gang");
   app.add_option("--net-interface", flags.join.network.net_interface,
-                 "interface (eth0) or RDMA port (mlx5_0:1) between the gang's hosts; default: with "
-                 "--gang the one that leads to the coordinator, under mpirun MPI's choice")
+                 "interface (eth0) or RDMA port (mlx5_0:1) between the gang's hosts; default: the "
+                 "interface that leads to the coordinator")
       ->envname("TRIREME_NET_INTERFACE");
   app.add_flag("--require-rdma", flags.join.network.require_rdma,
                "end with an error instead of using TCP where a --gang has no RDMA")

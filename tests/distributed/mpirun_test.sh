@@ -96,6 +96,33 @@ case_the_data_takes_the_interface_that_is_asked_for() {
     { echo "data0: $(bytes_sent "$b" data0) - $data_before; wire0: $(bytes_sent "$b" wire0) - $before"; return 1; }
 }
 
+# The one that leads to the coordinator.
+case_the_data_takes_the_coordinators_interface_by_default() {
+  expected_answer || return 1
+  make_hosts a b || return
+  data_cable a b || return
+  start_coordinator "$a" 10.213.0.1 --insecure || return 1
+  data=" " start_mpirun 2 "" --tp 2
+  serving "$b" && same_answer "$b" || return 1
+  (($(grep -cE "MPI between hosts: TCP at wire0, [0-9a-zM/ ]+: OMPI_MCA_btl_tcp_if_include=wire0, UCX_NET_DEVICES=wire0" \
+    "$work/mpirun.log") == 2)) || { echo "the choice is not logged"; return 1; }
+  (($(bytes_sent "$b" wire0) > 5 * $(bytes_sent "$b" data0))) ||
+    { echo "data0: $(bytes_sent "$b" data0); wire0: $(bytes_sent "$b" wire0)"; return 1; }
+}
+
+# On one host, MPI's data goes through shared memory, wherever the coordinator listens.
+case_ranks_of_one_host_need_no_network() {
+  make_hosts a || return
+  start_coordinator "$a" 10.213.0.1 --insecure || return 1
+  start "$a" mpirun.log mpirun -np 2 --oversubscribe --bind-to none --mca mpi_yield_when_idle 1 "$bin/trireme-worker" \
+    --coordinator "$server" --model "$model" --threads 1 --kv-memory 64MiB --tp 2
+  serving "$a" && contains mpirun.log "MPI between hosts: TCP at wire0" || return 1
+  local before=$(bytes_sent "$a" lo)
+  ask "$a" >/dev/null || return 1
+  # A token's all-reduces alone are more than a kilobyte.
+  (($(bytes_sent "$a" lo) - before < 1000 * tokens)) || { echo "lo: $(bytes_sent "$a" lo) - $before"; return 1; }
+}
+
 bytes_sent() { ip netns exec "$1" cat "/sys/class/net/$2/statistics/tx_bytes"; }
 
 case_networks_that_mean_nothing_end_all() {

@@ -169,6 +169,21 @@ case_tensor_parallel_over_two_hosts() {
   contains worker0.log "links, measured for" || return 1
 }
 
+# An adapter that the route to the coordinator does not lead over.
+case_rdma_ports_elsewhere_are_named() {
+  make_hosts a || return
+  local port=$work/class/infiniband/mlx5_0/ports/1
+  mkdir -p "$port" && echo "4: ACTIVE" >"$port/state" || return 1
+  server=10.213.0.1:9
+  local worker=(unshare --mount bash -c 'mount --bind "$0" /sys/class && exec "$@"' "$work/class" "$bin/trireme-worker"
+    --coordinator "$server" --model "$model" --gang g --tp 2 --connect-timeout-ms 100)
+  start "$a" worker.log "${worker[@]}" --require-rdma
+  ends_with_an_error "$started" || return 1
+  contains worker.log "no active RDMA port at wire0, but mlx5_0:1: name one with --net-interface" || return 1
+  start "$a" worker.log "${worker[@]}"
+  ends_with_an_error "$started" && contains worker.log "RDMA ports lie idle: mlx5_0:1, while wire0 leads to the coordinator"
+}
+
 case_loopback_between_hosts_is_refused() {
   make_hosts a b || return
   start_coordinator "$a" 10.213.0.1 --insecure || return 1

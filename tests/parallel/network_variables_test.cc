@@ -57,6 +57,22 @@ TEST(MpiVariables, NameTheInterfaceAndItsPorts) {
               ElementsAre("UCX_NET_DEVICES=mlx5_0:1"));
 }
 
+TEST(MpiVariables, LeaveUcxThePortsElsewhereUnlessTheInterfaceWasAskedFor) {
+  EXPECT_THAT(Lines(MpiVariables({.interface = "eth0", .idle_rdma_ports = {"mlx5_0:1"}})),
+              ElementsAre("OMPI_MCA_btl_tcp_if_include=eth0"));
+  EXPECT_THAT(
+      Lines(MpiVariables({.interface = "eth0", .idle_rdma_ports = {"mlx5_0:1"}, .asked = true})),
+      ElementsAre("OMPI_MCA_btl_tcp_if_include=eth0", "UCX_NET_DEVICES=eth0"));
+}
+
+TEST(WarnOfIdleRdma, NamesThePorts) {
+  EXPECT_EQ(WarnOfIdleRdma({.interface = "ib0", .rdma_ports = {"mlx5_0:1"}}), "");
+  EXPECT_EQ(
+      WarnOfIdleRdma({.interface = "eth0", .idle_rdma_ports = {"mlx5_0:1", "mlx5_1:1"}}),
+      "RDMA ports lie idle: mlx5_0:1, mlx5_1:1, while eth0 leads to the coordinator; name one "
+      "with --net-interface");
+}
+
 TEST(SetVariables, KeepsWhatTheUserHasSet) {
   setenv("TRIREME_TEST_SET", "mine", 1);
   unsetenv("TRIREME_TEST_UNSET");
