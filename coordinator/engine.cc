@@ -49,7 +49,8 @@ void Engine::Submit(uint64_t request_id, GenerationRequest request,
   const bool posted = Post([this, request_id, request = std::move(request), sink] {
     HandleSubmit(request_id, request, sink);
   });
-  if (!posted) sink->OnError(absl::UnavailableError("the coordinator has stopped"));
+  if (posted) return;
+  sink->OnError(WithRetry(absl::UnavailableError("the coordinator has stopped"), kNoGangRetryMs));
 }
 
 void Engine::Cancel(uint64_t request_id) {

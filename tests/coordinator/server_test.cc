@@ -534,6 +534,15 @@ TEST_F(ServerTest, ShutdownIsOrderly) {
   EXPECT_EQ(context.GetServerTrailingMetadata().count("retry-after"), 1u);
 }
 
+TEST_F(ServerTest, ARequestThatComesAfterTheEndIsToBeTriedAgain) {
+  StartServer();
+  server_->engine().Stop("maintenance");
+  grpc::ClientContext context;
+  const Answer answer = Ask(Request("a", 5), context);
+  EXPECT_EQ(answer.status.error_code(), grpc::StatusCode::UNAVAILABLE);
+  EXPECT_EQ(context.GetServerTrailingMetadata().count("retry-after"), 1u);
+}
+
 TEST_F(ServerTest, WorkersThatAreKeptAreNotToldToEnd) {
   options_.keep_workers = true;
   StartServer();
