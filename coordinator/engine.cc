@@ -33,6 +33,7 @@ Engine::~Engine() { Stop("the coordinator has stopped"); }
 
 void Engine::Start() {
   CHECK(!thread_.joinable());
+  gangs_return_until_ = Clock::now() + options_.gang_timeout;
   thread_ = std::thread([this] { Loop(); });
 }
 
@@ -243,7 +244,7 @@ void Engine::EndDrained() {
 void Engine::DropIdleReplicas() {
   for (auto it = replicas_.begin(); it != replicas_.end() && replicas_.size() > 1;) {
     const Replica& replica = **it;
-    if (replica.serves() || replica.scheduler().num_sequences() > 0) {
+    if (replica.serves() || replica.awaits_gang() || replica.scheduler().num_sequences() > 0) {
       ++it;
       continue;
     }
@@ -339,12 +340,9 @@ Replica& Engine::ReplicaOf(uint64_t epoch) const {
 
 void Engine::HandleGangReady(const GangIsReady& ready) {
   const GangCapacity& capacity = ready.capacity;
-  // It takes the place of one that was lost if it holds all that waits there.
-  const auto vacant = std::find_if(replicas_.begin(), replicas_.end(), [&](const auto& replica) {
-    return !replica->serves() && CanTakeOver(*replica, ready);
-  });
-  Replica& replica = vacant != replicas_.end()
-                         ? **vacant
+  Replica* const vacant = VacantReplica(ready);
+  Replica& replica = vacant != nullptr
+                         ? *vacant
                          : *replicas_.emplace_back(std::make_unique<Replica>(options_.replica));
   replica.Begin(capacity, ready.version);
   RouteAgain(UnbegunRequests());
@@ -360,6 +358,7 @@ void Engine::HandleGangReady(const GangIsReady& ready) {
 void Engine::HandleGangLost(const GangIsLost& lost) {
   Replica& replica = ReplicaOf(lost.epoch);
   const Clock::time_point now = Clock::now();
+  const bool told_to_end = replica.draining().has_value();
   FailRequestsOf(
       replica.End(lost.reason,
                   {.give_up = now + options_.gang_timeout,
@@ -370,6 +369,8 @@ void Engine::HandleGangLost(const GangIsLost& lost) {
                                        " times in a row; the last time: ", lost.reason)));
   const std::vector<uint64_t> requests = RequestsOf(replica);
   RouteAgain(requests);
+  // The one that comes in its place is here, or nobody knows what it will be.
+  if (told_to_end && supervisor_.has_gang() && RequestsOf(replica).empty()) replica.GiveUp();
   PublishGangs();
   const size_t wait = RequestsOf(replica).size();
   if (wait < requests.size()) {
@@ -506,8 +507,7 @@ void Engine::PublishGangs() {
     context = std::max(context, gang.max_model_len());
   }
   for (const auto& replica : replicas_) {
-    if (supervisor_.has_gang() || !replica->awaits_gang()) continue;
-    context = std::max(context, replica->capacity().max_model_len);
+    if (replica->awaits_gang()) context = std::max(context, replica->capacity().max_model_len);
   }
   max_model_len_ = context > 0 ? context : options_.gang.max_model_len;
   const bool ready = description.ready();

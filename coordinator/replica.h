@@ -62,8 +62,11 @@ class Replica {
 
   // Whether the gang can compute a request that has begun with a version, or has not begun.
   bool CanTake(const std::optional<std::string>& version, uint64_t tokens_max) const {
-    return serves() && version.value_or(version_) == version_ &&
-           scheduler_.capacity()->Holds(tokens_max);
+    return serves() && WouldTake(version, tokens_max);
+  }
+  // Whether the gang can, or the last one could.
+  bool WouldTake(const std::optional<std::string>& version, uint64_t tokens_max) const {
+    return version.value_or(version_) == version_ && capacity_.Holds(tokens_max);
   }
 
   // Of the gang's model, or the last one's.

@@ -44,14 +44,16 @@ std::string Fingerprint(const Request& request) {
                       absl::Hex(hash.low, absl::kZeroPad16));
 }
 
-absl::Status CheckReceived(const PreparedRequest& prepared) {
+// Without max_tokens, the answer's were decided when it began.
+absl::Status CheckReceived(const PreparedRequest& prepared, bool has_max_tokens) {
   const std::vector<uint32_t>& received = prepared.tokens_received;
   if (prepared.idempotency_key.empty()) {
     if (received.empty()) return absl::OkStatus();
     return absl::InvalidArgumentError("tokens_received without an idempotency_key");
   }
   const uint32_t most = received.empty() ? 0 : *std::max_element(received.begin(), received.end());
-  if (received.size() > prepared.sampling.n || most > prepared.sampling.max_tokens) {
+  if (received.size() > prepared.sampling.n ||
+      (has_max_tokens && most > prepared.sampling.max_tokens)) {
     return absl::InvalidArgumentError(
         absl::StrCat("tokens_received names ", received.size(), " continuations and up to ", most,
                      " tokens; this request has ", prepared.sampling.n, " of at most ",
@@ -187,14 +189,23 @@ absl::StatusOr<PreparedRequest> InferenceService::Prepare(const Request& request
   }
   prepared.tokens_received.assign(request.tokens_received().begin(),
                                   request.tokens_received().end());
-  ASSIGN_OR_RETURN(
-      prepared.sampling,
-      ResolveSampling(request.sampling(), {.defaults = &model_.sampling,
-                                           .prompt_tokens = static_cast<uint32_t>(prompt.size()),
-                                           .max_model_len = engine_.max_model_len(),
-                                           .vocab_size = model_.vocab_size(),
-                                           .drawn_seed = seed}));
-  RETURN_IF_ERROR(CheckReceived(prepared));
+  const auto resolve = [&](uint32_t max_model_len) {
+    return ResolveSampling(request.sampling(),
+                           {.defaults = &model_.sampling,
+                            .prompt_tokens = static_cast<uint32_t>(prompt.size()),
+                            .max_model_len = max_model_len,
+                            .vocab_size = model_.vocab_size(),
+                            .drawn_seed = seed});
+  };
+  absl::StatusOr<ResolvedSampling> sampling = resolve(engine_.max_model_len());
+  if (!sampling.ok() && !prepared.idempotency_key.empty()) {
+    // What has begun was not too large for a gang that may come back: the engine knows.
+    absl::StatusOr<ResolvedSampling> begun =
+        resolve(static_cast<uint32_t>(model_.config.max_position_embeddings));
+    if (begun.ok()) sampling = std::move(begun);
+  }
+  ASSIGN_OR_RETURN(prepared.sampling, std::move(sampling));
+  RETURN_IF_ERROR(CheckReceived(prepared, request.sampling().has_max_tokens()));
   prepared.prompt = std::move(prompt);
   return prepared;
 }
