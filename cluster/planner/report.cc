@@ -53,6 +53,8 @@ json LayoutJson(const LayoutPlan& plan) {
           {"idle_devices", plan.idle_devices},
           {"tp_across_nodes", plan.tp_across_nodes},
           {"requests_max", plan.requests()},
+          {"max_num_seqs", plan.max_num_seqs},
+          {"max_num_batched_tokens", plan.max_num_batched_tokens},
           {"ttft_ms", plan.ttft_s / kMillisecond},
           {"tpot_ms", plan.tpot_s / kMillisecond},
           {"tokens_per_s", plan.tokens_per_s},
@@ -108,10 +110,12 @@ std::string Header(const PlanSubject& subject, const Plan& plan) {
   const ModelShape& shape = subject.shape;
   const ClusterSpec& cluster = subject.cluster;
   const PlanOptions& options = subject.options;
+  const bool widened = subject.weights.starts_with("FP8") && !cluster.DeviceOf(0).keeps_fp8;
   std::string text = absl::StrFormat(
-      "%s: %s, %.2f billion parameters, %s: %s of weights (%s with 20 %% headroom)\n",
+      "%s: %s, %.2f billion parameters, %s%s: %s of weights (%s with 20 %% headroom)\n",
       subject.model, shape.config.architecture, static_cast<double>(shape.NumParameters()) / 1e9,
-      subject.weights, Amount(static_cast<double>(plan.total_weight_bytes)),
+      subject.weights, widened ? ", held in BF16" : "",
+      Amount(static_cast<double>(plan.total_weight_bytes)),
       Amount(1.2 * static_cast<double>(plan.total_weight_bytes)));
   if (!shape.computed) {
     absl::StrAppend(&text, "  sizing only: workers do not compute ", shape.config.architecture,
