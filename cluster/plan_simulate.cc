@@ -166,8 +166,8 @@ absl::StatusOr<std::string> SimulatePlan(const SimulateFlags& flags, const std::
   subject.options.replica = {.stages = layout.layout.pp,
                              .block_size = options.block_size,
                              .kv_blocks = layout.kv_blocks(),
-                             .max_num_seqs = flags.max_num_seqs,
-                             .max_num_batched_tokens = options.max_num_batched_tokens,
+                             .max_num_seqs = flags.max_num_seqs.value_or(layout.max_num_seqs),
+                             .max_num_batched_tokens = layout.max_num_batched_tokens,
                              .max_step_s = flags.max_step_ms * 1e-3,
                              .step_times = [&gang, overhead_s](std::span<const StepTokens> parts) {
                                StepTimes times = gang.Pass(parts, /*back=*/true);
@@ -203,9 +203,9 @@ void DefineSimulation(CLI::App& command, SimulateFlags& flags) {
       ->capture_default_str();
   option("--input-len", flags.input_len,
          "tokens of a prompt, a length as of bench serve; default: --context less the answer");
-  option("--max-num-seqs", flags.max_num_seqs, "sequences computed at once by a copy")
-      ->check(CLI::Range(int64_t{1}, int64_t{1} << 20))
-      ->capture_default_str();
+  option("--max-num-seqs", flags.max_num_seqs,
+         "sequences computed at once by a copy; default: its share of --concurrency, at least 64")
+      ->check(CLI::Range(int64_t{1}, int64_t{1} << 20));
   option("--max-step-ms", flags.max_step_ms,
          "prompts are cut so that a step that also decodes takes about so long; 0: no bound")
       ->check(CLI::Range(0.0, 1e6))

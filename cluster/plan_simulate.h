@@ -19,8 +19,8 @@ struct SimulateFlags {
   std::string trace;
   double rate = 0;
   uint64_t requests = 1000;
-  std::string input_len;  // empty: what --context leaves beside the answer
-  int64_t max_num_seqs = 64;
+  std::string input_len;                // empty: what --context leaves beside the answer
+  std::optional<int64_t> max_num_seqs;  // unset: the layout's
   double max_step_ms = 250;
   double step_overhead_us = 0;
   std::optional<double> slo_ttft_ms;

@@ -242,6 +242,10 @@ void ControlStream::SetEnd() {
   lease_->EndAt(end_);
 }
 
+ControlStream::Clock::time_point ControlStream::LastWords() const {
+  return answered_ + lease_length_ - lease_length_ / kLastWordsShare;
+}
+
 void ControlStream::Renew(const v1::Heartbeat& heartbeat) {
   const Clock::time_point sent{std::chrono::nanoseconds(heartbeat.sent_ns())};
   const std::lock_guard lock(mutex_);
@@ -286,15 +290,16 @@ void ControlStream::Beat() {
     lock.unlock();
     Send(message);  // if it fails, nothing will be answered
     lock.lock();
-    changed_.wait_for(lock, lease_length_ / kBeatsPerLease,
-                      [&] { return over() || (draining_ && !drain_sent); });
-    if (over() || Clock::now() - answered_ < lease_length_ - lease_length_ / kLastWordsShare) {
-      continue;
-    }
+    // Also between two beats: the last one may be as late as the end of the lease.
+    changed_.wait_until(lock, std::min(Clock::now() + lease_length_ / kBeatsPerLease, LastWords()),
+                        [&] { return over() || (draining_ && !drain_sent); });
+    if (over() || Clock::now() < LastWords()) continue;
     if (computing())
       EndProcess("the coordinator is silent: this rank ends, as its place may be taken");
     LogWarning("the coordinator is silent");
+    // In this order: who has more than its lease can say nothing on this stream.
     context_.TryCancel();
+    SetEnd();
     changed_.wait(lock, [this] { return over(); });
   }
   if (closing_ || shut_down_) return;

@@ -80,6 +80,8 @@ class ControlStream {
   void OnShutdown(const v1::Shutdown& shutdown);
   void OnEnd();
   void SetEnd();
+  // When it is time to say that the lease runs out; needs mutex_.
+  Clock::time_point LastWords() const;
   bool computing() const { return testing_ || progress_.step_begun() > progress_.step_done(); }
   bool over() const { return closing_ || shut_down_ || ended_; }
 

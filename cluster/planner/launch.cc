@@ -1,10 +1,13 @@
 #include <algorithm>
+#include <filesystem>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_replace.h"
 #include "cluster/planner/report.h"
 #include "cluster/planner/stage.h"
+#include "parallel/gguf_file.h"
+#include "parallel/safetensors_types.h"
 
 namespace trireme {
 namespace {
@@ -25,10 +28,16 @@ std::string KvMemory(const PlanSubject& subject, const LayoutPlan& plan) {
   return absl::StrCat(std::max(1, static_cast<int>(100 * share)), "%");
 }
 
+// Without them the coordinator would compute fewer requests at once than were planned.
+std::string CoordinatorFlags(const LayoutPlan& plan) {
+  return absl::StrCat("--max-num-seqs ", plan.max_num_seqs, " --max-num-batched-tokens ",
+                      plan.max_num_batched_tokens);
+}
+
 std::string WorkerFlags(const PlanSubject& subject, const LayoutPlan& plan) {
   std::string flags = absl::StrCat(
       "--tp ", plan.layout.tp, " --pp ", plan.layout.pp, " --max-model-len ",
-      subject.options.context, " --max-num-batched-tokens ", subject.options.max_num_batched_tokens,
+      subject.options.context, " --max-num-batched-tokens ", plan.max_num_batched_tokens,
       " --block-size ", subject.options.block_size, " --kv-memory ", KvMemory(subject, plan),
       " --kv-cache-dtype ", std::string(KvDTypeName(subject.options.kv_dtype)));
   if (const StageSplit& split = plan.layout.stage_layers; !split.empty()) {
@@ -64,6 +73,25 @@ std::string EndsSoon(const PlanSubject& subject, const LayoutPlan& plan) {
   return flags;
 }
 
+constexpr const char* kNoCheckpoint = "/models/NAME";
+
+// What --model takes, which is not config.json alone: its directory if that has weights.
+std::string CheckpointPath(const std::string& model) {
+  std::error_code error;
+  const std::filesystem::path path = model;
+  if (IsGgufPath(path) || !std::filesystem::is_regular_file(path, error)) return model;
+  const std::filesystem::path dir = path.has_parent_path() ? path.parent_path() : ".";
+  return path.filename() == "config.json" && HasSafetensorsFiles(dir) ? dir.string()
+                                                                      : kNoCheckpoint;
+}
+
+// What is to be put in its place, or nothing.
+std::string CheckpointComment(const std::string& path) {
+  if (path != kNoCheckpoint) return "";
+  return absl::StrCat("# ", path,
+                      ": put the directory of config.json and weights, on every host\n");
+}
+
 // For the shell: single-quoted if it is more than a plain path.
 std::string Quoted(const std::string& text) {
   constexpr const char* kPlain =
@@ -94,13 +122,14 @@ std::string LaunchCommands(const PlanSubject& subject, const LayoutPlan& plan) {
         &text, "# copy 1 of ", plan.replicas,
         "; the others are started like it on their own hosts, with the same coordinator\n");
   }
-  absl::StrAppend(&text, "trireme-coordinator --model ", Quoted(subject.model),
-                  " --grpc node1:8001 --insecure\n",
+  const std::string model = CheckpointPath(subject.model);
+  absl::StrAppend(&text, CheckpointComment(model), "trireme-coordinator --model ", Quoted(model),
+                  " --grpc node1:8001 --insecure ", CoordinatorFlags(plan), "\n",
                   "# scripts/keep_mpirun.sh in mpirun's place starts it anew whenever it ends\n",
                   "mpirun -np ", plan.layout.world_size(), " --host ", Hostfile(subject, plan, 0),
                   " --bind-to none", EndsSoon(subject, plan),
-                  " \\\n    trireme-worker --coordinator node1:8001 --model ",
-                  Quoted(subject.model), " \\\n    ", WorkerFlags(subject, plan), "\n");
+                  " \\\n    trireme-worker --coordinator node1:8001 --model ", Quoted(model),
+                  " \\\n    ", WorkerFlags(subject, plan), "\n");
   return text;
 }
 
@@ -108,10 +137,11 @@ std::string HelmValues(const PlanSubject& subject, const LayoutPlan& plan) {
   if (!WhyNot(subject).empty()) return "";
   const int world = plan.layout.world_size();
   const int per_node = subject.cluster.devices_per_node;
+  const std::string model = CheckpointPath(subject.model);
   std::string text = "# there is no Helm chart yet: these are the values that one will need\n";
   absl::StrAppend(
-      &text, "model: ",
-      nlohmann::json(subject.model).dump(-1, ' ', false, nlohmann::json::error_handler_t::replace),
+      &text, CheckpointComment(model), "model: ",
+      nlohmann::json(model).dump(-1, ' ', false, nlohmann::json::error_handler_t::replace),
       "\nreplicas: ", plan.replicas, "\ngang:\n", "  pods: ", std::max(world / per_node, 1),
       "\n  ranksPerPod: ", std::min(world, per_node), "\n");
   if (subject.cluster.device.gpu) {
@@ -119,7 +149,8 @@ std::string HelmValues(const PlanSubject& subject, const LayoutPlan& plan) {
                     subject.cluster.device.name == "mi300x" ? "amd.com/gpu: " : "nvidia.com/gpu: ",
                     std::min(world, per_node), "\n");
   }
-  absl::StrAppend(&text, "  args: \"", WorkerFlags(subject, plan), "\"\n");
+  absl::StrAppend(&text, "  args: \"", WorkerFlags(subject, plan), "\"\ncoordinatorArgs: \"",
+                  CoordinatorFlags(plan), "\"\n");
   return text;
 }
 

@@ -17,14 +17,23 @@
 namespace trireme {
 namespace {
 
+constexpr int64_t kMaxNumSeqsDefault = 64;  // as the coordinator's
+
 std::string GB(double bytes) {
   return bytes < 1e8 ? absl::StrFormat("%.1f MB", bytes / 1e6)
                      : absl::StrFormat("%.1f GB", bytes / 1e9);
 }
 std::string GB(int64_t bytes) { return GB(static_cast<double>(bytes)); }
 
+// Of the requests, those of the copy that has most.
+int64_t BatchOf(const LayoutPlan& plan, const PlanOptions& options) {
+  const int64_t active = std::min<int64_t>(plan.replicas, options.concurrency);
+  return (options.concurrency + active - 1) / active;
+}
+
 // Where copies of the model go: gangs that share a host, or gangs of whole hosts.
-absl::StatusOr<LayoutPlan> Place(const ClusterSpec& cluster, const ParallelLayout& layout) {
+absl::StatusOr<LayoutPlan> Place(const ClusterSpec& cluster, const PlanOptions& options,
+                                 const ParallelLayout& layout) {
   LayoutPlan plan;
   plan.layout = layout;
   const int per_node = cluster.devices_per_node;
@@ -40,7 +49,17 @@ absl::StatusOr<LayoutPlan> Place(const ClusterSpec& cluster, const ParallelLayou
     plan.tp_across_nodes = per_node % layout.tp != 0;
   }
   plan.idle_devices = cluster.devices() - plan.replicas * world;
+  plan.max_num_seqs = std::max(BatchOf(plan, options),
+                               std::min(kMaxNumSeqsDefault, options.max_num_batched_tokens));
+  // The coordinator wants a token for every sequence.
+  plan.max_num_batched_tokens = std::max(options.max_num_batched_tokens, plan.max_num_seqs);
   return plan;
+}
+
+// With the steps of a placed layout.
+PlanOptions OptionsOf(const LayoutPlan& plan, PlanOptions options) {
+  options.max_num_batched_tokens = plan.max_num_batched_tokens;
+  return options;
 }
 
 // Predicts with a gang of the layout.
@@ -49,8 +68,7 @@ class Predictor {
   Predictor(const PlanOptions& options, const GangModel& gang) : options_(options), gang_(gang) {}
 
   void Fill(LayoutPlan& plan) const {
-    const int active = static_cast<int>(std::min<int64_t>(plan.replicas, options_.concurrency));
-    const int64_t batch = (options_.concurrency + active - 1) / active;
+    const int64_t batch = BatchOf(plan, options_);
     const StepTimes prefill = Prefill();
     plan.ttft_s = prefill.latency_s;
     plan.tpot_s = DecodeSeconds(batch);
@@ -293,9 +311,11 @@ absl::StatusOr<Plan> MakePlan(const ModelShape& shape, const WeightTypes& types,
                absl::StrCat("neither it nor more: there are ", shape.config.num_layers, " layers"));
         break;
       }
-      absl::StatusOr<LayoutPlan> plan = Place(cluster, layout);
+      absl::StatusOr<LayoutPlan> plan = Place(cluster, options, layout);
       absl::Status status = plan.status();
-      if (status.ok()) plan = SplitToFit(shape, types, cluster, options, *plan, status);
+      if (status.ok()) {
+        plan = SplitToFit(shape, types, cluster, OptionsOf(*plan, options), *plan, status);
+      }
       if (status.ok()) {
         result.layouts.push_back(*std::move(plan));
       } else {
@@ -305,8 +325,9 @@ absl::StatusOr<Plan> MakePlan(const ModelShape& shape, const WeightTypes& types,
   }
   std::stable_sort(result.layouts.begin(), result.layouts.end(), Better);
   if (!result.layouts.empty()) {
+    const LayoutPlan& best = result.layouts.front();
     ASSIGN_OR_RETURN(result.faster,
-                     FindFaster(shape, types, cluster, options, result.layouts.front()));
+                     FindFaster(shape, types, cluster, OptionsOf(best, options), best));
   }
   return result;
 }

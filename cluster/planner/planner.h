@@ -36,7 +36,7 @@ struct PlanOptions {
   int64_t images = 0;       // of a request
   KvDType kv_dtype = KvDType::kF32;
   int64_t block_size = 32;               // tokens of a KV cache block
-  int64_t max_num_batched_tokens = 512;  // in a step
+  int64_t max_num_batched_tokens = 512;  // in a step; more if a copy has more requests
   double memory_share = 0.9;             // of a device's memory that a rank may use
 };
 
@@ -58,6 +58,9 @@ struct LayoutPlan {
   int replicas = 1;
   int idle_devices = 0;
   bool tp_across_nodes = false;
+  // What a copy is told to compute at once: its share of the requests, and not below the defaults.
+  int64_t max_num_seqs = 0;
+  int64_t max_num_batched_tokens = 0;
   std::vector<StagePlan> stages;
   int64_t requests_per_gang = 0;  // of the whole context, at once
   double ttft_s = 0;              // time to first token, of a request that does not wait

@@ -53,6 +53,8 @@ json LayoutJson(const LayoutPlan& plan) {
           {"idle_devices", plan.idle_devices},
           {"tp_across_nodes", plan.tp_across_nodes},
           {"requests_max", plan.requests()},
+          {"max_num_seqs", plan.max_num_seqs},
+          {"max_num_batched_tokens", plan.max_num_batched_tokens},
           {"ttft_ms", plan.ttft_s / kMillisecond},
           {"tpot_ms", plan.tpot_s / kMillisecond},
           {"tokens_per_s", plan.tokens_per_s},

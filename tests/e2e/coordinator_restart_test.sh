@@ -81,6 +81,27 @@ case_a_gang_of_the_rendezvous_keeps_its_weights() {
   serving "" && goes_and_comes_back "idle load" worker0.log worker1.log
 }
 
+# As one whose host is frozen, or gone: nothing closes its connections.
+case_an_idle_gang_keeps_its_weights_when_its_coordinator_falls_silent() {
+  local before
+  expected_answer && start_coordinator - 127.0.0.1 || return 1
+  start_mpi_gang --tp 2
+  serving "" || return 1
+  before=$(worker_pids)
+  kill -STOP "$coordinator"
+  sleep 8
+  kill -CONT "$coordinator"  # which still takes them for its gang
+  for _ in {1..200}; do grep -q 'serving, epoch 2' "$work/workers.log" && break; sleep 0.1; done
+  contains workers.log 'serving, epoch 2' && serving "" && same_answer || return 1
+  kill -STOP "$coordinator"
+  sleep 5
+  kill_coordinator
+  restart_coordinator
+  serving "" && same_answer || return 1
+  [[ $(worker_pids) == "$before" ]] || { echo "other workers than before"; return 1; }
+  contains workers.log 'the coordinator is silent'
+}
+
 case_a_coordinator_that_is_stopped_may_leave_its_workers() {
   expected_answer && start_coordinator - 127.0.0.1 --keep-workers || return 1
   start_mpi_gang --tp 2

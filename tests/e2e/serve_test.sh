@@ -118,6 +118,31 @@ case_unequal_stages_share_the_layers_by_what_they_have() {
   done
 }
 
+# The mpirun line and its flags, on this machine.
+case_planned_commands_compute_what_was_planned() {
+  local plan workers running=0
+  plan=$("$bin/trireme" plan "$model/config.json" --gpu cpu --device-memory-gb 0.3 \
+    --context 256 --concurrency 100 --max-num-batched-tokens 600) || return 1
+  # shellcheck disable=SC2046
+  start_coordinator $(sed -nE 's/^trireme-coordinator .* --insecure //p' <<<"$plan") || return 1
+  workers=$(sed -n '/^mpirun/,/^$/p' <<<"$plan" | tr -d '\\\n')
+  workers=${workers/node1:8001/$server}
+  workers=${workers/trireme-worker/$bin/trireme-worker --threads 1}
+  # shellcheck disable=SC2001
+  eval "exec $(sed 's/--host [^ ]*/--oversubscribe/' <<<"$workers")" >"$work/workers.log" 2>&1 &
+  gang=$!
+  "$bin/trireme" nodes --server "$server" --wait 60 >"$work/nodes.txt" || { cat "$work/workers.log"; return 1; }
+  expect "an answer" "$(ask --chat "$question")" "$answer" || return 1
+  timeout 100 "$bin/trireme" bench serve --server "$server" --concurrency 100 --num-requests 100 \
+    --input-len 16 --output-len 200 >"$work/bench.txt" 2>&1 &
+  local bench=$!
+  while kill -0 "$bench" 2>/dev/null && ((running < 100)); do
+    running=$("$bin/trireme" stats --server "$server" | sed -nE "s/^sequences +([0-9]+) running.*/\1/p")
+  done
+  wait "$bench"
+  expect "sequences at once" "$running" 100
+}
+
 case_nodes_shows_a_rank_that_loads() {
   cp -r "$model" "$work/large"
   truncate -s 40G "$work/large/more.safetensors"  # of zeros, which are read and compared

@@ -14,6 +14,7 @@
 #include <optional>
 #include <thread>
 
+#include "base/log.h"
 #include "tests/worker/gang_driver.h"
 #include "trireme/v1/worker.grpc.pb.h"
 
@@ -44,6 +45,9 @@ class FakeCoordinator final : public v1::WorkerControl::Service {
   // Waits for a pair of ranks, and leaves out the Welcome of one's first streams.
   void ForgetToWelcome(uint32_t rank, size_t streams) { unwelcome_ = {rank, streams}; }
 
+  // As a coordinator offers it.
+  void OfferShortLeases() { lease_ = std::chrono::milliseconds(3'600); }
+
   std::string address() const { return "127.0.0.1:" + std::to_string(port_); }
   const v1::Register& registration(size_t stream = 0) const { return registrations_.at(stream); }
 
@@ -59,7 +63,7 @@ class FakeCoordinator final : public v1::WorkerControl::Service {
           lock, [&] { return !unwelcome_.has_value() || registrations_.size() >= 2 * streams; });
     }
     v1::CoordinatorMessage registered;
-    registered.mutable_registered()->set_lease_ms(600'000);
+    registered.mutable_registered()->set_lease_ms(static_cast<uint32_t>(lease_.count()));
     stream->Write(registered);
     v1::CoordinatorMessage welcome;
     welcome.mutable_welcome()->set_epoch(1);
@@ -84,6 +88,7 @@ class FakeCoordinator final : public v1::WorkerControl::Service {
 
   const ServeRank serve_;
   std::optional<Unwelcome> unwelcome_;
+  std::chrono::milliseconds lease_{600'000};
   int port_ = 0;
   std::mutex mutex_;
   std::condition_variable registered_;
@@ -354,6 +359,47 @@ TEST(WorkerService, ACoordinatorMayGoWithPlansThatSomeRanksHaveNotGot) {
   for (size_t i = 0; i < plans.size(); ++i) {
     EXPECT_EQ(answers[i], want->results[i].tokens(0).token_id());
   }
+}
+
+// As one does that is stopped, or whose host is gone: until the rank cuts the stream.
+grpc::Status FallSilent(Stream& stream) {
+  v1::WorkerMessage message;
+  for (int answered = 0; stream.Read(&message);) {
+    if (!message.has_progress() || ++answered > 2) continue;
+    v1::CoordinatorMessage answer;
+    answer.mutable_heartbeat()->set_sent_ns(message.progress().sent_ns());
+    stream.Write(answer);
+  }
+  return grpc::Status::OK;
+}
+
+TEST(WorkerService, AnIdleRankOutlivesASilentCoordinator) {
+  std::atomic<int> streams = 0;
+  FakeCoordinator coordinator(
+      [&](Stream& stream) { return ++streams == 1 ? FallSilent(stream) : WriteShutdown(stream); });
+  coordinator.OfferShortLeases();
+  const absl::Status status = Serve(coordinator);
+  ASSERT_TRUE(status.ok()) << status;
+  EXPECT_EQ(coordinator.registration(1).gang_id(), "gang-1");
+}
+
+// Its rank 0 waits for rank 1, which has no plan.
+TEST(WorkerServiceDeathTest, ARankThatComputesEndsWithASilentCoordinatorAndSaysSo) {
+  GTEST_FLAG_SET(death_test_style, "threadsafe");
+  const DriverOptions options{.model_dir = kModel, .layout = {.tp = 2}, .max_batched_tokens = 32};
+  const std::vector<v1::StepPlan> plans =
+      MakePlans(options, {{.prompt = {1, 2, 3}, .steps = 1, .sampling = GreedySampling()}});
+  FakeCoordinator coordinator([&](Stream& stream, uint32_t rank) {
+    if (rank == 0) WritePlan(stream, plans.front());
+    return FallSilent(stream);
+  });
+  coordinator.OfferShortLeases();
+  const auto serve = [&] {
+    InitLog("ranks", LogLevel::kInfo);
+    ServeTwo(coordinator);
+  };
+  EXPECT_EXIT(serve(), testing::ExitedWithCode(1),
+              "the coordinator is silent: this rank ends, as its place may be taken");
 }
 
 }  // namespace

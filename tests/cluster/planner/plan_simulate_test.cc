@@ -103,6 +103,13 @@ TEST_F(PlanSimulateTest, FirstTokenOfALoneRequestComesWhenThePlannerSays) {
               0.01 * plan->ttft_s * 1e3);
 }
 
+TEST_F(PlanSimulateTest, ComputesAtOnceWhatThePlanDoes) {
+  options_ = Request(512, 300);
+  EXPECT_EQ(MustReport()["replica"]["max_num_seqs"], 300);
+  flags_.max_num_seqs = 8;
+  EXPECT_EQ(MustReport()["replica"]["max_num_seqs"], 8);
+}
+
 TEST_F(PlanSimulateTest, ComparesWithAndWithoutFailuresAndCopies) {
   nodes_ = 2;
   per_node_ = 4;

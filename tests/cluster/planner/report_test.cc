@@ -16,13 +16,14 @@ struct Planned {
   Plan plan;
 };
 
-Planned Make(const std::string& model, ModelShape shape, const ClusterSpec& cluster) {
+Planned Make(const std::string& model, ModelShape shape, const ClusterSpec& cluster,
+             const PlanOptions& options = Request(8192)) {
   Planned planned;
   planned.subject = {.model = model,
                      .shape = std::move(shape),
                      .weights = "BF16",
                      .cluster = cluster,
-                     .options = Request(8192)};
+                     .options = options};
   planned.plan = *MakePlan(planned.subject.shape, *WeightTypes::Named("BF16"), cluster,
                            planned.subject.options);
   return planned;
@@ -58,6 +59,55 @@ TEST(ReportTest, CommandsSpreadTheGangAndFitTheShell) {
   EXPECT_THAT(values, HasSubstr("there is no Helm chart yet"));
   EXPECT_THAT(values, HasSubstr("pods: 2"));
   EXPECT_THAT(values, HasSubstr("model: \"/my models/l'8b\""));
+}
+
+// With two copies that share the requests.
+TEST(ReportTest, CoordinatorAndWorkersComputeWhatWasPlanned) {
+  struct Case {
+    int64_t concurrency, batched;
+    std::string seqs_told, batched_told;
+  };
+  for (const Case& c : std::vector<Case>{{1, 512, "64", "512"},
+                                         {201, 512, "101", "512"},
+                                         {201, 2048, "101", "2048"},
+                                         {201, 80, "101", "101"},  // a token for each
+                                         {1, 32, "32", "32"}}) {
+    PlanOptions options = Request(1024, c.concurrency);
+    options.max_num_batched_tokens = c.batched;
+    const Planned planned = Make("/m", Llama8B(), Gpus("h100", 1, 2), options);
+    const LayoutPlan* layout = FindLayout(planned.plan, 1, 1);
+    ASSERT_NE(layout, nullptr);
+    const std::string batched = " --max-num-batched-tokens " + c.batched_told;
+    const std::string coordinator = "--max-num-seqs " + c.seqs_told + batched;
+    const std::string worker = "--max-model-len 1024" + batched + " --block-size";
+    const std::string commands = LaunchCommands(planned.subject, *layout);
+    EXPECT_THAT(commands, HasSubstr("--insecure " + coordinator + "\n"));
+    EXPECT_THAT(commands, HasSubstr(worker));
+    const std::string values = HelmValues(planned.subject, *layout);
+    EXPECT_THAT(values, HasSubstr("\ncoordinatorArgs: \"" + coordinator + "\"\n"));
+    EXPECT_THAT(values, HasSubstr(worker));
+  }
+}
+
+TEST(ReportTest, CommandsNameWhatProgramsOpen) {
+  const std::filesystem::path root = TRIREME_SOURCE_DIR;
+  const auto named = [](const std::filesystem::path& model) {
+    const Planned planned = Make(model.string(), Llama8B(), Gpus("h100", 1, 1));
+    return LaunchCommands(planned.subject, planned.plan.layouts.front()) +
+           HelmValues(planned.subject, planned.plan.layouts.front());
+  };
+  const std::string pilot = (root / "models/pilot").string();
+  const std::string beside = named(root / "models/pilot/config.json");
+  EXPECT_EQ(beside, named(pilot));
+  EXPECT_THAT(beside, HasSubstr("trireme-coordinator --model " + pilot + " --grpc"));
+  const std::string gguf = (root / "tests/golden/gguf/llama32.gguf").string();
+  EXPECT_THAT(named(gguf), HasSubstr("--model " + gguf + " "));
+  const std::string alone = named(VisionConfigPath());
+  EXPECT_THAT(alone, HasSubstr("\n# /models/NAME: put the directory"));
+  EXPECT_THAT(alone, HasSubstr("trireme-coordinator --model /models/NAME --grpc"));
+  EXPECT_THAT(alone, HasSubstr("node1:8001 --model /models/NAME "));
+  EXPECT_THAT(alone, HasSubstr("\nmodel: \"/models/NAME\"\n"));
+  EXPECT_THAT(alone, Not(HasSubstr("llama-3.2")));
 }
 
 TEST(ReportTest, WhatWorkersRefuseHasNoCommands) {
