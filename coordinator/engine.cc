@@ -163,7 +163,8 @@ std::vector<Engine::Event> Engine::NextEvents() {
 std::optional<Engine::Clock::time_point> Engine::NextDeadline() const {
   std::optional<Clock::time_point> next;
   for (const auto& replica : replicas_) {
-    for (const auto& deadline : {replica->step_deadline(), replica->gang_deadline()}) {
+    for (const auto& deadline :
+         {replica->step_deadline(), replica->slow_step(), replica->gang_deadline()}) {
       if (deadline.has_value()) next = std::min(next.value_or(*deadline), *deadline);
     }
   }
@@ -199,6 +200,12 @@ void Engine::CheckDeadlines() {
 void Engine::CheckGangs(Clock::time_point now) {
   std::vector<GangEvent> events;
   for (const auto& replica : replicas_) {
+    if (replica->slow_step().has_value() && now >= *replica->slow_step()) {
+      replica->ForgetSlowStep();
+      const uint64_t step = replica->scheduler().oldest_step();
+      LogWarning(absl::StrCat("step ", step, " of epoch ", replica->epoch(),
+                              " is slow: ", supervisor_.Laggards(replica->epoch(), step)));
+    }
     if (!replica->step_deadline().has_value() || now < *replica->step_deadline()) continue;
     const uint64_t step = replica->scheduler().oldest_step();
     events.push_back(supervisor_.LoseGang(
