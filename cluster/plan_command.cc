@@ -206,7 +206,7 @@ void DefineRequest(CLI::App& command, PlanFlags& flags) {
   command
       .add_option("--dtype", flags.dtype,
                   "weights: auto (as the files or config.json say), or as if they were F32, F16, "
-                  "BF16, INT8, INT4 or one of GGUF's, for example Q4_K")
+                  "BF16, FP8, INT8, INT4 or one of GGUF's, for example Q4_K")
       ->capture_default_str();
   command
       .add_option("--kv-cache-dtype", flags.kv_dtype, "auto (bf16, for cpu f32), f32, bf16 or int8")

@@ -11,14 +11,12 @@ struct Cost {
 };
 
 absl::StatusOr<Cost> Sum(const ModelShape& shape, const WeightTypes& types, const ModelShard& shard,
-                         bool float32) {
+                         const WeightHolding& holding) {
   const ModelConfig& config = shape.config;
   Cost sum;
   for (const TensorSlice& slice : shape.Tensors(shard)) {
-    ASSIGN_OR_RETURN(DType dtype, types.Of(slice));
-    if (float32 && (dtype == DType::kF16 || dtype == DType::kBF16)) dtype = DType::kF32;
-    ASSIGN_OR_RETURN(const int64_t held, HeldBytes(slice, dtype));
-    const auto bytes = static_cast<double>(held);
+    ASSIGN_OR_RETURN(const HeldSlice held, HeldAs(slice, types, holding));
+    const auto bytes = static_cast<double>(held.bytes);
     const bool expert = slice.name.find(".experts.") != slice.name.npos;
     sum.bytes += bytes;
     sum.read += expert ? bytes * static_cast<double>(config.num_experts_per_token) /
@@ -31,13 +29,13 @@ absl::StatusOr<Cost> Sum(const ModelShape& shape, const WeightTypes& types, cons
 }  // namespace
 
 absl::StatusOr<LayerCosts> MeasureLayers(const ModelShape& shape, const WeightTypes& types, int tp,
-                                         bool float32) {
+                                         const WeightHolding& holding) {
   ModelShard shard = ComputeShard(shape.config, {.tp = tp, .pp = 1}, {});
   const auto cost = [&](IndexRange layers, bool first, bool last) {
     shard.layers = layers;
     shard.first_stage = first;
     shard.last_stage = last;
-    return Sum(shape, types, shard, float32);
+    return Sum(shape, types, shard, holding);
   };
   LayerCosts costs;
   for (int64_t layer = 0; layer < shape.config.num_layers; ++layer) {

@@ -8,10 +8,9 @@
 namespace trireme {
 
 // What each layer, embedding and head cost the first of `tp` tensor parallel ranks; kv_bytes is
-// left empty. A token reads its share of the experts. With `float32`, weights of 16 bits are held
-// in 32. INVALID_ARGUMENT if tensor parallelism would cut a quantised matrix inside a block, or the
-// files lack a tensor.
+// left empty. A token reads its share of the experts. INVALID_ARGUMENT if tensor parallelism would
+// cut a quantised matrix inside a block, or the files lack a tensor.
 absl::StatusOr<LayerCosts> MeasureLayers(const ModelShape& shape, const WeightTypes& types, int tp,
-                                         bool float32 = false);
+                                         const WeightHolding& holding);
 
 }  // namespace trireme

@@ -20,10 +20,10 @@ namespace {
 
 using Types = std::map<std::string, std::string, std::less<>>;
 
-constexpr std::array kAllTypes = {DType::kF32,  DType::kF16,   DType::kBF16, DType::kQ4_0,
-                                  DType::kQ4_1, DType::kQ5_0,  DType::kQ5_1, DType::kQ8_0,
-                                  DType::kQ2K,  DType::kQ3K,   DType::kQ4K,  DType::kQ5K,
-                                  DType::kQ6K,  DType::kIQ4NL, DType::kInt8, DType::kInt4Zero};
+constexpr std::array kAllTypes = {
+    DType::kF32,  DType::kF16,   DType::kBF16, DType::kQ4_0,     DType::kQ4_1, DType::kQ5_0,
+    DType::kQ5_1, DType::kQ8_0,  DType::kQ2K,  DType::kQ3K,      DType::kQ4K,  DType::kQ5K,
+    DType::kQ6K,  DType::kIQ4NL, DType::kInt8, DType::kInt4Zero, DType::kFp8};
 
 std::optional<DType> FindType(std::string_view name) {
   for (const DType type : kAllTypes) {
@@ -32,15 +32,17 @@ std::optional<DType> FindType(std::string_view name) {
   return std::nullopt;
 }
 
-// What a rank makes of a quantised checkpoint's matrices (docs/quantization.md).
-std::string_view HeldType(QuantizationMethod method) {
-  switch (method) {
+// What is made of a quantised checkpoint's matrices when they are read (docs/quantization.md).
+std::string_view ReadType(const QuantizationConfig& config) {
+  switch (config.method) {
     case QuantizationMethod::kInt8:
       return DTypeName(DType::kInt8);
     case QuantizationMethod::kAwq:
     case QuantizationMethod::kGptq:
       return DTypeName(DType::kInt4Zero);
     case QuantizationMethod::kFp8:
+      if (config.block_rows == 0 && config.fp8_activations) return DTypeName(DType::kFp8);
+      break;
     case QuantizationMethod::kNone:
       break;
   }
@@ -57,18 +59,22 @@ Types GgufStored(const GgufFile& file, const ModelConfig& config) {
   return types;
 }
 
-// The files' own types become those held: "x.qweight" of 4 bits is the matrix "x.weight".
+// The files' own types become those read: "x.qweight" of 4 bits is the matrix "x.weight".
 absl::StatusOr<Types> DirectoryStored(const std::filesystem::path& dir,
                                       const QuantizationConfig& quantization) {
   constexpr std::string_view kQweight = "qweight";
   ASSIGN_OR_RETURN(const Types stored, SafetensorsTypes(dir));
-  const std::string held(HeldType(quantization.method));
+  const std::string read(ReadType(quantization));
   Types types = stored;
   for (const auto& [name, type] : stored) {
     if (name.ends_with(kQweight)) {
-      types[absl::StrCat(name.substr(0, name.size() - kQweight.size()), "weight")] = held;
+      types[absl::StrCat(name.substr(0, name.size() - kQweight.size()), "weight")] = read;
     } else if (type == "I8" || type == "F8_E4M3" || stored.contains(name + "_scale")) {
-      if (quantization.method != QuantizationMethod::kNone) types[name] = held;
+      if (quantization.method == QuantizationMethod::kNone) continue;
+      const bool looked_up = name.find("embed_tokens") != name.npos;  // never in FP8
+      types[name] = looked_up && quantization.method == QuantizationMethod::kFp8
+                        ? std::string(DTypeName(DType::kBF16))
+                        : read;
     }
   }
   return types;
@@ -88,6 +94,24 @@ std::string Summary(const Types& types) {
 bool IsLayerMatrix(const TensorSlice& slice) {
   return !slice.is_vector && slice.name.find("model.layers.") != slice.name.npos &&
          slice.name.find("block_sparse_moe.gate.") == slice.name.npos;
+}
+
+// Of a quantised matrix.
+absl::StatusOr<int64_t> PackedBytes(const TensorSlice& slice, DType dtype) {
+  if (slice.cols.begin % quant::kBlockColumns != 0 || slice.cols.end % quant::kBlockColumns != 0) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("it would cut ", slice.name, " (", std::string(DTypeName(dtype)), ", ",
+                     slice.full_cols, " columns) inside a block of ", quant::kBlockColumns));
+  }
+  if (slice.full_cols % DTypeBlock(dtype).block_elements != 0) {
+    return absl::InvalidArgumentError(absl::StrCat(slice.name, " has ", slice.full_cols,
+                                                   " columns, which are no whole blocks of ",
+                                                   std::string(DTypeName(dtype))));
+  }
+  const int64_t before = slice.cols.begin % DTypeBlock(dtype).block_elements;
+  return quant::PackedLayout(dtype, slice.rows.size(), slice.cols.size(),
+                             before / quant::kBlockColumns)
+      .bytes();
 }
 
 }  // namespace
@@ -110,8 +134,7 @@ absl::StatusOr<WeightTypes> WeightTypes::Load(const std::filesystem::path& model
     return types;
   }
   const bool quantized = shape.quantization.method != QuantizationMethod::kNone;
-  return Named(quantized ? HeldType(shape.quantization.method)
-                         : std::string_view(shape.sizing_dtype));
+  return Named(quantized ? ReadType(shape.quantization) : std::string_view(shape.sizing_dtype));
 }
 
 absl::StatusOr<WeightTypes> WeightTypes::Named(std::string_view name) {
@@ -128,7 +151,7 @@ absl::StatusOr<WeightTypes> WeightTypes::Named(std::string_view name) {
   WeightTypes types;
   types.description_ = upper;
   types.matrices_ = *type;
-  types.others_ = IsQuantized(*type) ? DType::kBF16 : *type;
+  types.others_ = DTypeBlock(*type).block_elements > 1 ? DType::kBF16 : *type;
   return types;
 }
 
@@ -146,27 +169,24 @@ absl::StatusOr<DType> WeightTypes::Of(const TensorSlice& slice) const {
                                                found->second, ", which workers do not read"));
 }
 
-absl::StatusOr<int64_t> HeldBytes(const TensorSlice& slice, DType dtype) {
-  if (slice.is_vector || !quant::IsPacked(dtype)) {
-    return slice.elements() * DTypeBlock(dtype).block_bytes;
+absl::StatusOr<HeldSlice> HeldAs(const TensorSlice& slice, const WeightTypes& types,
+                                 const WeightHolding& holding) {
+  ASSIGN_OR_RETURN(DType dtype, types.Of(slice));
+  if (IsQuantized(dtype) && !slice.is_vector) {
+    ASSIGN_OR_RETURN(const int64_t bytes, PackedBytes(slice, dtype));
+    return HeldSlice{.dtype = dtype, .bytes = bytes};
   }
-  if (dtype == DType::kBF16) {
-    return quant::PackedLayout(dtype, slice.rows.size(), slice.cols.size(), 0).bytes();
+  if (holding.float32 && !IsQuantized(dtype)) dtype = DType::kF32;
+  if (dtype == DType::kFp8 && holding.keeps_fp8 && FitsFp8Products(slice)) {
+    const auto scales = slice.rows.size() * static_cast<int64_t>(sizeof(float));
+    return HeldSlice{.dtype = dtype, .bytes = slice.elements() + scales};
   }
-  if (slice.cols.begin % quant::kBlockColumns != 0 || slice.cols.end % quant::kBlockColumns != 0) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("it would cut ", slice.name, " (", std::string(DTypeName(dtype)), ", ",
-                     slice.full_cols, " columns) inside a block of ", quant::kBlockColumns));
+  if (dtype == DType::kFp8) dtype = DType::kBF16;
+  if (dtype == DType::kBF16 && holding.packs_bf16 && !slice.is_vector) {
+    const quant::PackedLayout layout(dtype, slice.rows.size(), slice.cols.size(), 0);
+    return HeldSlice{.dtype = dtype, .bytes = layout.bytes()};
   }
-  if (slice.full_cols % DTypeBlock(dtype).block_elements != 0) {
-    return absl::InvalidArgumentError(absl::StrCat(slice.name, " has ", slice.full_cols,
-                                                   " columns, which are no whole blocks of ",
-                                                   std::string(DTypeName(dtype))));
-  }
-  const int64_t before = slice.cols.begin % DTypeBlock(dtype).block_elements;
-  return quant::PackedLayout(dtype, slice.rows.size(), slice.cols.size(),
-                             before / quant::kBlockColumns)
-      .bytes();
+  return HeldSlice{.dtype = dtype, .bytes = slice.elements() * DTypeBlock(dtype).block_bytes};
 }
 
 }  // namespace trireme

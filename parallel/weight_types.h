@@ -13,13 +13,13 @@
 
 namespace trireme {
 
-// In which data type a rank holds each tensor of a model, without reading weights. Immutable, so
+// In which data type each tensor of a model comes to a rank, without reading weights. Immutable, so
 // thread safe.
 class WeightTypes {
  public:
   // As the files of a GGUF model or of a checkpoint directory say: only their headers are read. A
   // directory without weights, or a config.json alone, is taken at its word: its dtype and
-  // quantization_config. What is stored in FP8 is held in BF16, as workers do.
+  // quantization_config. What of FP8 no device multiplies is read as BF16, as workers do.
   static absl::StatusOr<WeightTypes> Load(const std::filesystem::path& model,
                                           const ModelShape& shape);
   // As if the checkpoint were in this type: a name of DTypeName. Of a quantised one embedding,
@@ -41,8 +41,29 @@ class WeightTypes {
   DType others_ = DType::kBF16;
 };
 
-// Bytes that a rank allocates for a slice in this type: Weights::bytes() of the worker is their
-// sum. The error says that tensor parallelism would cut a quantised matrix inside a block.
-absl::StatusOr<int64_t> HeldBytes(const TensorSlice& slice, DType dtype);
+// How ranks hold weights, which depends on their device.
+struct WeightHolding {
+  bool packs_bf16 = true;  // in panels (Ops::Packs), as CPUs do
+  bool keeps_fp8 = false;  // as it is (Ops::MultipliesFp8), not widened
+  bool float32 = false;    // --dtype float32: what is not quantised in 32 bits
+};
+
+// Whether the rows of a slice that is stored in FP8 can be multiplied as they are.
+inline bool FitsFp8Products(const TensorSlice& slice) {
+  constexpr int64_t kBlock = DTypeBlock(DType::kFp8).block_elements;
+  return !slice.is_vector && slice.rows.size() % kBlock == 0 && slice.cols.begin % kBlock == 0 &&
+         slice.cols.size() % kBlock == 0;
+}
+
+// A slice as a rank holds it.
+struct HeldSlice {
+  DType dtype = DType::kF32;
+  int64_t bytes = 0;  // that it allocates: Weights::bytes() of the worker is their sum
+};
+
+// The error says that tensor parallelism would cut a quantised matrix inside a block; others are
+// WeightTypes::Of's.
+absl::StatusOr<HeldSlice> HeldAs(const TensorSlice& slice, const WeightTypes& types,
+                                 const WeightHolding& holding);
 
 }  // namespace trireme

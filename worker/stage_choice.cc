@@ -32,6 +32,8 @@ struct Report {
   double kv_bytes = 0;
   double kv_share = 0;
   double speed = 1;
+  bool packs_bf16 = false;
+  bool keeps_fp8 = false;
 };
 
 template <typename T>
@@ -63,6 +65,8 @@ Report MakeReport(const RunnerOptions& options, Ops& ops) {
   report.memory_bytes = available - static_cast<double>(options.swap_bytes_max);
   report.kv_bytes = static_cast<double>(options.kv_memory.bytes);
   report.kv_share = options.kv_memory.fraction;
+  report.packs_bf16 = ops.Packs(DType::kBF16);
+  report.keeps_fp8 = ops.MultipliesFp8();
   return report;
 }
 
@@ -97,13 +101,24 @@ StageRoom RoomOf(std::span<const Report> ranks) {
   return room;
 }
 
+// A layer has one size, wherever it is: the largest.
+WeightHolding HoldingOf(const RunnerOptions& options, std::span<const Report> reports) {
+  WeightHolding holding = {.packs_bf16 = false, .keeps_fp8 = true, .float32 = options.float32};
+  for (const Report& report : reports) {
+    holding.packs_bf16 |= report.packs_bf16;
+    holding.keeps_fp8 &= report.keeps_fp8;
+  }
+  return holding;
+}
+
 absl::StatusOr<ChosenSplit> Choose(const RunnerOptions& options, std::vector<Report> reports) {
   const ParallelLayout& layout = options.layout;
   ASSIGN_OR_RETURN(const ModelShape shape, ModelShape::Load(options.model_dir));
   RETURN_IF_ERROR(CheckLayout(shape.config, layout));
   ASSIGN_OR_RETURN(const WeightTypes types, WeightTypes::Load(options.model_dir, shape));
   SplitDemand demand;
-  ASSIGN_OR_RETURN(demand.costs, MeasureLayers(shape, types, layout.tp, options.float32));
+  ASSIGN_OR_RETURN(demand.costs,
+                   MeasureLayers(shape, types, layout.tp, HoldingOf(options, reports)));
   ModelShard layer = ComputeShard(shape.config, {.tp = layout.tp, .pp = 1}, {});
   layer.layers = {.begin = 0, .end = 1};
   demand.costs.kv_bytes.assign(demand.costs.bytes.size(),

@@ -17,6 +17,7 @@
 #include "kernels/bfloat16.h"
 #include "kernels/quant/fp8.h"
 #include "kernels/quant/packed.h"
+#include "parallel/weight_types.h"
 #include "worker/checkpoint/slice.h"
 #include "worker/load_progress.h"
 #include "worker/read_ahead.h"
@@ -58,13 +59,6 @@ struct PlacedSlice {
   }
 };
 
-// The slices of kFp8 that Ops multiply as they are.
-bool KeepsFp8(const TensorSlice& slice, const Ops& ops) {
-  constexpr int64_t kBlock = quant::kFp8BlockColumns;
-  return ops.MultipliesFp8() && !slice.is_vector && slice.rows.size() % kBlock == 0 &&
-         slice.cols.begin % kBlock == 0 && slice.cols.size() % kBlock == 0;
-}
-
 absl::StatusOr<PlacedSlice> Place(const Checkpoint& checkpoint, const TensorSlice& slice,
                                   const Ops& ops, bool float32) {
   const TensorInfo* info = checkpoint.Find(slice.name);
@@ -81,7 +75,8 @@ absl::StatusOr<PlacedSlice> Place(const Checkpoint& checkpoint, const TensorSlic
                      .scales = {},
                      .stretches = checkpoint.Stretches(slice)};
   if (info->dtype == DType::kFp8) {
-    placed.dtype = !float32 && KeepsFp8(slice, ops) ? DType::kFp8 : DType::kBF16;
+    const bool keeps = !float32 && ops.MultipliesFp8() && FitsFp8Products(slice);
+    placed.dtype = keeps ? DType::kFp8 : DType::kBF16;
     if (placed.dtype == DType::kFp8) placed.scales.resize(static_cast<size_t>(slice.rows.size()));
   }
   if (float32 && !IsQuantized(info->dtype)) placed.dtype = DType::kF32;

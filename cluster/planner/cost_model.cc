@@ -14,8 +14,8 @@ struct Roofline {
   double compute_s = 0;
 
   void Add(const Products& products, double read_share, double tokens, const DeviceSpec& device) {
-    const bool fast = products.quantized && device.products_8bit;
-    const double rate = (fast ? device.flops_8bit : device.flops_16bit) * device.compute_efficiency;
+    const double rate =
+        (products.rate_8bit ? device.flops_8bit : device.flops_16bit) * device.compute_efficiency;
     bytes += products.bytes * read_share;
     compute_s += 2 * products.elements * tokens / rate;
   }

@@ -24,7 +24,7 @@ double SendSeconds(const LinkSpec& link, double bytes);
 struct Products {
   double bytes = 0;
   double elements = 0;
-  bool quantized = false;
+  bool rate_8bit = false;  // at flops_8bit, not flops_16bit
 };
 
 // What the busiest rank of a pipeline stage does in a step.

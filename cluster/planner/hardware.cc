@@ -33,15 +33,16 @@ struct DeviceRow {
   double tera_16bit;
   double tera_8bit;
   const char* link;
+  bool fp8 = false;  // cuBLASLt multiplies it: from compute capability 8.9
 };
 
 constexpr std::array kGpus = {
     DeviceRow{"a100-40", 40, 1555, 312, 624, "nvlink3"},
     DeviceRow{"a100-80", 80, 2039, 312, 624, "nvlink3"},
-    DeviceRow{"l40s", 48, 864, 362, 733, "pcie4"},
-    DeviceRow{"h100", 80, 3350, 989, 1979, "nvlink4"},
-    DeviceRow{"h200", 141, 4800, 989, 1979, "nvlink4"},
-    DeviceRow{"b200", 180, 8000, 2250, 4500, "nvlink5"},
+    DeviceRow{"l40s", 48, 864, 362, 733, "pcie4", true},
+    DeviceRow{"h100", 80, 3350, 989, 1979, "nvlink4", true},
+    DeviceRow{"h200", 141, 4800, 989, 1979, "nvlink4", true},
+    DeviceRow{"b200", 180, 8000, 2250, 4500, "nvlink5", true},
     DeviceRow{"mi300x", 192, 5300, 1307, 2615, "xgmi3"},
 };
 
@@ -56,6 +57,7 @@ DeviceSpec FromRow(const DeviceRow& row) {
   spec.flops_16bit = row.tera_16bit * kTera;
   spec.flops_8bit = row.tera_8bit * kTera;
   spec.link = row.link;
+  spec.keeps_fp8 = row.fp8;
   return spec;
 }
 
@@ -118,6 +120,7 @@ DeviceSpec LesserOf(const DeviceSpec& a, const DeviceSpec& b) {
       std::min(a.flops_8bit * a.compute_efficiency, b.flops_8bit * b.compute_efficiency);
   least.memory_efficiency = least.compute_efficiency = 1;
   least.products_8bit = a.products_8bit && b.products_8bit;
+  least.keeps_fp8 = a.keeps_fp8 && b.keeps_fp8;
   least.sizing_only = a.sizing_only || b.sizing_only;
   least.reading_exposed = std::max(a.reading_exposed, b.reading_exposed);
   least.layer_overhead_s = std::max(a.layer_overhead_s, b.layer_overhead_s);

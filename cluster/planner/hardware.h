@@ -19,6 +19,7 @@ struct DeviceSpec {
   bool gpu = true;
   bool sizing_only = false;       // the project has no kernels for it
   bool products_8bit = false;     // products of quantised weights run at flops_8bit
+  bool keeps_fp8 = false;         // FP8 weights stay FP8 and are multiplied at flops_8bit
   double memory_efficiency = 1;   // share of memory_bytes_per_s that reading weights reaches
   double compute_efficiency = 1;  // share of the rate that large products reach
   double reading_exposed = 0;     // share of the reading that products do not hide

@@ -168,7 +168,10 @@ absl::StatusOr<SplitDemand> DemandOf(const ModelShape& shape, const WeightTypes&
                                      const LayoutPlan& placed) {
   const ParallelLayout& layout = placed.layout;
   SplitDemand demand;
-  ASSIGN_OR_RETURN(demand.costs, MeasureLayers(shape, types, layout.tp));
+  // A layer has one size, wherever it is: the largest.
+  DeviceSpec least = cluster.DeviceOf(0);
+  for (const DeviceSpec& device : cluster.node_devices) least = LesserOf(least, device);
+  ASSIGN_OR_RETURN(demand.costs, MeasureLayers(shape, types, layout.tp, HoldingOf(least)));
   ModelShard shard = ComputeShard(shape.config, {.tp = layout.tp, .pp = 1}, {});
   for (int64_t layer = 0; layer < shape.config.num_layers; ++layer) {
     shard.layers = {.begin = layer, .end = layer + 1};

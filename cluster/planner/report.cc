@@ -110,10 +110,12 @@ std::string Header(const PlanSubject& subject, const Plan& plan) {
   const ModelShape& shape = subject.shape;
   const ClusterSpec& cluster = subject.cluster;
   const PlanOptions& options = subject.options;
+  const bool widened = subject.weights.starts_with("FP8") && !cluster.DeviceOf(0).keeps_fp8;
   std::string text = absl::StrFormat(
-      "%s: %s, %.2f billion parameters, %s: %s of weights (%s with 20 %% headroom)\n",
+      "%s: %s, %.2f billion parameters, %s%s: %s of weights (%s with 20 %% headroom)\n",
       subject.model, shape.config.architecture, static_cast<double>(shape.NumParameters()) / 1e9,
-      subject.weights, Amount(static_cast<double>(plan.total_weight_bytes)),
+      subject.weights, widened ? ", held in BF16" : "",
+      Amount(static_cast<double>(plan.total_weight_bytes)),
       Amount(1.2 * static_cast<double>(plan.total_weight_bytes)));
   if (!shape.computed) {
     absl::StrAppend(&text, "  sizing only: workers do not compute ", shape.config.architecture,

@@ -22,11 +22,12 @@ bool IsOutsideSteps(const TensorSlice& slice) {
          Contains(slice, "cross_attn.v_");
 }
 
-void AddProducts(const TensorSlice& slice, DType dtype, int64_t bytes, bool is_head,
-                 StageWork& work) {
-  const Products products = {.bytes = static_cast<double>(bytes),
+void AddProducts(const TensorSlice& slice, const HeldSlice& held, const DeviceSpec& device,
+                 bool is_head, StageWork& work) {
+  const bool quantized = IsQuantized(held.dtype) && device.products_8bit;
+  const Products products = {.bytes = static_cast<double>(held.bytes),
                              .elements = static_cast<double>(slice.elements()),
-                             .quantized = IsQuantized(dtype)};
+                             .rate_8bit = quantized || held.dtype == DType::kFp8};
   if (is_head) {
     work.head.push_back(products);
   } else if (Contains(slice, ".experts.")) {
@@ -39,10 +40,10 @@ void AddProducts(const TensorSlice& slice, DType dtype, int64_t bytes, bool is_h
 // One entry for each rate: the sums are what counts.
 void Merge(std::vector<Products>& list) {
   std::vector<Products> merged;
-  for (const bool quantized : {false, true}) {
-    Products sum = {.bytes = 0, .elements = 0, .quantized = quantized};
+  for (const bool rate_8bit : {false, true}) {
+    Products sum = {.bytes = 0, .elements = 0, .rate_8bit = rate_8bit};
     for (const Products& products : list) {
-      if (products.quantized != quantized) continue;
+      if (products.rate_8bit != rate_8bit) continue;
       sum.bytes += products.bytes;
       sum.elements += products.elements;
     }
@@ -53,18 +54,18 @@ void Merge(std::vector<Products>& list) {
 
 // The bytes of one rank's slices; with `work` also what they cost.
 absl::StatusOr<int64_t> WeightBytes(const ModelShape& shape, const WeightTypes& types,
-                                    const ModelShard& shard, StageWork* work) {
+                                    const ModelShard& shard, const DeviceSpec& device,
+                                    StageWork* work) {
   int64_t total = 0;
   for (const TensorSlice& slice : shape.Tensors(shard)) {
-    ASSIGN_OR_RETURN(const DType dtype, types.Of(slice));
-    ASSIGN_OR_RETURN(const int64_t bytes, HeldBytes(slice, dtype));
-    total += bytes;
+    ASSIGN_OR_RETURN(const HeldSlice held, HeldAs(slice, types, HoldingOf(device)));
+    total += held.bytes;
     if (work == nullptr || IsOutsideSteps(slice)) continue;
     const bool embedding = Contains(slice, "embed_tokens.");
     const bool head = shard.last_stage && (Contains(slice, "lm_head.") ||
                                            (embedding && shape.config.tie_word_embeddings));
     if (embedding && !head) continue;  // looked up
-    AddProducts(slice, dtype, bytes, head, *work);
+    AddProducts(slice, held, device, head, *work);
   }
   return total;
 }
@@ -131,6 +132,10 @@ DeviceSpec StageDevice(const ClusterSpec& cluster, const LayoutPlan& plan, int p
   return *least;
 }
 
+WeightHolding HoldingOf(const DeviceSpec& device) {
+  return {.packs_bf16 = !device.gpu, .keeps_fp8 = device.keeps_fp8};
+}
+
 double UsableBytes(const DeviceSpec& device, const PlanOptions& options) {
   return device.memory_bytes * options.memory_share - device.reserved_bytes;
 }
@@ -171,7 +176,7 @@ absl::StatusOr<SizedStage> SizeStage(const ModelShape& shape, const WeightTypes&
     // The first rank has the most rows of the vocabulary, and as much as the others of the rest.
     const bool busiest = tp_rank == 0;
     ASSIGN_OR_RETURN(const int64_t bytes,
-                     WeightBytes(shape, types, shard, busiest ? &work : nullptr));
+                     WeightBytes(shape, types, shard, device, busiest ? &work : nullptr));
     stage.plan.weight_bytes.push_back(bytes);
     if (!busiest) continue;
     for (std::vector<Products>* list : {&work.dense, &work.experts, &work.head}) Merge(*list);

@@ -19,6 +19,9 @@ struct SizedStage {
 // hosts, the least of all.
 DeviceSpec StageDevice(const ClusterSpec& cluster, const LayoutPlan& plan, int pp_rank);
 
+// As workers do on such a device.
+WeightHolding HoldingOf(const DeviceSpec& device);
+
 // Of a device's memory, what weights, activations and KV cache may take.
 double UsableBytes(const DeviceSpec& device, const PlanOptions& options);
 

@@ -52,14 +52,13 @@ TEST(StageTest, PartOfTheReadingMayNotBeHiddenBehindProducts) {
               21e-3, 1e-12);
 }
 
-TEST(StageTest, QuantizedProductsAreFasterWhereTheDeviceHasThem) {
+TEST(StageTest, ProductsOf8BitsHaveARateOfTheirOwn) {
   StageWork work;
-  work.dense = {{.bytes = 1e9, .elements = 1e9, .quantized = true}};
+  work.dense = {{.bytes = 1e9, .elements = 1e9}};
   const StepTokens step = {.tokens = 1000, .context = 1000, .sampled = 0};
-  DeviceSpec device = Device();
-  EXPECT_NEAR(StageSeconds(work, step, device, kLink), 20e-3, 1e-12);
-  device.products_8bit = true;
-  EXPECT_NEAR(StageSeconds(work, step, device, kLink), 10e-3, 1e-12);
+  EXPECT_NEAR(StageSeconds(work, step, Device(), kLink), 20e-3, 1e-12);
+  work.dense[0].rate_8bit = true;
+  EXPECT_NEAR(StageSeconds(work, step, Device(), kLink), 10e-3, 1e-12);
 }
 
 TEST(StageTest, AttentionReadsTheContextOrTheWindow) {

@@ -55,22 +55,20 @@ TEST(SmallVisionTest, HasTransformersParameters) {
 
 TEST_F(VisionTest, NeedsMoreThanOneH200) {
   const Plan plan = On("h200", 1, 1);
-  // Two bytes a parameter; the embedding's 128264 rows fill a panel of 16 up, 8 rows of 8192.
-  EXPECT_EQ(plan.total_weight_bytes, 2 * 88'593'355'323 + 8 * 8192 * 2);
+  EXPECT_EQ(plan.total_weight_bytes, 2 * 88'593'355'323);
   EXPECT_TRUE(plan.layouts.empty());
   EXPECT_THAT(WhyRejected(plan, 1, 1), HasSubstr("needs 177.2 GB for weights"));
 }
 
 // A rank's share of the matrices, and norms, gates and vision tower whole, computed apart from the
-// code under test: 2 (100 (213909504 + 2 h) + 20 (2 x 128 + 2) + h + 32064 h + 32080 h +
-// 926490131). h is 8192; 213909504 a quarter of a layer's matrices; 32080 are the embedding's 32064
-// + 8 rows in panels of 16; 926490131 transformers' count of vision_model and
-// multi_modal_projector.
+// code under test: 2 (100 (213909504 + 2 h) + 20 (2 x 128 + 2) + h + 32064 h + 32072 h +
+// 926490131). h is 8192; 213909504 a quarter of a layer's matrices; 32072 are the embedding's 32064
+// + 8 rows; 926490131 transformers' count of vision_model and multi_modal_projector.
 TEST_F(VisionTest, FitsFourH100) {
   const Plan plan = On("h100", 1, 4);
   const LayoutPlan* layout = FindLayout(plan, 4, 1);
   ASSERT_NE(layout, nullptr);
-  EXPECT_EQ(layout->stages[0].weight_bytes, std::vector<int64_t>(4, 45'689'119'862));
+  EXPECT_EQ(layout->stages[0].weight_bytes, std::vector<int64_t>(4, 45'688'988'790));
   // 80 layers of self-attention with 256 blocks of 32 tokens, 20 with the 201 blocks of one image's
   // 4 x 1601 patches; a block is keys and values of 2 heads x 128 in 16 bits.
   EXPECT_EQ(layout->stages[0].request_bytes, (80 * 256 + 20 * 201) * int64_t{2 * 2 * 128 * 2 * 32});
@@ -82,7 +80,7 @@ TEST_F(VisionTest, FitsTwoNodesOfTwo) {
   const LayoutPlan* layout = FindLayout(plan, 2, 2);
   ASSERT_NE(layout, nullptr);
   // The embedding and the vision tower are on the first stage, the head on the second.
-  EXPECT_EQ(layout->stages[0].max_weight_bytes(), 45'687'459'918);
+  EXPECT_EQ(layout->stages[0].max_weight_bytes(), 45'687'328'846);
   EXPECT_EQ(layout->stages[1].max_weight_bytes(), 43'834'233'896);
   EXPECT_FALSE(layout->tp_across_nodes);
   ASSERT_NE(FindLayout(plan, 4, 1), nullptr);
@@ -95,6 +93,37 @@ TEST_F(VisionTest, ImagesAreNotPartOfTheContext) {
   const Plan without = On("h100", 1, 4, 0);
   EXPECT_EQ(FindLayout(without, 4, 1)->stages[0].request_bytes,
             80 * 256 * int64_t{2 * 2 * 128 * 2 * 32});
+}
+
+// Of a config.json alone. Layers have 218103808 elements in matrices of 43008 rows, each with a
+// scale where they stay FP8.
+TEST(PlannerTest, Fp8IsHeldAsTheDeviceMultipliesIt) {
+  const auto plan_on = [](const std::string& gpu, const std::string& activations) {
+    const ModelShape shape = Llama8B(
+        R"(, "quantization_config": {"quant_method": "compressed-tensors",
+           "format": "float-quantized", "config_groups": {"g": {"weights": {"num_bits": 8,
+           "type": "float", "strategy": "channel"})" +
+        activations + "}}}");
+    return MustPlan(shape, *WeightTypes::Load("/no/such/config.json", shape), Gpus(gpu, 1, 1),
+                    Request(8192));
+  };
+  const std::string dynamic = R"(, "input_activations": {"num_bits": 8, "dynamic": true})";
+  constexpr int64_t kBf16 = 2 * 8'030'261'248;
+  for (const char* gpu : {"l40s", "h100", "h200", "b200"}) {
+    EXPECT_EQ(plan_on(gpu, dynamic).total_weight_bytes,
+              kBf16 - int64_t{32} * (218'103'808 - 4 * 43'008))
+        << gpu;
+  }
+  for (const char* gpu : {"a100", "mi300x", "cpu"}) {
+    EXPECT_EQ(plan_on(gpu, dynamic).total_weight_bytes, kBf16) << gpu;
+  }
+  const Plan widened = plan_on("h100", "");
+  EXPECT_EQ(widened.total_weight_bytes, kBf16);
+  // Half the bytes and twice the rate, in the layers.
+  const LayoutPlan& slow = widened.layouts.at(0);
+  const LayoutPlan fast = plan_on("h100", dynamic).layouts.at(0);
+  EXPECT_LT(fast.tpot_s, 0.65 * slow.tpot_s);
+  EXPECT_LT(fast.ttft_s, 0.65 * slow.ttft_s);
 }
 
 // 32 layers x 8 heads x 128 x keys and values x 2 bytes are 128 KiB a token.
@@ -231,14 +260,14 @@ TEST(PlannerTest, FasterHardwareIsNeverSlower) {
 // Layers have 218112000 parameters, the embedding 128256 x 4096, the head as many and the final
 // norm's 4096: transformers' counts of this model, two bytes each.
 TEST(LayerCostsTest, AreLlama8Bs) {
-  const auto costs = MeasureLayers(Llama8B(), *WeightTypes::Named("BF16"), /*tp=*/1);
+  const auto costs = MeasureLayers(Llama8B(), *WeightTypes::Named("BF16"), /*tp=*/1, {});
   ASSERT_TRUE(costs.ok()) << costs.status();
   EXPECT_EQ(costs->bytes, std::vector<double>(32, 2 * 218'112'000.0));
   EXPECT_EQ(costs->read, costs->bytes);
   EXPECT_EQ(costs->first_bytes, 2.0 * 128256 * 4096);
   EXPECT_EQ(costs->last_bytes, 2.0 * 128256 * 4096 + 2 * 4096);
   const auto widened =
-      MeasureLayers(Llama8B(), *WeightTypes::Named("BF16"), /*tp=*/1, /*float32=*/true);
+      MeasureLayers(Llama8B(), *WeightTypes::Named("BF16"), /*tp=*/1, {.float32 = true});
   EXPECT_EQ(widened->bytes, std::vector<double>(32, 4 * 218'112'000.0));
 }
 
@@ -251,7 +280,7 @@ TEST(LayerCostsTest, OfAMixtureATokenReadsItsExperts) {
           "num_local_experts": 8, "num_experts_per_tok": 2, "vocab_size": 256,
           "max_position_embeddings": 128})",
       "config.json");
-  const auto costs = MeasureLayers(shape, *WeightTypes::Named("F32"), /*tp=*/1);
+  const auto costs = MeasureLayers(shape, *WeightTypes::Named("F32"), /*tp=*/1, {});
   ASSERT_TRUE(costs.ok()) << costs.status();
   const double experts = 4.0 * 8 * 3 * 64 * 128;
   EXPECT_DOUBLE_EQ(costs->bytes[1] - costs->read[1], experts * 3 / 4);
