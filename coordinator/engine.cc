@@ -33,6 +33,7 @@ Engine::~Engine() { Stop("the coordinator has stopped"); }
 
 void Engine::Start() {
   CHECK(!thread_.joinable());
+  gangs_return_until_ = Clock::now() + options_.gang_timeout;
   thread_ = std::thread([this] { Loop(); });
 }
 
@@ -49,7 +50,8 @@ void Engine::Submit(uint64_t request_id, GenerationRequest request,
   const bool posted = Post([this, request_id, request = std::move(request), sink] {
     HandleSubmit(request_id, request, sink);
   });
-  if (!posted) sink->OnError(absl::UnavailableError("the coordinator has stopped"));
+  if (posted) return;
+  sink->OnError(WithRetry(absl::UnavailableError("the coordinator has stopped"), kNoGangRetryMs));
 }
 
 void Engine::Cancel(uint64_t request_id) {
@@ -161,7 +163,8 @@ std::vector<Engine::Event> Engine::NextEvents() {
 std::optional<Engine::Clock::time_point> Engine::NextDeadline() const {
   std::optional<Clock::time_point> next;
   for (const auto& replica : replicas_) {
-    for (const auto& deadline : {replica->step_deadline(), replica->gang_deadline()}) {
+    for (const auto& deadline :
+         {replica->step_deadline(), replica->slow_step(), replica->gang_deadline()}) {
       if (deadline.has_value()) next = std::min(next.value_or(*deadline), *deadline);
     }
   }
@@ -197,6 +200,12 @@ void Engine::CheckDeadlines() {
 void Engine::CheckGangs(Clock::time_point now) {
   std::vector<GangEvent> events;
   for (const auto& replica : replicas_) {
+    if (replica->slow_step().has_value() && now >= *replica->slow_step()) {
+      replica->ForgetSlowStep();
+      const uint64_t step = replica->scheduler().oldest_step();
+      LogWarning(absl::StrCat("step ", step, " of epoch ", replica->epoch(),
+                              " is slow: ", supervisor_.Laggards(replica->epoch(), step)));
+    }
     if (!replica->step_deadline().has_value() || now < *replica->step_deadline()) continue;
     const uint64_t step = replica->scheduler().oldest_step();
     events.push_back(supervisor_.LoseGang(
@@ -242,7 +251,7 @@ void Engine::EndDrained() {
 void Engine::DropIdleReplicas() {
   for (auto it = replicas_.begin(); it != replicas_.end() && replicas_.size() > 1;) {
     const Replica& replica = **it;
-    if (replica.serves() || replica.scheduler().num_sequences() > 0) {
+    if (replica.serves() || replica.awaits_gang() || replica.scheduler().num_sequences() > 0) {
       ++it;
       continue;
     }
@@ -338,12 +347,9 @@ Replica& Engine::ReplicaOf(uint64_t epoch) const {
 
 void Engine::HandleGangReady(const GangIsReady& ready) {
   const GangCapacity& capacity = ready.capacity;
-  // It takes the place of one that was lost if it holds all that waits there.
-  const auto vacant = std::find_if(replicas_.begin(), replicas_.end(), [&](const auto& replica) {
-    return !replica->serves() && CanTakeOver(*replica, ready);
-  });
-  Replica& replica = vacant != replicas_.end()
-                         ? **vacant
+  Replica* const vacant = VacantReplica(ready);
+  Replica& replica = vacant != nullptr
+                         ? *vacant
                          : *replicas_.emplace_back(std::make_unique<Replica>(options_.replica));
   replica.Begin(capacity, ready.version);
   RouteAgain(UnbegunRequests());
@@ -359,6 +365,7 @@ void Engine::HandleGangReady(const GangIsReady& ready) {
 void Engine::HandleGangLost(const GangIsLost& lost) {
   Replica& replica = ReplicaOf(lost.epoch);
   const Clock::time_point now = Clock::now();
+  const bool told_to_end = replica.draining().has_value();
   FailRequestsOf(
       replica.End(lost.reason,
                   {.give_up = now + options_.gang_timeout,
@@ -369,6 +376,8 @@ void Engine::HandleGangLost(const GangIsLost& lost) {
                                        " times in a row; the last time: ", lost.reason)));
   const std::vector<uint64_t> requests = RequestsOf(replica);
   RouteAgain(requests);
+  // The one that comes in its place is here, or nobody knows what it will be.
+  if (told_to_end && supervisor_.has_gang() && RequestsOf(replica).empty()) replica.GiveUp();
   PublishGangs();
   const size_t wait = RequestsOf(replica).size();
   if (wait < requests.size()) {
@@ -505,8 +514,7 @@ void Engine::PublishGangs() {
     context = std::max(context, gang.max_model_len());
   }
   for (const auto& replica : replicas_) {
-    if (supervisor_.has_gang() || !replica->awaits_gang()) continue;
-    context = std::max(context, replica->capacity().max_model_len);
+    if (replica->awaits_gang()) context = std::max(context, replica->capacity().max_model_len);
   }
   max_model_len_ = context > 0 ? context : options_.gang.max_model_len;
   const bool ready = description.ready();
@@ -527,6 +535,10 @@ void Engine::PublishStats() {
     const Scheduler& scheduler = ReplicaOf(gang.epoch()).scheduler();
     gang.set_running(static_cast<uint32_t>(scheduler.num_running()));
     gang.set_waiting(static_cast<uint32_t>(scheduler.num_waiting()));
+  }
+  description_.clear_waiting();
+  for (v1::WaitingGang& gang : supervisor_.WaitingGangs()) {
+    *description_.add_waiting() = std::move(gang);
   }
   stats_ = std::move(stats);
 }

@@ -97,7 +97,9 @@ class Engine {
 
   // The sink hears all about the request, also that it is refused: UNAVAILABLE (no gang, and none
   // that was lost less than gang_timeout ago or loads, for which it would wait), RESOURCE_EXHAUSTED
-  // (queue full, or not before the deadline), INVALID_ARGUMENT (exceeds every gang's context).
+  // (queue full, or not before the deadline), INVALID_ARGUMENT (exceeds every gang's context),
+  // FAILED_PRECONDITION (has begun with a version that no gang has; until gang_timeout after the
+  // start UNAVAILABLE).
   void Submit(uint64_t request_id, GenerationRequest request, std::shared_ptr<TokenSink> sink);
 
   // Frees the request's sequences; the sink hears nothing more. No effect if it is over.
@@ -124,8 +126,8 @@ class Engine {
   void DrainHost(const std::string& host, const Drained& done);
 
   bool ready() const { return ready_; }
-  // The longest of the serving gangs', or of those that may come back, or else what the coordinator
-  // wants to serve.
+  // The longest of the gangs that serve or may come back, or else what the coordinator wants to
+  // serve.
   uint32_t max_model_len() const { return max_model_len_; }
   v1::ListRanksResponse Describe() const;
   v1::GetStatsResponse Stats() const;
@@ -172,8 +174,10 @@ class Engine {
   absl::StatusOr<Replica*> Admit(const GenerationRequest& request, const BlockHash& root) const;
   absl::Status CheckQueue(const GenerationRequest& request, const Replica& replica) const;
   absl::Status CheckDeadline(const GenerationRequest& request, const Replica& replica) const;
-  // Of those whose gang may come back, one whose last gang held so many tokens; null if none did.
-  Replica* AwaitedReplica(uint64_t tokens_max) const;
+  // Why a request that no gang can take, nor one that may come back, is refused.
+  absl::Status NoGangFor(const std::optional<std::string>& version, uint64_t tokens_max) const;
+  // Of those whose gang may come back, one whose last gang could take the request; null if none.
+  Replica* AwaitedReplica(const std::optional<std::string>& version, uint64_t tokens_max) const;
   // The gangs that serve and drain, or do not.
   std::vector<Candidate> Candidates(bool drain) const;
   // The candidate for a request with these tokens; null if none holds it.
@@ -185,6 +189,9 @@ class Engine {
   void RouteAgain(const std::vector<uint64_t>& request_ids);
   std::vector<uint64_t> RequestsOf(const Replica& replica) const;
   std::vector<uint64_t> UnbegunRequests() const;
+  // Whose place a gang takes: of the lost ones that it could go on for, the one most like it; null
+  // if there is none.
+  Replica* VacantReplica(const GangIsReady& ready) const;
   // Whether a gang could go on with all that waits for the replica's next one.
   bool CanTakeOver(const Replica& replica, const GangIsReady& ready) const;
   // Whether a gang that drains has requests that none of those that stay could take: they are of
@@ -229,6 +236,7 @@ class Engine {
 
   // The rest belongs to the engine's thread.
   GangSupervisor supervisor_;
+  Clock::time_point gangs_return_until_;            // those of the coordinator before
   std::vector<std::unique_ptr<Replica>> replicas_;  // one at least; requests name them
   std::map<uint64_t, Request> requests_;
   absl::flat_hash_map<uint64_t, SequenceOwner> owners_;                     // by sequence id

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdlib>
+#include <utility>
 
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
@@ -52,35 +54,43 @@ absl::StatusOr<Replica*> Engine::Admit(const GenerationRequest& request,
     candidates = Candidates(drain);
     chosen = Choose(candidates, version, root, request.prompt, tokens_max);
   }
-  Replica* replica = chosen == nullptr ? nullptr : chosen->replica;
-  if (!supervisor_.has_gang()) {
-    // Who comes while a gang is being started anew waits for it, like those that it computed.
-    replica = AwaitedReplica(tokens_max);
-    if (replica == nullptr) {
-      return WithRetry(absl::UnavailableError(
-                           absl::StrCat("no workers are ready to serve; ", options_.worker_hint)),
-                       kNoGangRetryMs);
-    }
-  }
-  if (replica == nullptr && version.has_value()) {
-    return absl::FailedPreconditionError(
-        absl::StrCat("the answer was begun with version ", absl::CHexEscape(*version),
-                     " of the model, and no workers that serve it now hold it; ask again with "
-                     "another idempotency key, or start workers as they were"));
-  }
-  if (replica == nullptr) {
-    return absl::InvalidArgumentError(absl::StrCat("prompt and max_tokens come to ", tokens_max,
-                                                   " tokens, the workers serve a context of ",
-                                                   max_model_len()));
-  }
+  // Who comes while its gang is being started anew waits for it, like those that it computed.
+  Replica* replica = chosen == nullptr ? AwaitedReplica(version, tokens_max) : chosen->replica;
+  if (replica == nullptr) return NoGangFor(version, tokens_max);
   RETURN_IF_ERROR(CheckQueue(request, *replica));
   RETURN_IF_ERROR(CheckDeadline(request, *replica));
   return replica;
 }
 
-Replica* Engine::AwaitedReplica(uint64_t tokens_max) const {
+absl::Status Engine::NoGangFor(const std::optional<std::string>& version,
+                               uint64_t tokens_max) const {
+  if (!supervisor_.has_gang()) {
+    return WithRetry(absl::UnavailableError(
+                         absl::StrCat("no workers are ready to serve; ", options_.worker_hint)),
+                     kNoGangRetryMs);
+  }
+  if (!version.has_value()) {
+    return absl::InvalidArgumentError(absl::StrCat("prompt and max_tokens come to ", tokens_max,
+                                                   " tokens, the workers serve a context of ",
+                                                   max_model_len()));
+  }
+  const std::string begun = absl::StrCat("the answer was begun with version ",
+                                         absl::CHexEscape(*version), " of the model, and ");
+  // The gangs of the coordinator before join one by one, and this one's may not be the first.
+  if (Clock::now() < gangs_return_until_) {
+    return WithRetry(absl::UnavailableError(absl::StrCat(begun, "its workers may still join")),
+                     kNoGangRetryMs);
+  }
+  return absl::FailedPreconditionError(
+      absl::StrCat(begun,
+                   "no workers that serve it now hold it; ask again with another idempotency key, "
+                   "or start workers as they were"));
+}
+
+Replica* Engine::AwaitedReplica(const std::optional<std::string>& version,
+                                uint64_t tokens_max) const {
   const auto found = std::find_if(replicas_.begin(), replicas_.end(), [&](const auto& replica) {
-    return replica->awaits_gang() && replica->capacity().Holds(tokens_max);
+    return replica->awaits_gang() && replica->WouldTake(version, tokens_max);
   });
   return found == replicas_.end() ? nullptr : found->get();
 }
@@ -200,6 +210,19 @@ absl::Status Engine::CheckDeadline(const GenerationRequest& request, const Repli
                                " ms, ", queue.sequences_ahead,
                                " sequences go first); try again later, or allow more time"),
                   total_ms - left_ms);
+}
+
+Replica* Engine::VacantReplica(const GangIsReady& ready) const {
+  const auto unlike = [&](const Replica& replica) {
+    const int64_t more = int64_t{replica.capacity().max_model_len} - ready.capacity.max_model_len;
+    return std::pair(replica.version() != ready.version, std::abs(more));
+  };
+  Replica* vacant = nullptr;
+  for (const auto& replica : replicas_) {
+    if (replica->serves() || !CanTakeOver(*replica, ready)) continue;
+    if (vacant == nullptr || unlike(*replica) < unlike(*vacant)) vacant = replica.get();
+  }
+  return vacant;
 }
 
 bool Engine::CanTakeOver(const Replica& replica, const GangIsReady& ready) const {

@@ -20,6 +20,8 @@ void Replica::Begin(const GangCapacity& capacity, const std::string& version) {
 
 std::vector<uint64_t> Replica::End(const std::string& reason, const Wait& wait, bool silent) {
   step_deadline_.reset();
+  slow_step_.reset();
+  last_step_ms_ = 0;
   draining_.reset();
   finishes_ = false;
   sent_plans_.clear();
@@ -49,8 +51,15 @@ std::optional<v1::StepPlan> Replica::Plan(Time now) {
   SentPlan sent{.tokens = 0, .gang_had_work = !std::exchange(dry_, false)};
   for (const v1::ScheduledSequence& each : plan->scheduled()) sent.tokens += each.num_tokens();
   sent_plans_.push_back(sent);
-  if (!step_deadline_.has_value()) step_deadline_ = now + options_.step_timeout;
+  if (!step_deadline_.has_value()) AwaitStep(now);
   return plan;
+}
+
+void Replica::AwaitStep(Time now) {
+  constexpr double kSlow = 10;  // times the step before
+  const std::chrono::milliseconds slow(static_cast<int64_t>(kSlow * last_step_ms_));
+  step_deadline_ = now + options_.step_timeout;
+  slow_step_ = now + std::max(options_.slow_step, slow);
 }
 
 absl::StatusOr<StepOutput> Replica::Apply(v1::StepResult result, Time now) {
@@ -66,7 +75,9 @@ void Replica::CountStep(const Milliseconds& took, Time now) {
   const SentPlan sent = sent_plans_.front();
   sent_plans_.pop_front();
   step_deadline_.reset();
-  if (!sent_plans_.empty()) step_deadline_ = now + options_.step_timeout;
+  slow_step_.reset();
+  last_step_ms_ = took.step;
+  if (!sent_plans_.empty()) AwaitStep(now);
   load_.AddStep(sent.tokens, took.step);
   total_.step += took.step;
   total_.bubble += took.bubble;

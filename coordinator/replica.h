@@ -19,6 +19,7 @@ struct ReplicaOptions {
   SchedulerOptions scheduler;
   std::chrono::milliseconds step_target{0};  // of steps that mix prefill and decode; 0: no target
   std::chrono::milliseconds step_timeout{120'000};
+  std::chrono::milliseconds slow_step{4'000};  // to be told of a step that takes longer
 };
 
 // One gang as the engine drives it: the scheduler with its requests, the plans that are not
@@ -62,8 +63,11 @@ class Replica {
 
   // Whether the gang can compute a request that has begun with a version, or has not begun.
   bool CanTake(const std::optional<std::string>& version, uint64_t tokens_max) const {
-    return serves() && version.value_or(version_) == version_ &&
-           scheduler_.capacity()->Holds(tokens_max);
+    return serves() && WouldTake(version, tokens_max);
+  }
+  // Whether the gang can, or the last one could.
+  bool WouldTake(const std::optional<std::string>& version, uint64_t tokens_max) const {
+    return version.value_or(version_) == version_ && capacity_.Holds(tokens_max);
   }
 
   // Of the gang's model, or the last one's.
@@ -88,6 +92,9 @@ class Replica {
 
   // When the oldest plan must be answered, or the next gang be there; nothing if neither is due.
   std::optional<Time> step_deadline() const { return step_deadline_; }
+  // When the oldest plan will have taken much longer than the one before it, once.
+  std::optional<Time> slow_step() const { return slow_step_; }
+  void ForgetSlowStep() { slow_step_.reset(); }
   std::optional<Time> gang_deadline() const { return gang_deadline_; }
 
   // What goes before a new request.
@@ -106,6 +113,7 @@ class Replica {
   };
 
   void CountStep(const Milliseconds& took, Time now);
+  void AwaitStep(Time now);
 
   const ReplicaOptions options_;
   Scheduler scheduler_;
@@ -113,7 +121,9 @@ class Replica {
   std::deque<SentPlan> sent_plans_;
   bool dry_ = true;  // all work was done when the last plan came back
   Milliseconds total_;
+  double last_step_ms_ = 0;
   std::optional<Time> step_deadline_;
+  std::optional<Time> slow_step_;
   std::optional<Time> gang_deadline_;
   Time latest_gang_deadline_{};
   std::string lost_reason_;

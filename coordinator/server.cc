@@ -74,6 +74,7 @@ EngineOptions ToEngineOptions(const ServerOptions& options, const ServedModel& m
   engine.replica.step_target = options.step_target;
   engine.client_timeout = options.client_timeout;
   engine.replica.step_timeout = options.step_timeout;
+  engine.replica.slow_step = options.worker_timeout;
   engine.gang.self_test_timeout = options.step_timeout;
   engine.gang_timeout = options.gang_timeout;
   engine.worker_hint = absl::StrCat("start them with: mpirun -np N trireme-worker --coordinator ",

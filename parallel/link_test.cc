@@ -24,6 +24,7 @@ constexpr size_t kLinksMin = 3;  // that tell what is usual
 constexpr double kSlowFactor = 4;
 // A small exchange is not slow for less than this: the system's scheduler may be the reason.
 constexpr double kSlowMarginUs = 500;
+constexpr double kSlowPartOfWire = 0.1;  // one stream of TCP does not fill the fastest
 
 double SecondsSince(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
@@ -97,21 +98,50 @@ absl::StatusOr<double> MeanAllReduce(Communicator& world, std::span<float> data,
   return SecondsSince(start) / done;
 }
 
+bool HasAllReduce(int ranks) { return (ranks & (ranks - 1)) == 0; }
+
+// As MeanAllReduce, of so many bytes from each rank.
+absl::StatusOr<double> MeanAllGather(Communicator& world, size_t bytes, int times,
+                                     Clock::time_point deadline) {
+  std::vector<std::byte> mine(bytes);
+  std::vector<std::byte> all(bytes * static_cast<size_t>(world.size()));
+  RETURN_IF_ERROR(world.Barrier());
+  const auto start = Clock::now();
+  int done = 0;
+  bool out_of_time = false;
+  do {
+    mine[0] = Clock::now() < deadline ? std::byte{0} : std::byte{1};
+    RETURN_IF_ERROR(world.AllGather(mine, all));
+    ++done;
+    for (size_t at = 0; at < all.size(); at += bytes) out_of_time |= all[at] != std::byte{0};
+  } while (done < times && !out_of_time);
+  return SecondsSince(start) / done;
+}
+
 absl::Status MeasureAllReduce(Communicator& world, Clock::time_point deadline, LinkTable& table) {
-  if (world.size() == 1 || (world.size() & (world.size() - 1)) != 0) return absl::OkStatus();
+  if (world.size() == 1) return absl::OkStatus();
   std::vector<float> data(kLargeBytes / sizeof(float));
-  ASSIGN_OR_RETURN(const double small,
-                   MeanAllReduce(world, std::span(data).first(1), kSmallTimes, deadline));
-  ASSIGN_OR_RETURN(const double large, MeanAllReduce(world, data, kLargeTimes, deadline));
+  const auto mean = [&](bool is_small) {
+    const int times = is_small ? kSmallTimes : kLargeTimes;
+    if (HasAllReduce(world.size())) {
+      return MeanAllReduce(world, is_small ? std::span(data).first(1) : data, times, deadline);
+    }
+    const size_t bytes = is_small ? kSmallBytes : kLargeBytes / static_cast<size_t>(world.size());
+    return MeanAllGather(world, bytes, times, deadline);
+  };
+  ASSIGN_OR_RETURN(const double small, mean(true));
+  ASSIGN_OR_RETURN(const double large, mean(false));
   table.all_reduce_us = small * 1e6;
   table.all_reduce_large_ms = large * 1e3;
   return absl::OkStatus();
 }
 
+using Links = std::vector<std::pair<int, int>>;
+
 // Links inside a host, or between hosts, and what is usual for them.
 struct Kind {
   const char* where;
-  std::vector<std::pair<int, int>> links;
+  Links links;
   LinkTimes usual;
 };
 
@@ -125,7 +155,7 @@ double Quantile(std::vector<double> values, double part, Less less) {
   return *at;
 }
 
-LinkTimes TimesOf(const LinkTable& table, std::span<const std::pair<int, int>> links, double part) {
+LinkTimes TimesOf(const LinkTable& table, const Links& links, double part) {
   std::vector<double> small;
   std::vector<double> large;
   for (const auto& [a, b] : links) {
@@ -161,10 +191,62 @@ std::string RankName(const LinkTable& table, int rank) {
   return absl::StrCat("rank ", rank, " (", table.hosts[static_cast<size_t>(rank)], ")");
 }
 
+std::string LinkIsSlow(const LinkTable& table, std::pair<int, int> link, const std::string& where) {
+  return absl::StrCat(
+      "the link between ", RankName(table, link.first), " and ", RankName(table, link.second),
+      " is slow: ", DescribeTimes(table.link(link.first, link.second)), ", where ", where);
+}
+
+// Adds lines for links slower than usual, and returns these.
+Links AddSlowLinks(const LinkTable& table, const Kind& kind, std::vector<std::string>& lines) {
+  std::vector<Links> all(table.hosts.size());  // by rank
+  std::vector<Links> slow(table.hosts.size());
+  Links slow_links;
+  for (const auto& link : kind.links) {
+    const bool is_slow = IsSlow(table.link(link.first, link.second), kind.usual);
+    for (const int rank : {link.first, link.second}) {
+      all[static_cast<size_t>(rank)].push_back(link);
+      if (is_slow) slow[static_cast<size_t>(rank)].push_back(link);
+    }
+    if (is_slow) slow_links.push_back(link);
+  }
+  const auto is_slow_rank = [&](int rank) {
+    const auto i = static_cast<size_t>(rank);
+    return slow[i].size() > 1 && 2 * slow[i].size() > all[i].size();
+  };
+  const std::string usual = absl::StrCat(DescribeTimes(kind.usual), " are usual");
+  for (int rank = 0; rank < table.ranks(); ++rank) {
+    const auto i = static_cast<size_t>(rank);
+    if (!is_slow_rank(rank)) continue;
+    lines.push_back(absl::StrCat(RankName(table, rank), " is slow: ", slow[i].size(), " of its ",
+                                 all[i].size(), " links ", kind.where, " take about ",
+                                 DescribeTimes(TimesOf(table, slow[i], 0.5)), ", where ", usual));
+  }
+  for (const auto& link : slow_links) {
+    if (is_slow_rank(link.first) || is_slow_rank(link.second)) continue;
+    lines.push_back(LinkIsSlow(table, link, usual));
+  }
+  return slow_links;
+}
+
+// Of links that no line names yet.
+void AddLinksBelowTheirWire(const LinkTable& table, const Links& links, const Links& named,
+                            std::vector<std::string>& lines) {
+  if (table.wire_gb_s.empty()) return;
+  for (const auto& link : links) {
+    const double wire = std::min(table.wire_gb_s[static_cast<size_t>(link.first)],
+                                 table.wire_gb_s[static_cast<size_t>(link.second)]);
+    if (table.link(link.first, link.second).large_gb_s >= kSlowPartOfWire * wire) continue;
+    if (std::find(named.begin(), named.end(), link) != named.end()) continue;
+    lines.push_back(LinkIsSlow(table, link,
+                               absl::StrFormat("the network interfaces could do %.3g GB/s", wire)));
+  }
+}
+
 }  // namespace
 
 absl::StatusOr<LinkTable> MeasureLinks(Communicator& world, std::span<const std::string> hosts,
-                                       std::chrono::milliseconds time) {
+                                       double wire_gb_s, std::chrono::milliseconds time) {
   const int ranks = world.size();
   LinkTable table;
   table.hosts.assign(hosts.begin(), hosts.end());
@@ -183,6 +265,9 @@ absl::StatusOr<LinkTable> MeasureLinks(Communicator& world, std::span<const std:
   table.links.resize(static_cast<size_t>(ranks) * static_cast<size_t>(ranks));
   RETURN_IF_ERROR(world.AllGather(std::as_bytes(std::span(mine)),
                                   std::as_writable_bytes(std::span(table.links))));
+  table.wire_gb_s.resize(static_cast<size_t>(ranks));
+  RETURN_IF_ERROR(world.AllGather(std::as_bytes(std::span(&wire_gb_s, 1)),
+                                  std::as_writable_bytes(std::span(table.wire_gb_s))));
   RETURN_IF_ERROR(MeasureAllReduce(world, deadline(ranks), table));
   table.seconds = SecondsSince(start);
   return table;
@@ -197,7 +282,8 @@ std::string DescribeLinks(const LinkTable& table) {
     }
   }
   if (table.all_reduce_us > 0) {
-    parts.push_back(absl::StrFormat("all-reduce over %d ranks %.0f us, of 1 MiB %.2f ms",
+    parts.push_back(absl::StrFormat("all-%s over %d ranks %.0f us, of 1 MiB %.2f ms",
+                                    HasAllReduce(table.ranks()) ? "reduce" : "gather",
                                     table.ranks(), table.all_reduce_us, table.all_reduce_large_ms));
   }
   return absl::StrFormat("links, measured for %.1f s: %s", table.seconds,
@@ -205,38 +291,11 @@ std::string DescribeLinks(const LinkTable& table) {
 }
 
 std::vector<std::string> SlowLinks(const LinkTable& table) {
-  const Kind kind = MakeKind(table, false);
   std::vector<std::string> lines;
-  if (kind.links.size() < kLinksMin) return lines;
-  using Links = std::vector<std::pair<int, int>>;
-  std::vector<Links> all(table.hosts.size());  // by rank
-  std::vector<Links> slow(table.hosts.size());
-  Links slow_links;
-  for (const auto& link : kind.links) {
-    const bool is_slow = IsSlow(table.link(link.first, link.second), kind.usual);
-    for (const int rank : {link.first, link.second}) {
-      all[static_cast<size_t>(rank)].push_back(link);
-      if (is_slow) slow[static_cast<size_t>(rank)].push_back(link);
-    }
-    if (is_slow) slow_links.push_back(link);
-  }
-  const auto is_slow_rank = [&](int rank) {
-    const auto i = static_cast<size_t>(rank);
-    return slow[i].size() > 1 && 2 * slow[i].size() > all[i].size();
-  };
-  const std::string than_usual = absl::StrCat(", where ", DescribeTimes(kind.usual), " are usual");
-  for (int rank = 0; rank < table.ranks(); ++rank) {
-    const auto i = static_cast<size_t>(rank);
-    if (!is_slow_rank(rank)) continue;
-    lines.push_back(absl::StrCat(RankName(table, rank), " is slow: ", slow[i].size(), " of its ",
-                                 all[i].size(), " links take about ",
-                                 DescribeTimes(TimesOf(table, slow[i], 0.5)), than_usual));
-  }
-  for (const auto& [a, b] : slow_links) {
-    if (is_slow_rank(a) || is_slow_rank(b)) continue;
-    lines.push_back(absl::StrCat("the link between ", RankName(table, a), " and ",
-                                 RankName(table, b), " is slow: ", DescribeTimes(table.link(a, b)),
-                                 than_usual));
+  for (const bool same_host : {true, false}) {
+    const Kind kind = MakeKind(table, same_host);
+    const Links slow = kind.links.size() < kLinksMin ? Links() : AddSlowLinks(table, kind, lines);
+    if (!same_host) AddLinksBelowTheirWire(table, kind.links, slow, lines);
   }
   return lines;
 }

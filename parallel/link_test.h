@@ -20,9 +20,12 @@ struct LinkTimes {
 struct LinkTable {
   std::vector<std::string> hosts;  // by rank
   std::vector<LinkTimes> links;    // [a * ranks + b], of a < b
-  double all_reduce_us = 0;        // of one float over all ranks; 0: their number has none
-  double all_reduce_large_ms = 0;  // of 1 MiB
-  double seconds = 0;              // this took
+  std::vector<double> wire_gb_s;   // by rank: what its network interface could do; 0: unknown
+  // Over all ranks: a float, and 1 MiB. Where their number is no power of two, which has no
+  // all-reduce: all-gathers of 8 bytes, and of 1 MiB from all together.
+  double all_reduce_us = 0;
+  double all_reduce_large_ms = 0;
+  double seconds = 0;  // this took
 
   int ranks() const { return static_cast<int>(hosts.size()); }
   const LinkTimes& link(int a, int b) const {
@@ -32,18 +35,19 @@ struct LinkTable {
 
 // Every rank exchanges data with every other, in as many rounds as there are ranks, then all reduce
 // together. After about `time` no measurement is repeated or enlarged, but each is made once.
-// Collective; every rank gets the table. `hosts` is by rank. Errors: the communicator's.
+// Collective; every rank gets the table. `hosts` is by rank, `wire_gb_s` this rank's (LinkTable).
+// Errors: the communicator's.
 absl::StatusOr<LinkTable> MeasureLinks(
-    Communicator& world, std::span<const std::string> hosts,
+    Communicator& world, std::span<const std::string> hosts, double wire_gb_s = 0,
     std::chrono::milliseconds time = std::chrono::milliseconds(2000));
 
 // One line: what is usual inside a host and between hosts.
 std::string DescribeLinks(const LinkTable& table);
 
-// A line for each link between hosts that is several times slower than usual, or for a rank of
-// which most are. Usual is what the fastest quarter has, so that of three hosts one may be slow.
-// Nothing where there are fewer than three such links, and nothing of links inside a host, where
-// ranks wait for CPUs rather than for a wire.
+// A line for each link that is several times slower than is usual for its kind, inside a host or
+// between hosts, or for a rank of which most are. Usual is what the fastest quarter has, so that of
+// three hosts one may be slow; fewer than three links of a kind do not tell. And a line for each
+// other link between hosts with less than a tenth of what both interfaces could do.
 std::vector<std::string> SlowLinks(const LinkTable& table);
 
 }  // namespace trireme

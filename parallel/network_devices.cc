@@ -127,11 +127,15 @@ bool IsLoopbackInterface(const std::string& interface) {
   return (InterfaceFlags(interface) & IFF_LOOPBACK) != 0;
 }
 
-std::string LinkSpeed(const std::string& interface) {
+int LinkMbitPerSecond(const std::string& interface) {
   int mbit = 0;
   const std::string text = FirstLine(fs::path("/sys/class/net") / interface / "speed");
-  if (!absl::SimpleAtoi(text, &mbit) || mbit <= 0) return "speed unknown";
-  return absl::StrCat(mbit, " Mbit/s");
+  return absl::SimpleAtoi(text, &mbit) && mbit > 0 ? mbit : 0;
+}
+
+std::string LinkSpeed(const std::string& interface) {
+  const int mbit = LinkMbitPerSecond(interface);
+  return mbit > 0 ? absl::StrCat(mbit, " Mbit/s") : "speed unknown";
 }
 
 std::vector<std::string> RdmaPorts(const std::string& interface) {

@@ -19,7 +19,9 @@ absl::StatusOr<std::string> InterfaceTowards(const std::string& host_port);
 bool InterfaceIsUp(const std::string& interface);
 bool IsLoopbackInterface(const std::string& interface);
 
-// "10000 Mbit/s", or "speed unknown" (virtual interfaces have none).
+// 0: unknown, as of many virtual interfaces.
+int LinkMbitPerSecond(const std::string& interface);
+// "10000 Mbit/s", or "speed unknown".
 std::string LinkSpeed(const std::string& interface);
 
 // RDMA ports ("mlx5_0:1") that are active; of one interface only unless that is empty.

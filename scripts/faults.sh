@@ -6,5 +6,5 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 preset=${TRIREME_PRESET:-release}
 [[ -f build/$preset/build.ninja ]] || cmake --preset "$preset" >/dev/null
-cmake --build --preset "$preset" --target trireme trireme-coordinator trireme-worker fault_driver >&2
+cmake --build --preset "$preset" --target trireme trireme-coordinator trireme-worker fault_driver poisoned_worker >&2
 FAULTS=${FAULTS:-20} exec tests/fault/fault_test.sh "build/$preset/bin" "$PWD" "${1:-}"

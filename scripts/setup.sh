@@ -9,7 +9,7 @@ packages=(
   libopenmpi-dev openmpi-bin
   nlohmann-json3-dev libssl-dev libpcre2-dev libutf8proc-dev libspdlog-dev libcli11-dev zlib1g-dev
   prometheus-cpp-dev libhwloc-dev libsqlite3-dev
-  libgtest-dev libsimde-dev libbenchmark-dev libboost-context-dev
+  libgtest-dev libsimde-dev libbenchmark-dev libboost-dev libboost-context-dev
 )
 if [[ "${1:-}" == --fuzz ]]; then packages+=(clang-14 libclang-rt-14-dev); fi
 if [[ "${1:-}" == --tidy ]]; then packages+=(clang-format-14 clang-tidy-14); fi

@@ -343,7 +343,11 @@ absl::Status TestLinks(const Flags& flags, const GangWorld& world) {
   if (flags.link_test == "off" || (flags.link_test == "auto" && !several_hosts)) {
     return absl::OkStatus();
   }
-  ASSIGN_OR_RETURN(const LinkTable table, MeasureLinks(*world.ranks, world.hosts));
+  const std::string interface = flags.join.network.net_interface.empty()
+                                    ? InterfaceTowards(flags.control.coordinator).value_or("")
+                                    : flags.join.network.net_interface;
+  const double wire_gb_s = LinkMbitPerSecond(interface) / 8e3;
+  ASSIGN_OR_RETURN(const LinkTable table, MeasureLinks(*world.ranks, world.hosts, wire_gb_s));
   if (world.ranks->rank() != 0) return absl::OkStatus();
   LogInfo(DescribeLinks(table));
   for (const std::string& line : SlowLinks(table)) LogWarning(line);

@@ -52,12 +52,6 @@ class EngineRequest : public AnswerSource {
   const uint64_t id_;
 };
 
-class FailedCall : public ResponseWriter {
- public:
-  explicit FailedCall(const absl::Status& status) { Finish(ToGrpcStatus(status)); }
-  void OnDone() override { delete this; }
-};
-
 double Milliseconds(std::chrono::steady_clock::duration duration) {
   return std::chrono::duration<double, std::milli>(duration).count();
 }
@@ -86,42 +80,50 @@ GenerationRequest ToGenerationRequest(const PreparedRequest& prepared) {
   return request;
 }
 
-ResponseWriter* GenerateCall::Start(grpc::CallbackServerContext* context, const ServedModel& model,
-                                    Engine& engine, PreparedRequest prepared) {
-  const uint64_t id = engine.NewRequestId();
-  GenerationRequest request = ToGenerationRequest(prepared);
-  request.deadline = SteadyDeadline(*context);
-  const auto call =
-      Create(context, model, std::move(prepared), std::make_unique<EngineRequest>(engine, id));
-  if (!call.ok()) return Fail(call.status());
-  engine.Submit(id, std::move(request), *call);
-  return call->get();
-}
-
-absl::StatusOr<std::shared_ptr<GenerateCall>> GenerateCall::Create(
-    grpc::CallbackServerContext* context, const ServedModel& model, PreparedRequest prepared,
-    std::unique_ptr<AnswerSource> source) {
-  std::shared_ptr<GenerateCall> call(
-      new GenerateCall(context, model, std::move(prepared), std::move(source)));
-  RETURN_IF_ERROR(call->Init());
+std::shared_ptr<GenerateCall> GenerateCall::Create(grpc::CallbackServerContext* context,
+                                                   const ServedModel& model) {
+  std::shared_ptr<GenerateCall> call(new GenerateCall(context, model));
   call->self_ = call;
   return call;
 }
 
-ResponseWriter* GenerateCall::Fail(const absl::Status& status) { return new FailedCall(status); }
+GenerateCall::GenerateCall(grpc::CallbackServerContext* context, const ServedModel& model)
+    : context_(context), model_(model), start_(Clock::now()) {}
 
-GenerateCall::GenerateCall(grpc::CallbackServerContext* context, const ServedModel& model,
-                           PreparedRequest prepared, std::unique_ptr<AnswerSource> source)
-    : context_(context),
-      model_(model),
-      prepared_(std::move(prepared)),
-      source_(std::move(source)),
-      start_(Clock::now()),
-      num_tokens_(prepared_.sampling.best_of),
-      open_continuations_(prepared_.sampling.best_of) {}
+void GenerateCall::Submit(Engine& engine, PreparedRequest prepared) {
+  const uint64_t id = engine.NewRequestId();
+  GenerationRequest request = ToGenerationRequest(prepared);
+  {
+    const std::lock_guard lock(mutex_);
+    if (end_.has_value()) return;  // gRPC may have taken the context back
+    request.deadline = SteadyDeadline(*context_);
+  }
+  if (!Begin(std::move(prepared), std::make_unique<EngineRequest>(engine, id)).ok()) return;
+  engine.Submit(id, std::move(request), shared_from_this());
+}
 
-absl::Status GenerateCall::Init() {
+absl::Status GenerateCall::Begin(PreparedRequest prepared, std::unique_ptr<AnswerSource> source) {
+  const std::lock_guard lock(mutex_);
+  if (end_.has_value()) return *end_;
+  prepared_ = std::move(prepared);
+  source_ = std::move(source);
+  absl::Status status = MakeTexts();
+  if (!status.ok()) {
+    End(status);
+    Pump();
+  }
+  return status;
+}
+
+bool GenerateCall::over() {
+  const std::lock_guard lock(mutex_);
+  return end_.has_value();
+}
+
+absl::Status GenerateCall::MakeTexts() {
   const ResolvedSampling& sampling = prepared_.sampling;
+  num_tokens_.resize(sampling.best_of);
+  open_continuations_ = sampling.best_of;
   if (sampling.best_of > sampling.n) {
     candidates_.resize(sampling.best_of);
     logprobs_.resize(sampling.best_of);
@@ -298,6 +300,7 @@ void GenerateCall::Leave(const absl::Status& status) {
   pending_.clear();
   pending_bytes_ = 0;
   End(status);
+  if (source_ == nullptr) return;  // not begun
   if (std::exchange(paused_, false)) source_->Resume();
   source_->Leave();
 }

@@ -52,18 +52,22 @@ class AnswerSource {
 // The engine never waits for the client: what the client has not read is kept here, merged into few
 // messages, up to a bound, from where on the engine computes nothing for this call until the client
 // has read. The call owns itself and goes when gRPC and the source of its tokens are done with it.
-class GenerateCall : public ResponseWriter, public TokenSink {
+// It is there before its request is: what that takes is not for gRPC's threads (InferenceService).
+class GenerateCall : public ResponseWriter,
+                     public TokenSink,
+                     public std::enable_shared_from_this<GenerateCall> {
  public:
-  // Submits the request and returns the call's reactor.
-  static ResponseWriter* Start(grpc::CallbackServerContext* context, const ServedModel& model,
-                               Engine& engine, PreparedRequest prepared);
-  // A call that waits for the tokens of this source, from the first on.
-  static absl::StatusOr<std::shared_ptr<GenerateCall>> Create(grpc::CallbackServerContext* context,
-                                                              const ServedModel& model,
-                                                              PreparedRequest prepared,
-                                                              std::unique_ptr<AnswerSource> source);
-  // A reactor for a call that ends with this error at once.
-  static ResponseWriter* Fail(const absl::Status& status);
+  // A call that waits for Submit, Begin or OnError.
+  static std::shared_ptr<GenerateCall> Create(grpc::CallbackServerContext* context,
+                                              const ServedModel& model);
+  // Computes a request that ends with the call.
+  void Submit(Engine& engine, PreparedRequest prepared);
+  // Waits for the tokens of this source, from the first on; once. If that fails, also because the
+  // client has gone, the call has ended and takes none.
+  absl::Status Begin(PreparedRequest prepared, std::unique_ptr<AnswerSource> source);
+
+  // The client has gone, or the call has failed.
+  bool over();
 
   // Tells the source once more if the client does not read: it may not have listened before.
   void RepeatPause();
@@ -82,9 +86,8 @@ class GenerateCall : public ResponseWriter, public TokenSink {
  private:
   using Clock = std::chrono::steady_clock;
 
-  GenerateCall(grpc::CallbackServerContext* context, const ServedModel& model,
-               PreparedRequest prepared, std::unique_ptr<AnswerSource> source);
-  absl::Status Init();
+  GenerateCall(grpc::CallbackServerContext* context, const ServedModel& model);
+  absl::Status MakeTexts();
   v1::GenerateResponse MakeResponse(uint32_t index, const SequenceOutput& output);
   // A token of a call that sends the best of more continuations than asked for, when all are done.
   Verdict Collect(v1::GenerateResponse response, float logprob);
@@ -103,9 +106,10 @@ class GenerateCall : public ResponseWriter, public TokenSink {
 
   grpc::CallbackServerContext* const context_;
   const ServedModel& model_;
-  const PreparedRequest prepared_;
-  const std::unique_ptr<AnswerSource> source_;
   const Clock::time_point start_;
+  // From Begin on, which comes before any token.
+  PreparedRequest prepared_;
+  std::unique_ptr<AnswerSource> source_;
   // By index; these belong to whoever calls OnToken.
   std::vector<OutputText> texts_;
   std::vector<v1::GenerateResponse> candidates_;
@@ -121,7 +125,7 @@ class GenerateCall : public ResponseWriter, public TokenSink {
   bool finished_ = false;            // Finish has been called
   std::optional<absl::Status> end_;  // how the call ends, once pending_ is written
   bool paused_ = false;
-  uint32_t open_continuations_;
+  uint32_t open_continuations_ = 0;
   uint32_t completion_tokens_ = 0;
   uint32_t cached_tokens_ = 0;
   std::optional<Clock::time_point> first_token_;

@@ -4,8 +4,10 @@
 #include <google/protobuf/io/zero_copy_stream_impl_lite.h>
 
 #include <algorithm>
+#include <boost/asio/post.hpp>
 #include <ctime>
 #include <random>
+#include <thread>
 #include <utility>
 
 #include "absl/strings/escaping.h"
@@ -44,14 +46,16 @@ std::string Fingerprint(const Request& request) {
                       absl::Hex(hash.low, absl::kZeroPad16));
 }
 
-absl::Status CheckReceived(const PreparedRequest& prepared) {
+// Without max_tokens, the answer's were decided when it began.
+absl::Status CheckReceived(const PreparedRequest& prepared, bool has_max_tokens) {
   const std::vector<uint32_t>& received = prepared.tokens_received;
   if (prepared.idempotency_key.empty()) {
     if (received.empty()) return absl::OkStatus();
     return absl::InvalidArgumentError("tokens_received without an idempotency_key");
   }
   const uint32_t most = received.empty() ? 0 : *std::max_element(received.begin(), received.end());
-  if (received.size() > prepared.sampling.n || most > prepared.sampling.max_tokens) {
+  if (received.size() > prepared.sampling.n ||
+      (has_max_tokens && most > prepared.sampling.max_tokens)) {
     return absl::InvalidArgumentError(
         absl::StrCat("tokens_received names ", received.size(), " continuations and up to ", most,
                      " tokens; this request has ", prepared.sampling.n, " of at most ",
@@ -63,55 +67,79 @@ absl::Status CheckReceived(const PreparedRequest& prepared) {
   return absl::OkStatus();
 }
 
+size_t NumThreads() { return std::clamp(std::thread::hardware_concurrency() / 2, 2U, 16U); }
+
 template <typename Message>
-grpc::ServerUnaryReactor* Answer(grpc::CallbackServerContext* context,
-                                 const absl::StatusOr<Message>& message,
-                                 grpc::ByteBuffer* response) {
-  if (message.ok()) *response = SerializeMessage(*message);
-  grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
-  reactor->Finish(ToGrpcStatus(message.status()));
-  return reactor;
+void Answer(const absl::StatusOr<Message>& message, grpc::ServerUnaryReactor& reactor,
+            grpc::ByteBuffer& response) {
+  if (message.ok()) response = SerializeMessage(*message);
+  reactor.Finish(ToGrpcStatus(message.status()));
 }
 
 }  // namespace
 
+InferenceService::InferenceService(const ServedModel& model, Engine& engine, KeyedRequests& keyed)
+    : model_(model), engine_(engine), keyed_(keyed), threads_(NumThreads()) {}
+
+InferenceService::~InferenceService() { threads_.join(); }
+
 ResponseWriter* InferenceService::Generate(grpc::CallbackServerContext* context,
                                            const grpc::ByteBuffer* request) {
-  return StartCall(context, PrepareGenerate(*request));
+  return StartCall(context, [this, bytes = *request] { return PrepareGenerate(bytes); });
 }
 
 ResponseWriter* InferenceService::Chat(grpc::CallbackServerContext* context,
                                        const grpc::ByteBuffer* request) {
-  return StartCall(context, PrepareChat(*request));
+  return StartCall(context, [this, bytes = *request] { return PrepareChat(bytes); });
 }
 
 ResponseWriter* InferenceService::StartCall(grpc::CallbackServerContext* context,
-                                            absl::StatusOr<PreparedRequest> prepared) {
-  if (!prepared.ok()) return GenerateCall::Fail(prepared.status());
-  if (!prepared->idempotency_key.empty()) return keyed_.Start(context, *std::move(prepared));
-  return GenerateCall::Start(context, model_, engine_, *std::move(prepared));
+                                            std::function<Prepared()> prepare) {
+  const std::shared_ptr<GenerateCall> call = GenerateCall::Create(context, model_);
+  boost::asio::post(threads_, [this, call, prepare = std::move(prepare)] {
+    if (call->over()) return;
+    Prepared prepared = prepare();
+    if (!prepared.ok()) {
+      call->OnError(prepared.status());
+    } else if (!prepared->idempotency_key.empty()) {
+      keyed_.Start(call, *prepared);
+    } else {
+      call->Submit(engine_, *std::move(prepared));
+    }
+  });
+  return call.get();
 }
 
 grpc::ServerUnaryReactor* InferenceService::Forget(grpc::CallbackServerContext* context,
                                                    const v1::ForgetRequest* request,
                                                    v1::ForgetResponse*) {
-  absl::Status status = CheckIdempotencyKey(request->idempotency_key());
-  if (status.ok()) status = keyed_.Forget(request->tenant(), request->idempotency_key());
   grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
-  reactor->Finish(ToGrpcStatus(status));
+  boost::asio::post(threads_, [this, reactor, request] {
+    absl::Status status = CheckIdempotencyKey(request->idempotency_key());
+    if (status.ok()) status = keyed_.Forget(request->tenant(), request->idempotency_key());
+    reactor->Finish(ToGrpcStatus(status));
+  });
   return reactor;
 }
 
 grpc::ServerUnaryReactor* InferenceService::Tokenize(grpc::CallbackServerContext* context,
                                                      const grpc::ByteBuffer* request,
                                                      grpc::ByteBuffer* response) {
-  return Answer(context, DoTokenize(*request), response);
+  grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
+  boost::asio::post(threads_, [this, reactor, request, response] {
+    Answer(DoTokenize(*request), *reactor, *response);
+  });
+  return reactor;
 }
 
 grpc::ServerUnaryReactor* InferenceService::Detokenize(grpc::CallbackServerContext* context,
                                                        const grpc::ByteBuffer* request,
                                                        grpc::ByteBuffer* response) {
-  return Answer(context, DoDetokenize(*request), response);
+  grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
+  boost::asio::post(threads_, [this, reactor, request, response] {
+    Answer(DoDetokenize(*request), *reactor, *response);
+  });
+  return reactor;
 }
 
 grpc::ServerUnaryReactor* InferenceService::GetModel(grpc::CallbackServerContext* context,
@@ -187,14 +215,23 @@ absl::StatusOr<PreparedRequest> InferenceService::Prepare(const Request& request
   }
   prepared.tokens_received.assign(request.tokens_received().begin(),
                                   request.tokens_received().end());
-  ASSIGN_OR_RETURN(
-      prepared.sampling,
-      ResolveSampling(request.sampling(), {.defaults = &model_.sampling,
-                                           .prompt_tokens = static_cast<uint32_t>(prompt.size()),
-                                           .max_model_len = engine_.max_model_len(),
-                                           .vocab_size = model_.vocab_size(),
-                                           .drawn_seed = seed}));
-  RETURN_IF_ERROR(CheckReceived(prepared));
+  const auto resolve = [&](uint32_t max_model_len) {
+    return ResolveSampling(request.sampling(),
+                           {.defaults = &model_.sampling,
+                            .prompt_tokens = static_cast<uint32_t>(prompt.size()),
+                            .max_model_len = max_model_len,
+                            .vocab_size = model_.vocab_size(),
+                            .drawn_seed = seed});
+  };
+  absl::StatusOr<ResolvedSampling> sampling = resolve(engine_.max_model_len());
+  if (!sampling.ok() && !prepared.idempotency_key.empty()) {
+    // What has begun was not too large for a gang that may come back: the engine knows.
+    absl::StatusOr<ResolvedSampling> begun =
+        resolve(static_cast<uint32_t>(model_.config.max_position_embeddings));
+    if (begun.ok()) sampling = std::move(begun);
+  }
+  ASSIGN_OR_RETURN(prepared.sampling, std::move(sampling));
+  RETURN_IF_ERROR(CheckReceived(prepared, request.sampling().has_max_tokens()));
   prepared.prompt = std::move(prompt);
   return prepared;
 }

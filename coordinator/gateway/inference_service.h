@@ -3,6 +3,8 @@
 #include <grpcpp/grpcpp.h>
 
 #include <atomic>
+#include <boost/asio/thread_pool.hpp>
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -21,12 +23,13 @@ using InferenceBase = v1::Inference::WithRawCallbackMethod_Generate<
         v1::Inference::WithRawCallbackMethod_Detokenize<v1::Inference::WithCallbackMethod_GetModel<
             v1::Inference::WithCallbackMethod_Forget<v1::Inference::Service>>>>>>;
 
-// The clients' gRPC service: text to tokens, into the engine, and back (GenerateCall).
-// Thread safe: gRPC calls it from its own threads.
+// The clients' gRPC service: text to tokens, into the engine, and back (GenerateCall). Thread safe:
+// gRPC calls it from its own threads. They are few, and carry the workers' signs of life: what
+// may take long, a long prompt or the journal's disk, is done by threads of the service's own.
 class InferenceService : public InferenceBase {
  public:
-  InferenceService(const ServedModel& model, Engine& engine, KeyedRequests& keyed)
-      : model_(model), engine_(engine), keyed_(keyed) {}
+  InferenceService(const ServedModel& model, Engine& engine, KeyedRequests& keyed);
+  ~InferenceService() override;
 
   ResponseWriter* Generate(grpc::CallbackServerContext* context,
                            const grpc::ByteBuffer* request) override;
@@ -51,8 +54,9 @@ class InferenceService : public InferenceBase {
   // What both kinds of requests have, and the prompt.
   template <typename Request>
   absl::StatusOr<PreparedRequest> Prepare(const Request& request, std::vector<int32_t> prompt);
+  using Prepared = absl::StatusOr<PreparedRequest>;
   ResponseWriter* StartCall(grpc::CallbackServerContext* context,
-                            absl::StatusOr<PreparedRequest> prepared);
+                            std::function<Prepared()> prepare);
   absl::StatusOr<std::vector<int32_t>> EncodeChat(
       const google::protobuf::RepeatedPtrField<v1::ChatMessage>& messages) const;
   absl::StatusOr<v1::TokenizeResponse> DoTokenize(const grpc::ByteBuffer& bytes) const;
@@ -63,6 +67,7 @@ class InferenceService : public InferenceBase {
   Engine& engine_;
   KeyedRequests& keyed_;
   std::atomic<uint64_t> next_request_number_{1};
+  boost::asio::thread_pool threads_;
 };
 
 }  // namespace trireme

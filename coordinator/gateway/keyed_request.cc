@@ -147,21 +147,18 @@ v1::JournaledRequest KeyedRequest::ToJournal() const {
   return to;
 }
 
-ResponseWriter* KeyedRequest::Attach(grpc::CallbackServerContext* context,
-                                     const PreparedRequest& asked) {
+void KeyedRequest::Attach(const std::shared_ptr<GenerateCall>& call, const PreparedRequest& asked) {
   const std::lock_guard attaching(attach_mutex_);
   last_used_ = Clock::now();
   const uint64_t number = attached_ + 1;
   PreparedRequest prepared = prepared_;
   prepared.request_id = asked.request_id;
   prepared.tokens_received = asked.tokens_received;
-  const auto call = GenerateCall::Create(context, model_, std::move(prepared),
-                                         std::make_unique<Source>(weak_from_this(), number));
-  if (!call.ok()) return GenerateCall::Fail(call.status());
+  auto source = std::make_unique<Source>(weak_from_this(), number);
+  if (!call->Begin(std::move(prepared), std::move(source)).ok()) return;
   attached_ = number;
-  CatchUp(*call);
-  Go(**call);
-  return call->get();
+  CatchUp(call);
+  Go(*call);
 }
 
 void KeyedRequest::CatchUp(const std::shared_ptr<GenerateCall>& call) {

@@ -38,10 +38,9 @@ class KeyedRequest : public std::enable_shared_from_this<KeyedRequest> {
 
   const std::string& fingerprint() const { return prepared_.fingerprint; }
 
-  // The reactor of a call that shows the answer from now on, instead of the one before it, and
-  // computes on what is left of it. The call's own are its context, request id and what its client
-  // has received.
-  ResponseWriter* Attach(grpc::CallbackServerContext* context, const PreparedRequest& asked);
+  // The call shows the answer from now on, instead of the one before it, and what is left of it is
+  // computed. The call's own are its request id and what its client has received.
+  void Attach(const std::shared_ptr<GenerateCall>& call, const PreparedRequest& asked);
 
   // While it is held it is not idle: a call has found it, and has not attached yet.
   void Hold();

@@ -44,16 +44,16 @@ KeyedRequests::KeyedRequests(const ServedModel& model, Engine& engine,
 
 KeyedRequests::~KeyedRequests() { Stop(); }
 
-ResponseWriter* KeyedRequests::Start(grpc::CallbackServerContext* context,
-                                     PreparedRequest prepared) {
+void KeyedRequests::Start(const std::shared_ptr<GenerateCall>& call,
+                          const PreparedRequest& prepared) {
   const absl::StatusOr<std::shared_ptr<KeyedRequest>> request = Find(prepared);
-  if (!request.ok()) return GenerateCall::Fail(request.status());
+  if (!request.ok()) return call->OnError(request.status());
   const absl::Cleanup release = [&] { (*request)->Release(); };
   if ((*request)->fingerprint() != prepared.fingerprint) {
-    return GenerateCall::Fail(absl::AlreadyExistsError(
+    return call->OnError(absl::AlreadyExistsError(
         "this idempotency key is that of another request; a new request needs a new key"));
   }
-  return (*request)->Attach(context, prepared);
+  (*request)->Attach(call, prepared);
 }
 
 absl::StatusOr<std::shared_ptr<KeyedRequest>> KeyedRequests::Find(const PreparedRequest& prepared) {

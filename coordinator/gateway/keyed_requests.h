@@ -48,8 +48,9 @@ class KeyedRequests {
                 const KeyedRequestsOptions& options);
   ~KeyedRequests();  // stops
 
-  // The reactor of a call with a key: of a new request, or one that goes on.
-  ResponseWriter* Start(grpc::CallbackServerContext* context, PreparedRequest prepared);
+  // Gives the call a request with a key, a new one or one that goes on. Reads and writes the
+  // journal, as Forget does: not for gRPC's threads.
+  void Start(const std::shared_ptr<GenerateCall>& call, const PreparedRequest& prepared);
 
   // Ends what is computed under the key and forgets it.
   absl::Status Forget(const std::string& tenant, const std::string& key);

@@ -235,6 +235,7 @@ TEST_F(IdempotencyTest, TheJournalOutlivesTheCoordinator) {
 }
 
 TEST_F(IdempotencyTest, AnAnswerIsOfOneVersionOfTheModel) {
+  options_.gang_timeout = milliseconds(1);
   BeginInJournal(Keyed("a", 240));
   Restart();
   FakeGangOptions options = Gang();
@@ -242,6 +243,54 @@ TEST_F(IdempotencyTest, AnAnswerIsOfOneVersionOfTheModel) {
   const auto gang = StartGang(options);
   ExpectRefused(Keyed("a", 240), grpc::StatusCode::FAILED_PRECONDITION, "begun with version 1");
   EXPECT_TRUE(Ask(Keyed("b", 240)).status.ok());
+}
+
+// Gangs that outlive their coordinator join the next one by one.
+TEST_F(IdempotencyTest, AnAnswerGoesOnWhenItsGangHasJoinedANewCoordinator) {
+  v1::GenerateRequest fills = Keyed("b");
+  fills.mutable_sampling()->clear_max_tokens();
+  for (const auto& [request, tokens] : {std::pair(Keyed("a"), 100), std::pair(fills, 251)}) {
+    const Answer begun = BeginInJournal(request);
+    Restart();
+    FakeGangOptions small = Gang();
+    small.kv_blocks = 1;  // 16 tokens, fewer than have come
+    small.gang_id = "too small";
+    const auto first = StartGang(small);
+    EXPECT_EQ(GoOn(request, begun).status.error_code(), grpc::StatusCode::UNAVAILABLE);
+    ExpectRefused(Keyed("new"), grpc::StatusCode::INVALID_ARGUMENT, "context of 16");
+    FakeGangOptions other = Gang();
+    other.version = "2";
+    other.gang_id = "of another version";
+    const auto second = StartGang(other);
+    EXPECT_EQ(GoOn(request, begun).status.error_code(), grpc::StatusCode::UNAVAILABLE);
+    const auto third = StartGang(Gang());
+    const Answer whole = GoOn(request, begun);
+    ASSERT_TRUE(whole.status.ok()) << whole.status.error_message();
+    EXPECT_EQ(whole.texts[0], FakeText("keyed", 7, static_cast<size_t>(tokens)));
+    server_.reset();
+  }
+}
+
+// Also one that nobody computes now.
+TEST_F(IdempotencyTest, AnAnswerWaitsForItsLostGangWhereAnotherVersionIsServed) {
+  options_.keyed.client_grace = milliseconds(1);
+  StartServer();
+  auto lost = StartSlowGang();
+  const Answer begun = AskAndLeave(Keyed("a", 240), 20);
+  while (server_->engine().Stats().running() > 0) std::this_thread::sleep_for(milliseconds(1));
+  FakeGangOptions options = Gang();
+  options.version = "2";
+  options.gang_id = "of another version";
+  const auto other = StartGang(options);
+  lost->Kill();
+  while (server_->engine().Stats().gangs() > 1) std::this_thread::sleep_for(milliseconds(1));
+  Answer whole;
+  std::thread again([&] { whole = GoOn(Keyed("a", 240), begun); });
+  std::this_thread::sleep_for(milliseconds(100));
+  const auto back = StartGang(Gang());
+  again.join();
+  ASSERT_TRUE(whole.status.ok()) << whole.status.error_message();
+  EXPECT_EQ(whole.texts[0], FakeText("keyed", 7, 240));
 }
 
 // What a damaged journal asks for would end the gang that computes it.
@@ -271,6 +320,7 @@ TEST_F(IdempotencyTest, ARequestThatNoWorkerCanComputeIsNotResumed) {
 
 // Keys and values of another type are another arithmetic: half an answer of each would be nobody's.
 TEST_F(IdempotencyTest, AnAnswerIsOfOneArithmetic) {
+  options_.gang_timeout = milliseconds(1);
   const Answer begun = BeginInJournal(Keyed("a", 240));
   Restart();
   {

@@ -186,7 +186,7 @@ TEST_F(ReplicasTest, TheSmallerGangGetsOnlyWhatFitsIt) {
     b->Join(0);
     // Meanwhile the small one serves what it can; the large request waits for a large gang.
     EXPECT_EQ(Ask(Request("small", 40)).texts[0], FakeText("small", 0, 40));
-    EXPECT_EQ(server_->engine().max_model_len(), 80u);
+    EXPECT_EQ(server_->engine().max_model_len(), kContext);
     small.gang_id = "another";
     const FakeGang another(small);
     EXPECT_TRUE(another.WaitReady());
@@ -195,6 +195,62 @@ TEST_F(ReplicasTest, TheSmallerGangGetsOnlyWhatFitsIt) {
   });
   ASSERT_TRUE(answer.status.ok()) << answer.status.error_message();
   EXPECT_EQ(answer.texts[0], FakeText(prompt, 0, 150));
+}
+
+// It is not refused for being too large, nor made smaller, because the gang is away just now.
+TEST_F(ReplicasTest, ARequestThatOnlyALostGangHoldsWaitsForItToComeBack) {
+  options_.gang_timeout = std::chrono::minutes(1);
+  StartServer();
+  FakeGangOptions small = SlowGang();
+  small.kv_blocks = 5;  // 80 tokens
+  auto a = StartNamed("a", small);
+  StartNamed("b", SlowGang())->Kill();  // idle
+  while (Ranks().gangs_size() > 1) std::this_thread::sleep_for(milliseconds(1));
+  EXPECT_EQ(server_->engine().max_model_len(), kContext);
+  StartClients(2, 150);
+  v1::GenerateRequest fills = Request("fills the context", 1);
+  fills.mutable_sampling()->clear_max_tokens();
+  Answer full;
+  clients_.emplace_back([&] { full = Ask(fills); });
+  EXPECT_EQ(Ask(Request("small", 40)).texts[0], FakeText("small", 0, 40));
+  while (server_->engine().Stats().waiting() < 3) std::this_thread::sleep_for(milliseconds(1));
+  // The place of the large one is not that of another small one.
+  a->Kill();
+  a->Join(0);
+  a = StartNamed("c", small);
+  EXPECT_EQ(server_->engine().max_model_len(), kContext);
+  const auto b = StartNamed("d", SlowGang());
+  EXPECT_EQ(Join(), 2);
+  ASSERT_TRUE(full.status.ok()) << full.status.error_message();
+  EXPECT_EQ(full.usage.completion_tokens(), kContext - fills.prompt().size());
+}
+
+TEST_F(ReplicasTest, ALostGangThatDoesNotComeBackIsNotWaitedForLonger) {
+  StartServer();
+  FakeGangOptions small = SlowGang();
+  small.kv_blocks = 5;  // 80 tokens
+  const auto a = StartNamed("a", small);
+  StartNamed("b", SlowGang())->Kill();
+  while (server_->engine().max_model_len() == kContext) {
+    std::this_thread::sleep_for(milliseconds(1));
+  }
+  ExpectRefused(Request("large", 100), grpc::StatusCode::INVALID_ARGUMENT, "80");
+}
+
+// One that was told to end need not come back: who could wait for it goes to those that stay.
+TEST_F(ReplicasTest, AGangThatHasDrainedIsNotWaitedFor) {
+  options_.gang_timeout = std::chrono::minutes(1);
+  StartServer();
+  FakeGangOptions small = SlowGang();
+  small.kv_blocks = 5;  // 80 tokens
+  const auto a = StartNamed("a", small);
+  const auto b = StartNamed("b", SlowGang());
+  b->Drain();
+  EXPECT_TRUE(Ask(Request("told with the next answer", 150)).status.ok());
+  EXPECT_TRUE(b->Join(0).ok());
+  v1::GenerateRequest fills = Request("fills the context", 1);
+  fills.mutable_sampling()->clear_max_tokens();
+  EXPECT_EQ(Ask(fills).usage.completion_tokens(), 80 - fills.prompt().size());
 }
 
 TEST_F(ReplicasTest, AGangThatDrainsFinishesWhatIsTooLargeForOthers) {

@@ -149,6 +149,31 @@ TEST_F(ServerTest, TokenizesAndDetokenizes) {
             grpc::StatusCode::INVALID_ARGUMENT);
 }
 
+// Whose threads also carry the workers' signs of life: with two CPUs gRPC has two.
+TEST_F(ServerTest, LongTextsDoNotHoldUpOthers) {
+  StartServer();
+  v1::TokenizeRequest text;
+  for (int i = 0; i < 3'000'000; ++i) text.mutable_text()->append(" text");
+  std::atomic<int> done = 0;
+  std::vector<std::thread> clients;
+  for (int i = 0; i < 4; ++i) {
+    clients.emplace_back([&] {
+      grpc::ClientContext context;
+      v1::TokenizeResponse ids;
+      const auto stub =
+          v1::Inference::NewStub(grpc::CreateChannel(address_, grpc::InsecureChannelCredentials()));
+      stub->Tokenize(&context, text, &ids);  // the answer may be too long
+      ++done;
+    });
+  }
+  std::this_thread::sleep_for(milliseconds(50));
+  grpc::ClientContext context;
+  v1::GetModelResponse model;
+  EXPECT_TRUE(stub_->GetModel(&context, {}, &model).ok());
+  EXPECT_LT(done, 2);
+  for (std::thread& client : clients) client.join();
+}
+
 TEST_F(ServerTest, CancelAndDeadlineFreeTheSequence) {
   StartServer();
   FakeGangOptions options = Gang();
@@ -531,6 +556,15 @@ TEST_F(ServerTest, ShutdownIsOrderly) {
   EXPECT_EQ(answer.status.error_message(), "maintenance");
   EXPECT_TRUE(gang->Join(0).ok());
   EXPECT_EQ(gang->shutdown_reason(1), "maintenance");
+  EXPECT_EQ(context.GetServerTrailingMetadata().count("retry-after"), 1u);
+}
+
+TEST_F(ServerTest, ARequestThatComesAfterTheEndIsToBeTriedAgain) {
+  StartServer();
+  server_->engine().Stop("maintenance");
+  grpc::ClientContext context;
+  const Answer answer = Ask(Request("a", 5), context);
+  EXPECT_EQ(answer.status.error_code(), grpc::StatusCode::UNAVAILABLE);
   EXPECT_EQ(context.GetServerTrailingMetadata().count("retry-after"), 1u);
 }
 

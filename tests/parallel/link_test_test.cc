@@ -13,7 +13,7 @@ TEST(LinkTest, MeasuresEveryPairOnEveryRank) {
   for (const int ranks : {1, 2, 3, 4}) {
     RunLoopbackRanks(ranks, [ranks](Communicator& world) {
       const std::vector<std::string> hosts(static_cast<size_t>(ranks), "a");
-      const auto table = MeasureLinks(world, hosts);
+      const auto table = MeasureLinks(world, hosts, 1.25);
       ASSERT_TRUE(table.ok()) << table.status();
       for (int a = 0; a < ranks; ++a) {
         for (int b = a + 1; b < ranks; ++b) {
@@ -21,7 +21,8 @@ TEST(LinkTest, MeasuresEveryPairOnEveryRank) {
           EXPECT_GT(table->link(a, b).large_gb_s, 0);
         }
       }
-      EXPECT_EQ(table->all_reduce_us > 0, ranks == 2 || ranks == 4);
+      EXPECT_EQ(table->all_reduce_us > 0, ranks > 1);
+      EXPECT_EQ(table->wire_gb_s, std::vector<double>(static_cast<size_t>(ranks), 1.25));
     });
   }
 }
@@ -61,7 +62,7 @@ TEST(LinkTest, NamesASlowRankInsteadOfItsLinks) {
   }
   EXPECT_EQ(SlowLinks(table),
             std::vector<std::string>{
-                "rank 3 (b) is slow: 4 of its 4 links take about 5000 us and 1 GB/s, "
+                "rank 3 (b) is slow: 4 of its 4 links between hosts take about 5000 us and 1 GB/s, "
                 "where 50 us and 1 GB/s are usual"});
 }
 
@@ -71,9 +72,9 @@ TEST(LinkTest, NamesTheSlowOneOfThreeHosts) {
   table.hosts = {"a", "b", "c"};
   table.links.resize(9, {50, 1});
   table.links[0 * 3 + 1] = table.links[1 * 3 + 2] = {50, 0.01};
-  EXPECT_EQ(SlowLinks(table),
-            std::vector<std::string>{"rank 1 (b) is slow: 2 of its 2 links take about 50 us and "
-                                     "0.01 GB/s, where 50 us and 1 GB/s are usual"});
+  EXPECT_EQ(SlowLinks(table), std::vector<std::string>{
+                                  "rank 1 (b) is slow: 2 of its 2 links between hosts take "
+                                  "about 50 us and 0.01 GB/s, where 50 us and 1 GB/s are usual"});
 }
 
 TEST(LinkTest, TwoLinksDoNotTellWhatIsUsual) {
@@ -84,10 +85,36 @@ TEST(LinkTest, TwoLinksDoNotTellWhatIsUsual) {
   EXPECT_TRUE(SlowLinks(table).empty());
 }
 
+TEST(LinkTest, NamesASlowRankInsideAHost) {
+  LinkTable table;
+  table.hosts.assign(4, "a");
+  table.links.resize(16, {5, 10});
+  for (const size_t other : {0, 1, 2}) table.links[other * 4 + 3] = {5, 1};
+  EXPECT_EQ(SlowLinks(table),
+            std::vector<std::string>{"rank 3 (a) is slow: 3 of its 3 links inside a host take "
+                                     "about 5 us and 1 GB/s, where 5 us and 10 GB/s are usual"});
+}
+
+// As one that has come down to 100 Mbit/s behind a switch.
+TEST(LinkTest, OneLinkIsComparedWithItsInterfaces) {
+  LinkTable table;
+  table.hosts = {"a", "b"};
+  table.links.resize(4, {50, 0.012});
+  EXPECT_TRUE(SlowLinks(table).empty());
+  table.wire_gb_s = {1.25, 0};
+  EXPECT_TRUE(SlowLinks(table).empty());
+  table.wire_gb_s = {1.25, 12.5};
+  EXPECT_EQ(SlowLinks(table), std::vector<std::string>{
+                                  "the link between rank 0 (a) and rank 1 (b) is slow: 50 us and "
+                                  "0.012 GB/s, where the network interfaces could do 1.25 GB/s"});
+  table.links[1].large_gb_s = 0.3;
+  EXPECT_TRUE(SlowLinks(table).empty());
+}
+
 TEST(LinkTest, WithoutTimeEveryLinkIsMeasuredOnce) {
   RunLoopbackRanks(4, [](Communicator& world) {
     const std::vector<std::string> hosts(4, "a");
-    const auto table = MeasureLinks(world, hosts, std::chrono::milliseconds(0));
+    const auto table = MeasureLinks(world, hosts, 0, std::chrono::milliseconds(0));
     ASSERT_TRUE(table.ok()) << table.status();
     EXPECT_GT(table->link(0, 3).large_gb_s, 0);
     EXPECT_GT(table->all_reduce_us, 0);

@@ -2,6 +2,7 @@
 
 #include "worker/model_runner.h"
 
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <fstream>
@@ -300,6 +301,20 @@ TEST_F(ModelRunnerTest, ASelfTestLeavesTheSequencesAlone) {
   }
   EXPECT_EQ(tokens[0].token_id(), tokens[1].token_id());
   EXPECT_EQ(tokens[0].logprob(), tokens[1].logprob());
+}
+
+TEST_F(ModelRunnerTest, ASelfTestFindsWeightsThatAreNoNumbers) {
+  std::fstream file(dir_ / "model.safetensors", std::ios::in | std::ios::out | std::ios::binary);
+  uint64_t header_bytes = 0;
+  file.read(reinterpret_cast<char*>(&header_bytes), sizeof(header_bytes));
+  const uint64_t begin = sizeof(header_bytes) + header_bytes;
+  const uint64_t bytes = fs::file_size(dir_ / "model.safetensors") - begin;
+  file.seekp(static_cast<std::streamoff>(begin));
+  file << std::string(bytes, '\xFF') << std::flush;
+  const auto runner = Load();
+  ASSERT_TRUE(runner.ok()) << runner.status();
+  EXPECT_THAT((*runner)->SelfTest().message(),
+              testing::HasSubstr("the logits of a token are no numbers"));
 }
 
 TEST(ModelRunnerReset, ASelfTestTakesAllStages) {
