@@ -536,6 +536,10 @@ void Engine::PublishStats() {
     gang.set_running(static_cast<uint32_t>(scheduler.num_running()));
     gang.set_waiting(static_cast<uint32_t>(scheduler.num_waiting()));
   }
+  description_.clear_waiting();
+  for (v1::WaitingGang& gang : supervisor_.WaitingGangs()) {
+    *description_.add_waiting() = std::move(gang);
+  }
   stats_ = std::move(stats);
 }
 

@@ -30,8 +30,9 @@ constexpr std::chrono::seconds kSelfTestInterval{5};
 // The slowest network that is none that is cut: an exchange may take the worker timeout and four
 // seconds a MiB.
 constexpr uint64_t kSlowestBytesPerSecond = 256 << 10;
-// The ranks of a new gang register right after an exchange among them all.
-constexpr std::chrono::milliseconds kFormingTimeoutMin{10'000};
+// The ranks of a gang register right after an exchange among them all, but those that wait for a
+// new coordinator do not all reach it with the same try.
+constexpr std::chrono::milliseconds kFormingTimeoutMin{15'000};
 constexpr uint64_t kExchangeBytesMax = uint64_t{1} << 40;
 
 v1::CoordinatorMessage ShutdownMessage(const std::string& reason, bool lost) {
@@ -215,11 +216,7 @@ GangEvent GangSupervisor::OnRegister(uint64_t stream_id, const v1::Register& reg
   if (status.ok() && !first_.empty()) status = CheckSameBits(registration, first_);
   if (status.ok()) status = CheckAgainstPeers(registration);
   if (!status.ok()) return RejectGang(stream_id, registration.gang_id(), status, now);
-  Forming& forming = forming_
-                         .try_emplace(registration.gang_id(),
-                                      Forming{.since = now, .returns = false, .refused = ""})
-                         .first->second;
-  if (registration.returns()) forming.returns = true;
+  forming_.try_emplace(registration.gang_id(), Forming{.since = now, .refused = ""});
   Stream& stream = streams_.at(stream_id);
   stream.registration = registration;
   stream.told = now;
@@ -428,7 +425,7 @@ GangEvent GangSupervisor::RejectGang(uint64_t stream_id, const std::string& gang
   if (!is_of_it || knows) return event;
   if (forming != forming_.end()) EndGang(gang_id, reason);
   if (forming_.size() < kStreamsMax) {
-    forming_[gang_id] = {.since = now, .returns = false, .refused = reason};
+    forming_[gang_id] = {.since = now, .refused = reason};
   }
   return event;
 }
@@ -484,7 +481,6 @@ std::optional<GangSupervisor::Time> GangSupervisor::NextSilence() const {
     next = std::min(next.value_or(silent), silent);
   }
   for (const auto& [gang_id, forming] : forming_) {
-    if (forming.returns) continue;
     const Time end = forming.since + FormingTimeout();
     next = std::min(next.value_or(end), end);
   }
@@ -492,29 +488,25 @@ std::optional<GangSupervisor::Time> GangSupervisor::NextSilence() const {
 }
 
 std::chrono::milliseconds GangSupervisor::FormingTimeout() const {
-  return std::max(2 * requirements_.worker_timeout, kFormingTimeoutMin);
+  return std::max(3 * requirements_.worker_timeout, kFormingTimeoutMin);
 }
 
-// Ranks that have registered do not watch each other any more. Those that have the weights from
-// before need not come together, and each ends by itself if the others stay away.
+// Ranks that have registered do not watch each other any more; nor do those that keep their weights
+// and wait for a coordinator.
 void GangSupervisor::EndIncomplete(Time now) {
   std::vector<std::string> ended;
   for (const auto& [gang_id, forming] : forming_) {
-    if (!forming.returns && now >= forming.since + FormingTimeout()) ended.push_back(gang_id);
+    if (now >= forming.since + FormingTimeout()) ended.push_back(gang_id);
   }
   for (const std::string& gang_id : ended) {
-    const std::map<uint32_t, uint64_t> ranks = RanksOf(gang_id);
     forming_.erase(gang_id);
-    if (ranks.empty()) continue;
-    const uint32_t world_size = streams_.at(ranks.begin()->second).registration.world_size();
-    std::vector<uint32_t> missing;
-    for (uint32_t rank = 0; rank < world_size; ++rank) {
-      if (!ranks.contains(rank)) missing.push_back(rank);
-    }
-    EndGang(gang_id,
-            absl::StrCat(RankList(missing), " of ", world_size, " has not registered within ",
-                         std::chrono::duration<double>(FormingTimeout()).count(),
-                         " s of the first one"));
+    const v1::WaitingGang gang = DescribeForming(gang_id);
+    if (gang.joined() == 0) continue;
+    const std::vector<uint32_t> missing(gang.missing_ranks().begin(), gang.missing_ranks().end());
+    EndGang(gang_id, absl::StrCat(RankList(missing), " of ", gang.world_size(),
+                                  " has not registered within ",
+                                  std::chrono::duration<double>(FormingTimeout()).count(),
+                                  " s of the first one"));
   }
 }
 
@@ -587,6 +579,28 @@ void GangSupervisor::ShutdownAll(const std::string& reason) {
   streams_.clear();
   forming_.clear();
   serving_.clear();
+}
+
+v1::WaitingGang GangSupervisor::DescribeForming(const std::string& gang_id) const {
+  const std::map<uint32_t, uint64_t> ranks = RanksOf(gang_id);
+  v1::WaitingGang gang;
+  if (ranks.empty()) return gang;
+  gang.set_name(absl::CHexEscape(gang_id));
+  gang.set_joined(static_cast<uint32_t>(ranks.size()));
+  gang.set_world_size(streams_.at(ranks.begin()->second).registration.world_size());
+  for (uint32_t rank = 0; rank < gang.world_size(); ++rank) {
+    if (!ranks.contains(rank)) gang.add_missing_ranks(rank);
+  }
+  return gang;
+}
+
+std::vector<v1::WaitingGang> GangSupervisor::WaitingGangs() const {
+  std::vector<v1::WaitingGang> list;
+  for (const auto& [gang_id, forming] : forming_) {
+    v1::WaitingGang gang = DescribeForming(gang_id);
+    if (gang.joined() > 0) list.push_back(std::move(gang));
+  }
+  return list;
 }
 
 v1::ListRanksResponse GangSupervisor::Describe() const {

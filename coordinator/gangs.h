@@ -108,6 +108,8 @@ class GangSupervisor {
   bool has_gang() const { return !serving_.empty(); }
   // Layout and ranks of the gangs that serve; what they compute is not set.
   v1::ListRanksResponse Describe() const;
+  // Those of which ranks have registered, but not all.
+  std::vector<v1::WaitingGang> WaitingGangs() const;
 
  private:
   struct Stream {
@@ -125,8 +127,7 @@ class GangSupervisor {
   // A gang of which a rank has registered, but not all.
   struct Forming {
     Time since{};
-    bool returns = false;  // a rank does (Register)
-    std::string refused;   // why a rank was: those that come after it are, too
+    std::string refused;  // why a rank was: those that come after it are, too
   };
 
   GangEvent OnRegister(uint64_t stream_id, const v1::Register& registration, Time now);
@@ -147,7 +148,9 @@ class GangSupervisor {
   GangEvent Reject(uint64_t stream_id, const absl::Status& status, Time now);
   GangEvent RejectGang(uint64_t stream_id, const std::string& gang_id, const absl::Status& status,
                        Time now);
-  // How long after its first rank a new gang's last one may register.
+  // None joined: it is not known.
+  v1::WaitingGang DescribeForming(const std::string& gang_id) const;
+  // How long after its first rank a gang's last one may register.
   std::chrono::milliseconds FormingTimeout() const;
   void EndIncomplete(Time now);
   // Ends every rank of a gang.

@@ -10,8 +10,9 @@
 
 namespace trireme {
 
-// A lease that the process itself renews while it runs, for the time before the coordinator gives
-// it one: a rank that is stopped while it joins or loads ends, and so does its peers' wait for it.
+// A lease that the process itself renews while it runs, for the time before a coordinator gives
+// it one: a rank that is stopped while it joins, loads, or waits for the next coordinator ends, and
+// so does its peers' wait for it.
 class StartLease {
  public:
   static absl::StatusOr<std::unique_ptr<StartLease>> Take();

@@ -22,6 +22,7 @@
 #include "worker/control_stream.h"
 #include "worker/coordinator_channel.h"
 #include "worker/serving_barrier.h"
+#include "worker/start_lease.h"
 
 namespace trireme {
 namespace {
@@ -85,6 +86,7 @@ class Service {
   ModelRunner& runner_;
   RankHealth& health_;
   ServingBarrier barrier_;
+  std::unique_ptr<StartLease> waits_;  // for a coordinator
   int times_served_ = 0;
   bool serving_ = false;
   std::atomic<bool> stopping_ = false;                // by SIGTERM
@@ -121,7 +123,6 @@ absl::StatusOr<StreamEnd> Service::ServeStream(Clock::time_point connect_until) 
   ASSIGN_OR_RETURN(const std::shared_ptr<grpc::Channel> channel,
                    ConnectCoordinator(options_.coordinator, std::max(left, milliseconds(1))));
   const auto stub = v1::WorkerControl::NewStub(channel);
-  registration_.set_returns(welcome_until_.has_value());
   ControlStream stream(*stub, registration_, options_.watch, options_.ranks, barrier_);
   if (options_.stop_signal != nullptr) {
     options_.stop_signal->OnStop([&] {
@@ -137,6 +138,9 @@ absl::StatusOr<StreamEnd> Service::ServeStream(Clock::time_point connect_until) 
                      options_.reconnect_timeout_s > 0;
   // While the stream still has its lease, which ends ranks that wait for each other in vain.
   if (stays) RETURN_IF_ERROR(Stay());
+  if (end.ok() && end->coordinator_gone) {
+    ASSIGN_OR_RETURN(waits_, StartLease::Take());
+  }
   return end;
 }
 
@@ -155,6 +159,7 @@ absl::StatusOr<StreamEnd> Service::RunStream(ControlStream& stream) {
     if (message->has_registered()) {
       RETURN_IF_ERROR(
           stream.KeepLease(std::chrono::milliseconds(message->registered().lease_ms())));
+      waits_.reset();
     } else if (message->has_welcome()) {
       LogInfo(absl::StrCat("serving, epoch ", message->welcome().epoch()));
       serving_ = true;

@@ -21,6 +21,13 @@ restart_coordinator() {
   coordinator=$started
 }
 
+# wait_to_stay LOG [RANKS]: until so many ranks have said there that they wait for a coordinator.
+wait_to_stay() {
+  for _ in {1..50}; do (($(grep -c 'the weights stay' "$work/$1") >= ${2:-1})) && return; sleep 0.1; done
+  echo "they do not wait for a coordinator"
+  return 1
+}
+
 # Clients that ask for long answers until the coordinator goes.
 load() {
   local i
@@ -208,6 +215,41 @@ case_a_rank_that_cannot_agree_ends_its_gang() {
   ends_with_an_error "$gang"
 }
 
+case_a_rank_that_is_stopped_while_it_waits_ends_its_gang() {
+  start_coordinator - 127.0.0.1 || return 1
+  start_mpi_gang --tp 2
+  serving "" || return 1
+  kill_coordinator
+  wait_to_stay workers.log 2 || return 1
+  kill -STOP "$(pgrep -P "$gang" -f trireme-worker | head -1)"
+  ends_with_an_error "$gang"
+}
+
+# Nobody notices before there is a coordinator.
+case_a_rank_that_is_killed_while_it_waits_is_missed_by_the_next_coordinator() {
+  local left killed
+  expected_answer && start_coordinator - 127.0.0.1 || return 1
+  start_worker - worker0.log --gang g --tp 2 --rank 0
+  left=$started
+  start_worker - worker1.log --gang g --tp 2 --rank 1
+  killed=$started
+  serving "" || return 1
+  kill_coordinator
+  wait_to_stay worker0.log && wait_to_stay worker1.log || return 1
+  kill -KILL "$killed"
+  start_worker - again1.log --gang g --tp 2 --rank 1
+  restart_coordinator
+  for _ in {1..100}; do
+    "$bin/trireme" nodes --server "$server" >"$work/waiting.txt" 2>&1
+    grep -q -- '-1 waits: 1 of 2 ranks, rank 1 is missing' "$work/waiting.txt" && break
+    sleep 0.1
+  done
+  contains waiting.txt '-1 waits: 1 of 2 ranks, rank 1 is missing' && ends_with_an_error "$left" &&
+    contains worker0.log 'rank 1 of 2 has not registered within 15 s' || return 1
+  start_worker - again0.log --gang g --tp 2 --rank 0
+  serving "" && same_answer
+}
+
 case_without_patience_the_workers_end() {
   start_coordinator - 127.0.0.1 || return 1
   start_mpi_gang --tp 2 --reconnect-timeout-s 0
@@ -226,8 +268,7 @@ case_a_waiting_worker_ends_when_told() {
   local worker=$started
   serving "" || return 1
   kill_coordinator
-  for _ in {1..50}; do grep -q 'the weights stay' "$work/worker.log" && break; sleep 0.1; done
-  contains worker.log "the weights stay" || return 1
+  wait_to_stay worker.log || return 1
   kill -TERM "$worker"
   timeout 5 tail --pid="$worker" -f /dev/null || { echo "it goes on"; return 1; }
 }
