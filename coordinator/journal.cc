@@ -190,6 +190,7 @@ absl::StatusOr<std::optional<JournalEntry>> Journal::Find(const std::string& ten
       return damaged;
     }
     entry.tokens.insert(entry.tokens.end(), tokens.tokens().begin(), tokens.tokens().end());
+    entry.failure = tokens.failure();
   }
 }
 

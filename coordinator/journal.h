@@ -23,6 +23,7 @@ struct JournalEntry {
   v1::JournaledRequest request;
   std::string version;  // of what computed the tokens (GangIsReady)
   std::vector<v1::JournaledToken> tokens;
+  std::string failure;  // the message of the INTERNAL error that it ended with; empty: none
 };
 
 // New tokens of an entry.

@@ -210,6 +210,8 @@ int Run(const Flags& flags) {
   int signal = 0;
   sigwait(&signals, &signal);
   LogInfo(absl::StrCat("stopping: ", signal == SIGINT ? "SIGINT" : "SIGTERM"));
+  // A second one ends the process at once.
+  pthread_sigmask(SIG_UNBLOCK, &signals, nullptr);
   (*server)->Shutdown("the coordinator is shutting down");
   return 0;
 }

@@ -124,6 +124,8 @@ absl::StatusOr<std::shared_ptr<KeyedRequest>> KeyedRequest::Restore(const Served
   request->version_ = entry.version;
   request->tokens_ = entry.tokens;
   request->journaled_ = entry.tokens.size();
+  if (!entry.failure.empty()) request->failure_ = absl::InternalError(entry.failure);
+  request->failure_journaled_ = !entry.failure.empty();
   for (const v1::JournaledToken& token : entry.tokens) {
     request->bytes_ += kTokenBytes + token.ByteSizeLong();
   }
@@ -298,10 +300,13 @@ void KeyedRequest::CheckClient(Clock::time_point now, Clock::duration grace) {
 
 std::optional<JournalBatch> KeyedRequest::TakeNews() {
   const std::lock_guard lock(mutex_);
-  if (journaled_ == tokens_.size() || journal_id_ == 0) return std::nullopt;
+  const bool failed = failure_.has_value() && absl::IsInternal(*failure_) && !failure_journaled_;
+  if ((journaled_ == tokens_.size() && !failed) || journal_id_ == 0) return std::nullopt;
   JournalBatch batch{.id = journal_id_, .first = journaled_, .version = version_, .tokens = {}};
   for (; journaled_ < tokens_.size(); ++journaled_)
     *batch.tokens.add_tokens() = tokens_[journaled_];
+  if (failed) batch.tokens.set_failure(std::string(failure_->message()));
+  failure_journaled_ = failure_journaled_ || failed;
   return batch;
 }
 

@@ -105,6 +105,7 @@ class KeyedRequest : public std::enable_shared_from_this<KeyedRequest> {
   std::optional<absl::Status> failure_;  // that would be the same the next time
   std::optional<Clock::time_point> give_up_;
   size_t journaled_ = 0;  // tokens
+  bool failure_journaled_ = false;
 };
 
 }  // namespace trireme

@@ -365,6 +365,33 @@ TEST_F(IdempotencyTest, OldAnswersMakeRoom) {
   EXPECT_EQ(server_->engine().Stats().tokens_generated(), tokens + 10);
 }
 
+// It would kill as many more.
+TEST_F(IdempotencyTest, ARequestThatKillsGangsDoesNotDoSoAgainAfterARestart) {
+  options_.keyed.journal = Path();
+  StartServer();
+  FakeGangOptions options = Gang();
+  options.spoil = [](v1::StepResult& result) { result.set_step(999'999); };
+  Answer poison;
+  std::thread client([&] {
+    while (poison.status.error_code() != grpc::StatusCode::INTERNAL) poison = Ask(Keyed("a"));
+  });
+  int gangs = 0;
+  while (server_->engine().Stats().requests_failed() == 0) {
+    options.gang_id = absl::StrCat("gang", gangs++);
+    FakeGang gang(options);
+    while (gang.lives()) std::this_thread::sleep_for(milliseconds(1));
+  }
+  client.join();
+  EXPECT_GE(gangs, 4);
+  Restart();
+  options.server = address_;
+  const auto gang = StartGang(options);
+  const Answer again = Ask(Keyed("a"));
+  EXPECT_EQ(again.status.error_code(), grpc::StatusCode::INTERNAL);
+  EXPECT_EQ(again.status.error_message(), poison.status.error_message());
+  EXPECT_TRUE(gang->lives());
+}
+
 // What was written before stays good, also where later tokens could be written again.
 TEST_F(IdempotencyTest, AJournalThatFailsForAWhileKeepsTheBeginning) {
   ASSERT_TRUE(Journal::Open(Path(), 1 << 20).ok());

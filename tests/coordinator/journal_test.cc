@@ -66,6 +66,26 @@ TEST_F(JournalTest, KeepsRequestsAndTheirTokens) {
   EXPECT_FALSE(journal_->Find("u", "a")->has_value());
 }
 
+TEST_F(JournalTest, KeepsTheErrorThatARequestEndedWith) {
+  ASSERT_TRUE(Open().ok());
+  for (const int tokens : {0, 3}) {
+    const std::string key = absl::StrCat(tokens);
+    const auto id = journal_->Insert("", key, Request(1), 100);
+    ASSERT_TRUE(id.ok());
+    if (tokens > 0) {
+      ASSERT_TRUE(journal_->Append(std::vector{Batch(*id, 0, tokens)}, 101).ok());
+    }
+    EXPECT_EQ((*journal_->Find("", key))->failure, "");
+    JournalBatch failed = Batch(*id, static_cast<uint64_t>(tokens), 0);
+    failed.tokens.set_failure("it kills workers");
+    ASSERT_TRUE(journal_->Append(std::vector{failed}, 102).ok());
+    const auto entry = journal_->Find("", key);
+    ASSERT_TRUE(entry.ok() && entry->has_value()) << entry.status();
+    EXPECT_EQ((*entry)->tokens.size(), static_cast<size_t>(tokens));
+    EXPECT_EQ((*entry)->failure, "it kills workers");
+  }
+}
+
 TEST_F(JournalTest, ForgetsWhatIsOldOrTooMuch) {
   ASSERT_TRUE(Open().ok());
   for (int i = 0; i < 5; ++i) {

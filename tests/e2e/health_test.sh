@@ -62,6 +62,22 @@ case_a_second_sigterm_ends_a_rank_at_once() {
   ((code == 143)) || { echo "its exit code is $code"; return 1; }
 }
 
+# While it waits for a worker that is stopped.
+case_a_second_sigterm_ends_a_coordinator_at_once() {
+  start_coordinator - 127.0.0.1 && start_worker - worker.log || return 1
+  local worker=$started code
+  serving "" || return 1
+  kill -STOP "$worker"
+  kill -TERM "$coordinator"
+  for _ in {1..50}; do grep -q 'stopping: SIGTERM' "$work/coordinator.log" && break; sleep 0.02; done
+  sleep 0.1
+  kill -TERM "$coordinator"
+  wait "$coordinator"
+  code=$?
+  kill -KILL "$worker"
+  [[ $code == 143 ]] || { echo "its exit code is $code"; return 1; }
+}
+
 case_ranks_of_mpirun_have_ports_in_a_row() {
   start_coordinator - 127.0.0.1 || return 1
   local port=$((20000 + RANDOM % 10000))
