@@ -25,6 +25,7 @@ double Milliseconds(std::chrono::steady_clock::duration duration) {
 Engine::Engine(EngineOptions options)
     : options_(std::move(options)),
       max_model_len_(options_.gang.max_model_len),
+      default_model_len_(options_.gang.max_model_len),
       supervisor_(options_.gang) {
   replicas_.push_back(std::make_unique<Replica>(options_.replica));
 }
@@ -507,16 +508,19 @@ void Engine::ShutDown() {
 void Engine::PublishGangs() {
   v1::ListRanksResponse description = supervisor_.Describe();
   uint32_t context = 0;
+  uint32_t accepted = 0;
   for (v1::Gang& gang : *description.mutable_gangs()) {
     const Replica& replica = ReplicaOf(gang.epoch());
     gang.set_max_model_len(replica.scheduler().capacity()->max_model_len);
     gang.set_draining(replica.draining().has_value());
     context = std::max(context, gang.max_model_len());
+    if (replica.accepts()) accepted = std::max(accepted, gang.max_model_len());
   }
   for (const auto& replica : replicas_) {
     if (replica->awaits_gang()) context = std::max(context, replica->capacity().max_model_len);
   }
   max_model_len_ = context > 0 ? context : options_.gang.max_model_len;
+  default_model_len_ = accepted > 0 ? accepted : max_model_len_.load();
   const bool ready = description.ready();
   {
     const std::lock_guard lock(description_mutex_);

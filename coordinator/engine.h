@@ -129,6 +129,8 @@ class Engine {
   // The longest of the gangs that serve or may come back, or else what the coordinator wants to
   // serve.
   uint32_t max_model_len() const { return max_model_len_; }
+  // The longest of the gangs' that take new work now; that, if there is none.
+  uint32_t default_model_len() const { return default_model_len_; }
   v1::ListRanksResponse Describe() const;
   v1::GetStatsResponse Stats() const;
 
@@ -224,6 +226,7 @@ class Engine {
   std::atomic<uint64_t> next_stream_id_{1};
   std::atomic<bool> ready_{false};
   std::atomic<uint32_t> max_model_len_;
+  std::atomic<uint32_t> default_model_len_;
 
   std::mutex events_mutex_;
   std::condition_variable events_ready_;

@@ -591,6 +591,9 @@ v1::WaitingGang GangSupervisor::DescribeForming(const std::string& gang_id) cons
   for (uint32_t rank = 0; rank < gang.world_size(); ++rank) {
     if (!ranks.contains(rank)) gang.add_missing_ranks(rank);
   }
+  for (const auto& [rank, id] : ranks) {
+    gang.add_hosts(streams_.at(id).registration.info().host());
+  }
   return gang;
 }
 

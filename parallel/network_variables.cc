@@ -2,6 +2,7 @@
 
 #include <cstdlib>
 
+#include "absl/algorithm/container.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
@@ -13,7 +14,9 @@ absl::StatusOr<NetworkChoice> ChooseNetwork(const std::string& net_interface, bo
   NetworkChoice choice{.rdma_ports = RdmaPorts(net_interface),
                        .asked = !net_interface.empty(),
                        .require_rdma = require_rdma};
-  if (choice.rdma_ports.empty()) choice.idle_rdma_ports = RdmaPorts("");
+  for (const std::string& port : RdmaPorts("")) {
+    if (!absl::c_linear_search(choice.rdma_ports, port)) choice.idle_rdma_ports.push_back(port);
+  }
   if (InterfaceIsUp(net_interface)) {
     choice.interface = net_interface;
   } else if (choice.asked && choice.rdma_ports.empty()) {

@@ -12,7 +12,7 @@ namespace trireme {
 struct NetworkChoice {
   std::string interface = {};                // "eth0"; empty: unknown, or an RDMA port was named
   std::vector<std::string> rdma_ports = {};  // "mlx5_0:1": those of the interface, or the one named
-  // Active ones elsewhere, where rdma_ports is empty.
+  // Active ones elsewhere.
   std::vector<std::string> idle_rdma_ports = {};
   bool asked = false;  // the interface or port was named, not found
   bool require_rdma = false;

@@ -32,7 +32,7 @@ absl::Status CheckOptions(const GangNetworkOptions& options) {
 // Whether an interface that was found may be the one between MPI's hosts.
 bool LeadsToOthers(const std::string& interface) {
   // Open MPI takes only one of the two.
-  return !interface.empty() && !IsLoopbackInterface(interface) &&
+  return InterfaceIsUp(interface) && !IsLoopbackInterface(interface) &&
          std::getenv("OMPI_MCA_btl_tcp_if_exclude") == nullptr;
 }
 

@@ -100,6 +100,7 @@ void GenerateCall::Submit(Engine& engine, PreparedRequest prepared) {
   }
   if (!Begin(std::move(prepared), std::make_unique<EngineRequest>(engine, id)).ok()) return;
   engine.Submit(id, std::move(request), shared_from_this());
+  if (over()) engine.Cancel(id);  // the client went before there was anything to cancel
 }
 
 absl::Status GenerateCall::Begin(PreparedRequest prepared, std::unique_ptr<AnswerSource> source) {

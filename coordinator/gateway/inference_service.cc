@@ -15,6 +15,7 @@
 #include "base/status_macros.h"
 #include "coordinator/gateway/wire.h"
 #include "coordinator/prefix_hash.h"
+#include "coordinator/retry_hint.h"
 
 namespace trireme {
 namespace {
@@ -69,11 +70,14 @@ absl::Status CheckReceived(const PreparedRequest& prepared, bool has_max_tokens)
 
 size_t NumThreads() { return std::clamp(std::thread::hardware_concurrency() / 2, 2U, 16U); }
 
+// What may wait to be tokenised: a queue before the engine's, which is bounded in sequences.
+constexpr size_t kDeferredBytesMax = size_t{512} << 20;
+constexpr size_t kCallBytes = 16 << 10;  // about, beside its request
+
 template <typename Message>
-void Answer(const absl::StatusOr<Message>& message, grpc::ServerUnaryReactor& reactor,
-            grpc::ByteBuffer& response) {
+grpc::Status Fill(const absl::StatusOr<Message>& message, grpc::ByteBuffer& response) {
   if (message.ok()) response = SerializeMessage(*message);
-  reactor.Finish(ToGrpcStatus(message.status()));
+  return ToGrpcStatus(message.status());
 }
 
 }  // namespace
@@ -83,22 +87,40 @@ InferenceService::InferenceService(const ServedModel& model, Engine& engine, Key
 
 InferenceService::~InferenceService() { threads_.join(); }
 
+absl::Status InferenceService::Defer(size_t bytes, std::function<void()> work) {
+  bytes += kCallBytes;
+  if (deferred_bytes_ += bytes; deferred_bytes_ > kDeferredBytesMax) {
+    deferred_bytes_ -= bytes;
+    return WithRetry(absl::ResourceExhaustedError(absl::StrCat(
+                         kDeferredBytesMax >> 20,
+                         " MiB of requests wait to be tokenised or found; try again later")),
+                     kNoGangRetryMs);
+  }
+  boost::asio::post(threads_, [this, bytes, work = std::move(work)] {
+    work();
+    deferred_bytes_ -= bytes;
+  });
+  return absl::OkStatus();
+}
+
 ResponseWriter* InferenceService::Generate(grpc::CallbackServerContext* context,
                                            const grpc::ByteBuffer* request) {
-  return StartCall(context, [this, bytes = *request] { return PrepareGenerate(bytes); });
+  return StartCall(context, *request, &InferenceService::PrepareGenerate);
 }
 
 ResponseWriter* InferenceService::Chat(grpc::CallbackServerContext* context,
                                        const grpc::ByteBuffer* request) {
-  return StartCall(context, [this, bytes = *request] { return PrepareChat(bytes); });
+  return StartCall(context, *request, &InferenceService::PrepareChat);
 }
 
-ResponseWriter* InferenceService::StartCall(grpc::CallbackServerContext* context,
-                                            std::function<Prepared()> prepare) {
+ResponseWriter* InferenceService::StartCall(
+    grpc::CallbackServerContext* context, const grpc::ByteBuffer& request,
+    Prepared (InferenceService::*prepare)(const grpc::ByteBuffer&)) {
   const std::shared_ptr<GenerateCall> call = GenerateCall::Create(context, model_);
-  boost::asio::post(threads_, [this, call, prepare = std::move(prepare)] {
+  // The copy shares the bytes.
+  const absl::Status deferred = Defer(request.Length(), [this, call, request, prepare] {
     if (call->over()) return;
-    Prepared prepared = prepare();
+    Prepared prepared = (this->*prepare)(request);
     if (!prepared.ok()) {
       call->OnError(prepared.status());
     } else if (!prepared->idempotency_key.empty()) {
@@ -107,39 +129,42 @@ ResponseWriter* InferenceService::StartCall(grpc::CallbackServerContext* context
       call->Submit(engine_, *std::move(prepared));
     }
   });
+  if (!deferred.ok()) call->OnError(deferred);
   return call.get();
+}
+
+grpc::ServerUnaryReactor* InferenceService::StartUnary(grpc::CallbackServerContext* context,
+                                                       size_t bytes,
+                                                       std::function<grpc::Status()> answer) {
+  grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
+  const absl::Status deferred =
+      Defer(bytes, [reactor, answer = std::move(answer)] { reactor->Finish(answer()); });
+  if (!deferred.ok()) reactor->Finish(ToGrpcStatus(deferred));
+  return reactor;
 }
 
 grpc::ServerUnaryReactor* InferenceService::Forget(grpc::CallbackServerContext* context,
                                                    const v1::ForgetRequest* request,
                                                    v1::ForgetResponse*) {
-  grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
-  boost::asio::post(threads_, [this, reactor, request] {
-    absl::Status status = CheckIdempotencyKey(request->idempotency_key());
-    if (status.ok()) status = keyed_.Forget(request->tenant(), request->idempotency_key());
-    reactor->Finish(ToGrpcStatus(status));
+  return StartUnary(context, request->ByteSizeLong(), [this, request] {
+    const absl::Status status = CheckIdempotencyKey(request->idempotency_key());
+    return ToGrpcStatus(status.ok() ? keyed_.Forget(request->tenant(), request->idempotency_key())
+                                    : status);
   });
-  return reactor;
 }
 
 grpc::ServerUnaryReactor* InferenceService::Tokenize(grpc::CallbackServerContext* context,
                                                      const grpc::ByteBuffer* request,
                                                      grpc::ByteBuffer* response) {
-  grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
-  boost::asio::post(threads_, [this, reactor, request, response] {
-    Answer(DoTokenize(*request), *reactor, *response);
-  });
-  return reactor;
+  return StartUnary(context, request->Length(),
+                    [this, request, response] { return Fill(DoTokenize(*request), *response); });
 }
 
 grpc::ServerUnaryReactor* InferenceService::Detokenize(grpc::CallbackServerContext* context,
                                                        const grpc::ByteBuffer* request,
                                                        grpc::ByteBuffer* response) {
-  grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
-  boost::asio::post(threads_, [this, reactor, request, response] {
-    Answer(DoDetokenize(*request), *reactor, *response);
-  });
-  return reactor;
+  return StartUnary(context, request->Length(),
+                    [this, request, response] { return Fill(DoDetokenize(*request), *response); });
 }
 
 grpc::ServerUnaryReactor* InferenceService::GetModel(grpc::CallbackServerContext* context,
@@ -220,6 +245,7 @@ absl::StatusOr<PreparedRequest> InferenceService::Prepare(const Request& request
                            {.defaults = &model_.sampling,
                             .prompt_tokens = static_cast<uint32_t>(prompt.size()),
                             .max_model_len = max_model_len,
+                            .default_model_len = engine_.default_model_len(),
                             .vocab_size = model_.vocab_size(),
                             .drawn_seed = seed});
   };

@@ -54,9 +54,14 @@ class InferenceService : public InferenceBase {
   // What both kinds of requests have, and the prompt.
   template <typename Request>
   absl::StatusOr<PreparedRequest> Prepare(const Request& request, std::vector<int32_t> prompt);
+  // Does it by a thread of its own. RESOURCE_EXHAUSTED: too many bytes of requests wait for one.
+  absl::Status Defer(size_t bytes, std::function<void()> work);
+
   using Prepared = absl::StatusOr<PreparedRequest>;
-  ResponseWriter* StartCall(grpc::CallbackServerContext* context,
-                            std::function<Prepared()> prepare);
+  ResponseWriter* StartCall(grpc::CallbackServerContext* context, const grpc::ByteBuffer& request,
+                            Prepared (InferenceService::*prepare)(const grpc::ByteBuffer&));
+  grpc::ServerUnaryReactor* StartUnary(grpc::CallbackServerContext* context, size_t bytes,
+                                       std::function<grpc::Status()> answer);
   absl::StatusOr<std::vector<int32_t>> EncodeChat(
       const google::protobuf::RepeatedPtrField<v1::ChatMessage>& messages) const;
   absl::StatusOr<v1::TokenizeResponse> DoTokenize(const grpc::ByteBuffer& bytes) const;
@@ -67,6 +72,7 @@ class InferenceService : public InferenceBase {
   Engine& engine_;
   KeyedRequests& keyed_;
   std::atomic<uint64_t> next_request_number_{1};
+  std::atomic<size_t> deferred_bytes_{0};
   boost::asio::thread_pool threads_;
 };
 

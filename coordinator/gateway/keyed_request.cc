@@ -159,6 +159,7 @@ void KeyedRequest::Attach(const std::shared_ptr<GenerateCall>& call, const Prepa
   auto source = std::make_unique<Source>(weak_from_this(), number);
   if (!call->Begin(std::move(prepared), std::move(source)).ok()) return;
   attached_ = number;
+  if (call->over()) left_ = number;  // its client went before that could be said
   CatchUp(call);
   Go(*call);
 }
@@ -317,7 +318,7 @@ bool KeyedRequest::idle() const {
 
 bool KeyedRequest::empty() const {
   const std::lock_guard lock(mutex_);
-  return at_rest() && call_ != nullptr && tokens_.empty() && !failure_.has_value();
+  return at_rest() && tokens_.empty() && !failure_.has_value();
 }
 
 }  // namespace trireme

@@ -150,7 +150,10 @@ absl::Status ResolveLength(const v1::SamplingParams& params, const SamplingConte
   }
   const uint32_t room = context.max_model_len - context.prompt_tokens;
   if (!params.has_max_tokens()) {
-    resolved.max_tokens = std::min(room, context.defaults->max_tokens.value_or(room));
+    const bool fits = context.prompt_tokens < context.default_model_len;
+    const uint32_t usual =
+        fits ? std::min(room, context.default_model_len - context.prompt_tokens) : room;
+    resolved.max_tokens = std::min(usual, context.defaults->max_tokens.value_or(usual));
     return absl::OkStatus();
   }
   if (params.max_tokens() == 0) return OutOfRange("max_tokens", 0, "at least 1");

@@ -49,6 +49,7 @@ struct SamplingContext {
   const SamplingDefaults* defaults = nullptr;
   uint32_t prompt_tokens = 0;
   uint32_t max_model_len = 0;
+  uint32_t default_model_len = 0;  // that an answer of no given length fills, where it can
   uint32_t vocab_size = 0;
   uint64_t drawn_seed = 0;  // for a request without a seed
 };

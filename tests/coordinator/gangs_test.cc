@@ -367,7 +367,7 @@ TEST_F(GangsTest, AGangThatDoesNotComeTogetherEndsAndNamesWhoIsMissing) {
   supervisor_->OnMessage(1, Register("a", 0), now_);
   ASSERT_EQ(supervisor_->WaitingGangs().size(), 1u);
   EXPECT_EQ(supervisor_->WaitingGangs()[0].ShortDebugString(),
-            "name: \"a\" world_size: 2 joined: 1 missing_ranks: 1");
+            "name: \"a\" world_size: 2 joined: 1 missing_ranks: 1 hosts: \"node0\"");
   for (int s = 0; s < 15; ++s) {
     supervisor_->CheckSilence(now_);
     EXPECT_TRUE(waiting->closed.empty());

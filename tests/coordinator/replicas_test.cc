@@ -208,11 +208,14 @@ TEST_F(ReplicasTest, ARequestThatOnlyALostGangHoldsWaitsForItToComeBack) {
   while (Ranks().gangs_size() > 1) std::this_thread::sleep_for(milliseconds(1));
   EXPECT_EQ(server_->engine().max_model_len(), kContext);
   StartClients(2, 150);
-  v1::GenerateRequest fills = Request("fills the context", 1);
-  fills.mutable_sampling()->clear_max_tokens();
+  v1::GenerateRequest fills = Request("fills the context", kContext - 17);
   Answer full;
   clients_.emplace_back([&] { full = Ask(fills); });
   EXPECT_EQ(Ask(Request("small", 40)).texts[0], FakeText("small", 0, 40));
+  // Who names no length gets what there is.
+  v1::GenerateRequest any = Request("any length", 1);
+  any.mutable_sampling()->clear_max_tokens();
+  EXPECT_EQ(Ask(any).usage.completion_tokens(), 80 - any.prompt().size());
   while (server_->engine().Stats().waiting() < 3) std::this_thread::sleep_for(milliseconds(1));
   // The place of the large one is not that of another small one.
   a->Kill();
