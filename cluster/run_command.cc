@@ -40,6 +40,7 @@ int Run(const RunFlags& flags) {
     std::cerr << "trireme: " << model.status().message() << std::endl;
     return 1;
   }
+  flags.local.TellContext(*model);
   ConversationOptions options;
   options.server = cluster.address();
   options.system = flags.system;
