@@ -50,8 +50,9 @@ int Run(const RunFlags& flags) {
   options.chat = model->has_chat_template();
   if (flags.tokens) options.sampling.set_max_tokens(*flags.tokens);
   if (!options.chat) {
-    std::cerr << "trireme: " << model->name()
-              << " has no chat template: it goes on with each text as it is" << std::endl;
+    std::cerr << "trireme: " << model->name() << " cannot chat ("
+              << model->no_chat_template_reason() << "): it goes on with each text as it is"
+              << std::endl;
   }
   Conversation conversation(options);
   if (!flags.prompt.empty()) return conversation.Ask(PromptText(flags.prompt));

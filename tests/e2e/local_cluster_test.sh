@@ -108,8 +108,12 @@ case_run_without_a_chat_template_completes() {
   rm -f "$work/base/chat_template.jinja"
   "$bin/trireme" run "$work/base" "${small[@]}" -n 5 -p "Trireme is" >"$work/out.txt" 2>"$work/err.txt" ||
     { cat "$work/err.txt"; return 1; }
-  expect_match notice "$(cat "$work/err.txt")" "no chat template" || return 1
+  expect_match notice "$(cat "$work/err.txt")" "no chat_template" || return 1
   [[ -s $work/out.txt ]] || { echo "no text"; return 1; }
+  echo '{% for %}' >"$work/base/chat_template.jinja"
+  "$bin/trireme" run "$work/base" "${small[@]}" -n 5 -p "Trireme is" >"$work/out.txt" 2>"$work/err.txt" ||
+    { cat "$work/err.txt"; return 1; }
+  expect_match "the reason" "$(cat "$work/err.txt")" "chat_template.jinja: chat template, line 1" || return 1
 }
 
 case_ctrl_c_stops_an_answer_and_at_the_prompt_all() {
