@@ -45,6 +45,7 @@ int Run(const RunFlags& flags) {
   options.server = cluster.address();
   options.system = flags.system;
   options.sampling = flags.sampling.Params();
+  if (!model->has_sampling_defaults()) SetUsualSampling(options.sampling);
   options.scheduling = flags.sampling.Scheduling();
   options.retry.retry_s = 0;  // without its coordinator this program ends
   options.chat = model->has_chat_template();

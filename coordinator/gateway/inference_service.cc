@@ -178,6 +178,7 @@ grpc::ServerUnaryReactor* InferenceService::GetModel(grpc::CallbackServerContext
   response->set_vocab_size(model_.vocab_size());
   response->set_has_chat_template(model_.chat_template.has_value());
   response->set_no_chat_template_reason(model_.no_chat_template_reason);
+  response->set_has_sampling_defaults(model_.sampling.stated);
   response->set_ready(engine_.ready());
   grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
   reactor->Finish(grpc::Status::OK);
