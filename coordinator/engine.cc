@@ -284,6 +284,8 @@ void Engine::HandleSubmit(uint64_t request_id, const GenerationRequest& request,
     owners_[sequence.id] = {.request_id = request_id, .index = index};
     entry.open_sequences.push_back(sequence.id);
   }
+  entry.prompt_tokens = request.prompt.size() * siblings.size();
+  prompt_tokens_ += entry.prompt_tokens;
   entry.replica->scheduler().Add(std::move(siblings));
 }
 
@@ -469,6 +471,7 @@ void Engine::CloseRequest(uint64_t request_id) {
     owners_.erase(id);
   }
   if (found->second.give_up.has_value()) --num_stalled_;
+  prompt_tokens_ -= found->second.prompt_tokens;
   requests_.erase(found);
 }
 

@@ -144,6 +144,7 @@ class Engine {
     std::vector<uint64_t> open_sequences;      // by age
     std::optional<Clock::time_point> give_up;  // while paused
     bool unflushed = false;                    // in unflushed_
+    uint64_t prompt_tokens = 0;                // of all continuations
   };
   // A gang that a request may go to.
   struct Candidate {
@@ -247,6 +248,7 @@ class Engine {
   Clock::time_point next_flush_;
   size_t num_stalled_ = 0;       // requests with give_up
   v1::GetStatsResponse counts_;  // of requests, and what replicas computed that are gone
+  uint64_t prompt_tokens_ = 0;   // of all requests
   uint64_t next_sequence_id_ = 1;
   bool stopped_ = false;
   std::string stop_reason_;

@@ -18,6 +18,8 @@ namespace {
 // Under a steady overload every request that is admitted is a close call, and what misses its
 // deadline in the end has cost the others their time.
 constexpr double kDeadlineMargin = 1.25;
+// Of all requests, 4 bytes each: the memory of the coordinator, which all gangs depend on.
+constexpr uint64_t kPromptTokensMax = uint64_t{128} << 20;
 
 absl::Status TryAgain(const std::string& why, double after_ms) {
   return WithRetry(absl::ResourceExhaustedError(why), after_ms);
@@ -176,7 +178,7 @@ absl::Status Engine::CheckQueue(const GenerationRequest& request, const Replica&
     const Scheduler& scheduler = each->scheduler();
     waiting += scheduler.num_waiting();
     running += scheduler.num_running();
-    of_tenant += scheduler.num_waiting_of(request.tenant);
+    of_tenant += scheduler.num_sequences_of(request.tenant);
     if (each->serves()) places += options_.replica.scheduler.max_num_seqs;
   }
   const double after_ms =
@@ -187,9 +189,14 @@ absl::Status Engine::CheckQueue(const GenerationRequest& request, const Replica&
                      " run; try again later, or raise --max-waiting (", options_.max_waiting, ")"),
         after_ms);
   }
+  if (prompt_tokens_ > 0 && prompt_tokens_ + request.prompt.size() * request.n > kPromptTokensMax) {
+    return TryAgain(absl::StrCat("the queue is full: its prompts have ", prompt_tokens_,
+                                 " tokens; try again later"),
+                    after_ms);
+  }
   if (of_tenant + request.n > options_.max_waiting_per_tenant + places) {
     return TryAgain(absl::StrCat("the tenant's queue is full: ", of_tenant,
-                                 " of its sequences wait; try again later, or raise "
+                                 " of its sequences wait or run; try again later, or raise "
                                  "--max-waiting-per-tenant (",
                                  options_.max_waiting_per_tenant, ")"),
                     after_ms);

@@ -34,7 +34,7 @@ absl::StatusOr<LoadingRanks::Heard> LoadingRanks::Report(const v1::LoadingRank& 
   }
   const std::lock_guard lock(mutex_);
   Forget(now);
-  const auto key = std::pair(host, rank.pid());
+  const Process key(host, rank.pid(), rank.rank(), rank.gang_id());
   if (by_process_.size() >= kRanksMax && !by_process_.contains(key)) {
     return absl::ResourceExhaustedError("too many ranks load");
   }
@@ -83,7 +83,11 @@ std::vector<v1::LoadingRank> LoadingRanks::List(const v1::ListRanksResponse& ser
   const std::lock_guard lock(mutex_);
   Forget(now);
   for (const v1::Gang& gang : serving.gangs()) {
-    for (const v1::RankInfo& rank : gang.ranks()) by_process_.erase({rank.host(), rank.pid()});
+    for (const v1::RankInfo& rank : gang.ranks()) {
+      const Process begin(rank.host(), rank.pid(), rank.rank(), "");
+      const Process end(rank.host(), rank.pid(), rank.rank() + 1, "");
+      by_process_.erase(by_process_.lower_bound(begin), by_process_.lower_bound(end));
+    }
   }
   std::vector<v1::LoadingRank> list;
   for (const auto& [process, entry] : by_process_) {

@@ -4,6 +4,7 @@
 #include <map>
 #include <mutex>
 #include <string>
+#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -38,6 +39,8 @@ class LoadingRanks {
   std::vector<v1::LoadingRank> List(const v1::ListRanksResponse& serving, Time now);
 
  private:
+  using Process =
+      std::tuple<std::string, uint32_t, uint32_t, std::string>;  // host, pid, rank, gang
   struct Entry {
     v1::LoadingRank rank;
     Time since{};  // heard without a gap since then
@@ -57,8 +60,9 @@ class LoadingRanks {
   CordonedHosts& cordoned_;
   std::mutex mutex_;
   // Guarded by mutex_.
-  std::map<std::pair<std::string, uint32_t>, Entry> by_process_;  // host and pid
-  std::map<std::string, Lost> lost_;                              // by gang id
+  // Containers may share a host's name and each have a process 1.
+  std::map<Process, Entry> by_process_;
+  std::map<std::string, Lost> lost_;  // by gang id
 };
 
 }  // namespace trireme

@@ -127,7 +127,9 @@ std::optional<v1::StepPlan> Scheduler::Plan() {
     MakeRoom();
     uint32_t budget = token_budget();
     ScheduleRunning(plan, budget);
-    while (budget > 0 && !preempted_ && AdmitNext(budget, plan)) {
+    announced_tokens_ = 0;
+    while (budget > 0 && !preempted_ && announced_tokens_ < options_.announced_tokens_max &&
+           AdmitNext(budget, plan)) {
     }
   }
   if (plan.scheduled().empty()) {
@@ -447,6 +449,7 @@ void Scheduler::Announce(Sequence& sequence, v1::StepPlan& plan) {
   v1::NewSequence& added = *plan.add_new_sequences();
   added.set_id(sequence.id);
   added.mutable_token_ids()->Add(sequence.tokens.begin(), sequence.tokens.end());
+  announced_tokens_ += sequence.tokens.size();
   added.set_prompt_tokens(sequence.num_prompt);
   added.set_computed_tokens(sequence.num_computed);
   *added.mutable_sampling() = sequence.sampling;
@@ -532,6 +535,12 @@ absl::Status Scheduler::CheckResult(const v1::StepResult& result) const {
       return absl::InternalError(absl::StrCat("the gang sampled token ", token.token_id(),
                                               ", outside of the vocabulary of ",
                                               options_.vocab_size));
+    }
+  }
+  for (const double ms : {result.step_ms(), result.idle_ms(), result.bubble_ms()}) {
+    if (!(ms >= 0 && ms < 1e9)) {
+      return absl::InternalError(
+          absl::StrCat("the gang says that step ", result.step(), " took ", ms, " ms"));
     }
   }
   return CheckPromptLogprobs(result);

@@ -34,6 +34,9 @@ struct SchedulerOptions {
   // One that a gang died under alone lets the others go first, for so many steps of the next: what
   // kills gangs without regard to what they compute shows itself.
   uint32_t suspect_stands_back = 16;
+  // New sequences are told with all their tokens, also those that are cached: a plan with so many
+  // takes no more, so that it stays far below the 64 MiB that workers receive.
+  uint64_t announced_tokens_max = 2'000'000;
   bool prefix_caching = true;
   HashKey hash_key{};  // secret, drawn once per process
   WaitQueue::Options queue = {};
@@ -138,7 +141,10 @@ class Scheduler {
   size_t num_paused() const { return num_paused_; }
   // All that neither run nor have ended.
   size_t num_waiting() const { return sequences_.size() - running_.size(); }
-  size_t num_waiting_of(const std::string& tenant) const { return queue_.TenantWaiting(tenant); }
+  // Running, waiting, paused, or waiting for their leader's prompt.
+  size_t num_sequences_of(const std::string& tenant) const {
+    return queue_.TenantSequences(tenant);
+  }
   // Prompt tokens to be computed before a new sequence of this class would get its turn.
   uint64_t TokensAhead(v1::Priority priority) const;
   uint64_t SequencesAhead(v1::Priority priority) const { return queue_.SequencesAhead(priority); }
@@ -236,7 +242,8 @@ class Scheduler {
   std::deque<InFlight> in_flight_;
   uint64_t last_step_ = 0;  // of this epoch
   size_t num_paused_ = 0;
-  bool preempted_ = false;  // by the step being planned, for want of blocks
+  bool preempted_ = false;         // by the step being planned, for want of blocks
+  uint64_t announced_tokens_ = 0;  // in the plan being made
   uint32_t mixed_step_tokens_ = UINT32_MAX;
   SchedulerStats stats_;
 };

@@ -105,12 +105,9 @@ Sequence* WaitQueue::Next(uint64_t step) const {
   return next;
 }
 
-size_t WaitQueue::TenantWaiting(const std::string& name) const {
+size_t WaitQueue::TenantSequences(const std::string& name) const {
   const auto found = tenants_.find(name);
-  if (found == tenants_.end()) return 0;
-  size_t count = 0;
-  for (const auto& queue : found->second.queues) count += queue.size();
-  return count;
+  return found == tenants_.end() ? 0 : found->second.members;
 }
 
 uint64_t WaitQueue::TokensAhead(v1::Priority priority) const {

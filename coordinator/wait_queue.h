@@ -51,7 +51,8 @@ class WaitQueue {
 
   size_t size() const { return by_age_.size(); }
   bool empty() const { return by_age_.empty(); }
-  size_t TenantWaiting(const std::string& tenant) const;
+  // In any state.
+  size_t TenantSequences(const std::string& tenant) const;
   // Prompt and output tokens that are to be computed before a new sequence of this class would be.
   uint64_t TokensAhead(v1::Priority priority) const;
   uint64_t SequencesAhead(v1::Priority priority) const;

@@ -17,6 +17,7 @@ namespace {
 constexpr size_t kUnreadMax = 1024;
 // Ranks compute together, so none is further ahead of another.
 constexpr size_t kLatestMax = 1024;
+constexpr size_t kLatestBytesMax = size_t{256} << 20;
 constexpr int kBeatsPerLease = 8;
 // What is left of a lease when its end is said in words; the kernel, which ends what cannot speak,
 // has none.
@@ -183,8 +184,7 @@ void ControlStream::Read() {
     if (message.has_welcome()) barrier_.Enter();
     if (message.has_plan() || message.has_self_test()) {
       ++received_;
-      latest_.push_back(message);
-      if (latest_.size() > kLatestMax) latest_.pop_front();
+      Keep(message);
     }
     std::unique_lock lock(mutex_);
     changed_.wait(lock, [this] { return closing_ || unread_.size() < kUnreadMax; });
@@ -193,6 +193,15 @@ void ControlStream::Read() {
     changed_.notify_all();
   }
   OnEnd();
+}
+
+void ControlStream::Keep(const v1::CoordinatorMessage& message) {
+  latest_.push_back(message);
+  latest_bytes_ += message.ByteSizeLong();
+  while (latest_.size() > kLatestMax || (latest_bytes_ > kLatestBytesMax && latest_.size() > 1)) {
+    latest_bytes_ -= latest_.front().ByteSizeLong();
+    latest_.pop_front();
+  }
 }
 
 void ControlStream::OnEnd() {

@@ -78,6 +78,7 @@ class ControlStream {
   v1::Progress MakeProgress() const;  // needs mutex_
   void Renew(const v1::Heartbeat& heartbeat);
   void OnShutdown(const v1::Shutdown& shutdown);
+  void Keep(const v1::CoordinatorMessage& message);
   void OnEnd();
   void SetEnd();
   // When it is time to say that the lease runs out; needs mutex_.
@@ -116,6 +117,7 @@ class ControlStream {
   // Of the reader: the plans and self-tests.
   uint64_t received_ = 0;
   std::deque<v1::CoordinatorMessage> latest_;  // of those
+  size_t latest_bytes_ = 0;
 
   std::thread reader_;
   std::thread beats_;

@@ -40,6 +40,20 @@ TEST(LoadingRanks, AreListedByHostAndRankWithTheirLastReport) {
   EXPECT_EQ(list[2].host(), "b");
 }
 
+// Each container has a process 1, and some share their host's name.
+TEST(LoadingRanks, OfOneHostAndPidAreDifferentRanks) {
+  CordonedHosts cordoned;
+  LoadingRanks ranks{kSilenceMax, cordoned};
+  for (const uint32_t rank : {0, 1}) {
+    for (const char* gang : {"x", "y"}) {
+      v1::LoadingRank loading = Rank("a", rank, 1);
+      loading.set_gang_id(gang);
+      ASSERT_TRUE(ranks.Report(loading, kStart).ok());
+    }
+  }
+  EXPECT_EQ(ranks.List({}, kStart).size(), 4u);
+}
+
 TEST(LoadingRanks, SayWhetherTheyGetOn) {
   CordonedHosts cordoned;
   LoadingRanks ranks{kSilenceMax, cordoned};
@@ -119,6 +133,7 @@ TEST(LoadingRanks, AreForgottenWhenTheyServeOrFallSilent) {
   v1::RankInfo& info = *serving.add_gangs()->add_ranks();
   info.set_host("a");
   info.set_pid(2);
+  info.set_rank(1);
   EXPECT_EQ(ranks.List(serving, kStart + seconds(5)).size(), 1u);
   EXPECT_TRUE(ranks.List({}, kStart + seconds(6)).empty());
 }

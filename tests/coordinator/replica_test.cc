@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include <cmath>
+#include <utility>
 #include <vector>
 
 namespace trireme {
@@ -20,8 +22,8 @@ v1::StepResult ResultOf(const v1::StepPlan& plan, double step_ms) {
   return result;
 }
 
-// Of each step once: four seconds, or ten times the step before it.
-TEST(Replica, TellsOfASlowStep) {
+// A gang with one sequence.
+Replica Serving() {
   ReplicaOptions options;
   options.scheduler.vocab_size = 10;
   Replica replica(options);
@@ -34,11 +36,16 @@ TEST(Replica, TellsOfASlowStep) {
   Sequence sequence;
   sequence.id = 1;
   sequence.tokens = {1, 2, 3};
-  sequence.num_prompt = 3;
   sequence.max_tokens = 8;
   std::vector<Sequence> one;
   one.push_back(std::move(sequence));
   replica.scheduler().Add(std::move(one));
+  return replica;
+}
+
+// Of each step once: four seconds, or ten times the step before it.
+TEST(Replica, TellsOfASlowStep) {
+  Replica replica = Serving();
   EXPECT_FALSE(replica.slow_step().has_value());
 
   Replica::Time now{};
@@ -60,6 +67,15 @@ TEST(Replica, TellsOfASlowStep) {
   EXPECT_EQ(replica.slow_step(), now + milliseconds(4000));
   replica.End("a rank has gone", {}, /*silent=*/false);
   EXPECT_FALSE(replica.slow_step().has_value());
+}
+
+TEST(Replica, AStepThatTookATimeThatThereIsNotIsRefused) {
+  for (const double ms : {-1.0, std::nan(""), 1e300}) {
+    Replica replica = Serving();
+    const auto plan = replica.Plan({});
+    ASSERT_TRUE(plan.has_value());
+    EXPECT_EQ(replica.Apply(ResultOf(*plan, ms), {}).status().code(), absl::StatusCode::kInternal);
+  }
 }
 
 }  // namespace

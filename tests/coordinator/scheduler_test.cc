@@ -357,7 +357,7 @@ TEST(SchedulerTest, TenantsAreServedByWeight) {
     }
     // Whoever is behind gets the next place: they differ by what fills the places at most.
     const double most = 4 * (20 + 2 * 10);
-    while (world.scheduler.num_waiting_of("a") > 0 && world.scheduler.num_waiting_of("b") > 0) {
+    while (world.scheduler.num_sequences_of("a") > 4 && world.scheduler.num_sequences_of("b") > 4) {
       const v1::StepPlan plan = world.Step();
       for (const auto& scheduled : plan.scheduled()) {
         const bool decodes = scheduled.num_tokens() == 1;
@@ -375,10 +375,10 @@ TEST(SchedulerTest, OneRequestAtATimeGetsNoMoreThanItsWeight) {
   World world(Pool(256), options);
   for (int32_t i = 0; i < 60; ++i) world.Add(Request(Text(20, i), 10), 1, 1);
   uint32_t served = 0;
-  while (world.scheduler.num_waiting_of("a") > 20) {
+  while (world.scheduler.num_sequences_of("a") > 21) {
     const std::vector<int32_t> prompt = Text(20, static_cast<int32_t>(served));  // not cached
     const uint64_t id = world.Add(Request(prompt, 10, v1::PRIORITY_NORMAL, "light"), 1, 2);
-    while (world.scheduler.Find(id) != nullptr && world.scheduler.num_waiting_of("a") > 20) {
+    while (world.scheduler.Find(id) != nullptr && world.scheduler.num_sequences_of("a") > 21) {
       world.Step();
     }
     ++served;
@@ -660,6 +660,21 @@ TEST(SchedulerTest, PromptLogprobsAreComputedOnce) {
   const v1::StepPlan plan = world.Step();
   ASSERT_NE(Announced(plan, id), nullptr);
   EXPECT_LE(Tokens(plan), 41u);
+  world.Drain();
+}
+
+// A prompt that is cached costs a token to compute, but is told whole.
+TEST(SchedulerTest, APlanTellsNoMoreTokensThanWorkersReceive) {
+  World world(Pool(256), {.announced_tokens_max = 200});
+  for (int i = 0; i < 4; ++i) world.Add(Request(Text(100), 2));
+  size_t told = 0;
+  int plans = 0;
+  for (; told < 4; ++plans) {
+    const v1::StepPlan plan = world.Step();
+    EXPECT_LE(plan.new_sequences_size(), 2);
+    told += static_cast<size_t>(plan.new_sequences_size());
+  }
+  EXPECT_EQ(plans, 2);
   world.Drain();
 }
 

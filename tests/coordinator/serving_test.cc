@@ -284,5 +284,26 @@ TEST_F(ServingTest, TwoThousandStreamsAtOnce) {
   EXPECT_EQ(Stats().waiting() + Stats().running(), 0u);
 }
 
+// Also those that wait for the first one's prompt.
+TEST_F(ServingTest, ATenantsContinuationsCountForItsQueue) {
+  options_.max_waiting_per_tenant = 8;
+  StartServer();
+  FakeGangOptions options = Gang();
+  options.step_delay = milliseconds(50);
+  const auto gang = StartGang(options);
+  std::vector<std::thread> clients;
+  std::atomic<int> refused = 0;
+  for (int i = 0; i < 4; ++i) {
+    clients.emplace_back([&, i] {
+      v1::GenerateRequest request = Request(std::string(100, static_cast<char>('a' + i)), 4);
+      request.mutable_sampling()->set_n(8);
+      request.mutable_scheduling()->set_tenant("greedy");
+      refused += Ask(request).status.error_code() == grpc::StatusCode::RESOURCE_EXHAUSTED;
+    });
+  }
+  for (std::thread& client : clients) client.join();
+  EXPECT_GE(refused, 2);  // 8 run, 8 may wait
+}
+
 }  // namespace
 }  // namespace trireme

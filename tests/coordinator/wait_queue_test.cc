@@ -114,10 +114,10 @@ TEST_F(WaitQueueTest, CountsWhatIsAhead) {
   EXPECT_EQ(queue_.SequencesAhead(v1::PRIORITY_HIGH), 1u);
   EXPECT_EQ(queue_.TokensAhead(v1::PRIORITY_NORMAL), 20u);
   EXPECT_EQ(queue_.SequencesAhead(v1::PRIORITY_BATCH), 3u);
-  EXPECT_EQ(queue_.TenantWaiting("a"), 2u);
+  EXPECT_EQ(queue_.TenantSequences("a"), 2u);
   End(batch);
   EXPECT_EQ(queue_.SequencesAhead(v1::PRIORITY_BATCH), 2u);
-  EXPECT_EQ(queue_.TenantWaiting("b"), 0u);
+  EXPECT_EQ(queue_.TenantSequences("b"), 0u);
 }
 
 }  // namespace
