@@ -83,12 +83,14 @@ void LocalCluster::Supervise() {
   pthread_sigmask(SIG_BLOCK, &all, nullptr);
   absl::Status status;
   if (address_.empty()) status = absl::UnavailableError("no port of 127.0.0.1 is free");
-  if (status.ok() && ListRanks().has_value()) {
+  // Nobody serves at an address that was free a moment ago.
+  if (status.ok() && !options_.address.empty() && ListRanks().has_value()) {
     status = absl::UnavailableError(
         absl::StrCat("a coordinator serves at ", address_, " already; choose another address"));
   }
-  if (status.ok()) status = StartCoordinator();
+  // The workers take longer to start, and try to connect until the coordinator listens.
   if (status.ok()) status = StartGangs();
+  if (status.ok()) status = StartCoordinator();
   if (status.ok()) status = Watch();
   Stop();
   if (status.ok()) return;

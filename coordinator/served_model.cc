@@ -1,9 +1,12 @@
 #include "coordinator/served_model.h"
 
+#include <optional>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
+#include "coordinator/gateway/gguf_sampling.h"
+#include "parallel/gguf_config.h"
 #include "parallel/gguf_file.h"
 
 namespace trireme {
@@ -33,18 +36,24 @@ std::string ModelName(const std::filesystem::path& model) {
 }  // namespace
 
 absl::StatusOr<ServedModel> ServedModel::Load(const std::filesystem::path& path, std::string name) {
-  ASSIGN_OR_RETURN(ModelConfig config, ModelConfig::Load(path));
-  ASSIGN_OR_RETURN(Tokenizer tokenizer, Tokenizer::Load(path));
+  std::optional<GgufFile> gguf;
+  if (IsGgufPath(path)) {
+    ASSIGN_OR_RETURN(gguf, GgufFile::Open(path));
+  }
+  ASSIGN_OR_RETURN(ModelConfig config, gguf ? GgufModelConfig(*gguf) : ModelConfig::Load(path));
+  ASSIGN_OR_RETURN(Tokenizer tokenizer, gguf ? Tokenizer::FromGguf(*gguf) : Tokenizer::Load(path));
   RETURN_IF_ERROR(CheckVocabulary(path, tokenizer.vocab_size(), config.vocab_size));
-  ASSIGN_OR_RETURN(SamplingDefaults sampling,
-                   SamplingDefaults::Load(path, static_cast<uint32_t>(config.vocab_size)));
+  const auto vocab_size = static_cast<uint32_t>(config.vocab_size);
+  ASSIGN_OR_RETURN(SamplingDefaults sampling, gguf ? GgufSamplingDefaults(*gguf, vocab_size)
+                                                   : SamplingDefaults::Load(path, vocab_size));
   ServedModel model{.name = name.empty() ? ModelName(path) : std::move(name),
                     .config = std::move(config),
                     .tokenizer = std::move(tokenizer),
                     .chat_template = std::nullopt,
                     .no_chat_template_reason = "",
                     .sampling = std::move(sampling)};
-  absl::StatusOr<ChatTemplate> chat_template = ChatTemplate::Load(path);
+  absl::StatusOr<ChatTemplate> chat_template =
+      gguf ? ChatTemplate::FromGguf(*gguf) : ChatTemplate::Load(path);
   if (chat_template.ok()) {
     model.chat_template = *std::move(chat_template);
   } else {

@@ -24,6 +24,14 @@ absl::StatusOr<Topology> LoadTopology() {
   return topology;
 }
 
+// Of this host, which does not change: it is found out once, which takes a while where there are
+// many cores and devices.
+absl::StatusOr<hwloc_topology_t> HostTopology() {
+  static const absl::StatusOr<Topology> topology = LoadTopology();
+  RETURN_IF_ERROR(topology.status());
+  return topology->get();
+}
+
 // Ours to run on, the first CPU of every core, then the second of every core, and so on.
 std::vector<int> AllowedCpus(hwloc_topology_t topology) {
   cpu_set_t allowed;
@@ -51,8 +59,8 @@ std::vector<int> AllowedCpus(hwloc_topology_t topology) {
 }  // namespace
 
 absl::StatusOr<std::vector<int>> ChooseCpus(int threads, int local_rank, int local_size) {
-  ASSIGN_OR_RETURN(const Topology topology, LoadTopology());
-  const std::vector<int> cpus = AllowedCpus(topology.get());
+  ASSIGN_OR_RETURN(const hwloc_topology_t topology, HostTopology());
+  const std::vector<int> cpus = AllowedCpus(topology);
   const size_t each = static_cast<size_t>(threads);
   // A launcher that bound each rank to CPUs of its own has divided them already.
   if (cpus.size() == each) return cpus;
@@ -62,12 +70,11 @@ absl::StatusOr<std::vector<int>> ChooseCpus(int threads, int local_rank, int loc
 }
 
 int NumaNodeOfProcess() {
-  const absl::StatusOr<Topology> topology = LoadTopology();
+  const absl::StatusOr<hwloc_topology_t> topology = HostTopology();
   if (!topology.ok()) return -1;
   int node = -1;
-  for (const int cpu : AllowedCpus(topology->get())) {
-    const hwloc_obj_t object =
-        hwloc_get_pu_obj_by_os_index(topology->get(), static_cast<unsigned>(cpu));
+  for (const int cpu : AllowedCpus(*topology)) {
+    const hwloc_obj_t object = hwloc_get_pu_obj_by_os_index(*topology, static_cast<unsigned>(cpu));
     if (object == nullptr || hwloc_bitmap_weight(object->nodeset) != 1) return -1;
     const int own = hwloc_bitmap_first(object->nodeset);
     if (node != -1 && own != node) return -1;

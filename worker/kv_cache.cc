@@ -1,9 +1,19 @@
 #include "worker/kv_cache.h"
 
+#include <sys/mman.h>
+
 #include "base/check.h"
 #include "base/status_macros.h"
 
 namespace trireme {
+namespace {
+
+// The first block touches the pools of keys and values of every layer: with huge pages, 2 MiB of
+// each to clear before the first token. In pools that are smaller than this, that is much of what
+// is used.
+constexpr int64_t kHugePagesFrom = int64_t{64} << 20;
+
+}  // namespace
 
 int64_t KvCache::BlockBytes(const ModelConfig& config, const ModelShard& shard, int64_t block_size,
                             KvDType dtype) {
@@ -24,6 +34,9 @@ absl::StatusOr<KvCache> KvCache::Allocate(const ModelConfig& config, const Model
   cache.layer_.head_dim = config.head_dim;
   const int64_t bytes = num_blocks * BlockBytes(config, shard, block_size, dtype);
   ASSIGN_OR_RETURN(cache.pages_, memory.Allocate(static_cast<size_t>(bytes)));
+  if (memory.on_host() && num_blocks * cache.layer_.page_bytes() < kHugePagesFrom) {
+    madvise(cache.pages_.data(), cache.pages_.size(), MADV_NOHUGEPAGE);
+  }
   return cache;
 }
 

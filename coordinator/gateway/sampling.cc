@@ -9,9 +9,7 @@
 #include "absl/strings/str_cat.h"
 #include "base/file.h"
 #include "base/status_macros.h"
-#include "coordinator/gateway/gguf_sampling.h"
 #include "nlohmann/json.hpp"
-#include "parallel/gguf_file.h"
 
 namespace trireme {
 namespace {
@@ -210,10 +208,6 @@ absl::Status CheckStepSampling(const v1::StepSampling& step, uint32_t vocab_size
 
 absl::StatusOr<SamplingDefaults> SamplingDefaults::Load(const std::filesystem::path& model,
                                                         uint32_t vocab_size) {
-  if (IsGgufPath(model)) {
-    ASSIGN_OR_RETURN(const GgufFile file, GgufFile::Open(model));
-    return GgufSamplingDefaults(file, vocab_size);
-  }
   SamplingDefaults defaults;
   const std::filesystem::path path = model / "generation_config.json";
   const absl::StatusOr<Json> json = ReadJson(path);

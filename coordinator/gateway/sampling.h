@@ -25,8 +25,8 @@ struct SamplingDefaults {
   std::optional<uint32_t> max_tokens;  // "max_new_tokens"
   std::vector<int32_t> eos_token_ids;  // of generation_config.json, or else of config.json
 
-  // Reads the files of a model's directory, of which config.json must be there, or a .gguf file.
-  // The error names the file.
+  // Reads the files of a model's directory, of which config.json must be there. The error names the
+  // file.
   static absl::StatusOr<SamplingDefaults> Load(const std::filesystem::path& model,
                                                uint32_t vocab_size);
 };

@@ -98,10 +98,6 @@ absl::StatusOr<ChatTemplate> ChatTemplate::FromGguf(const GgufFile& file) {
 }
 
 absl::StatusOr<ChatTemplate> ChatTemplate::Load(const std::filesystem::path& path) {
-  if (IsGgufPath(path)) {
-    ASSIGN_OR_RETURN(const GgufFile file, GgufFile::Open(path));
-    return FromGguf(file);
-  }
   const std::filesystem::path config_path = path / "tokenizer_config.json";
   const std::filesystem::path template_path = path / "chat_template.jinja";
   absl::StatusOr<std::string> source = ReadFile(template_path, kSourceBytesMax);

@@ -37,8 +37,7 @@ class ChatTemplate {
  public:
   // Reads a model's directory: chat_template.jinja if there is one, else "chat_template" of
   // tokenizer_config.json, a string or a list of {"name", "template"}; bos_token and eos_token are
-  // from tokenizer_config.json. Of a .gguf file, its metadata. NotFound if the model has no
-  // template.
+  // from tokenizer_config.json. NotFound if the model has no template.
   static absl::StatusOr<ChatTemplate> Load(const std::filesystem::path& path);
 
   // "tokenizer.chat_template"; bos_token and eos_token by their ids.

@@ -8,7 +8,6 @@
 #include "coordinator/text/strings.h"
 #include "coordinator/text/tokenizer_model.h"
 #include "coordinator/text/utf8.h"
-#include "parallel/gguf_file.h"
 
 namespace trireme {
 namespace {
@@ -19,10 +18,6 @@ constexpr size_t kTextBytesMax = 256 << 20;
 }  // namespace
 
 absl::StatusOr<Tokenizer> Tokenizer::Load(const std::filesystem::path& path) {
-  if (IsGgufPath(path)) {
-    ASSIGN_OR_RETURN(const GgufFile file, GgufFile::Open(path));
-    return FromGguf(file);
-  }
   std::error_code error;
   const bool directory = std::filesystem::is_directory(path, error);
   const std::filesystem::path file = directory ? path / "tokenizer.json" : path;

@@ -35,8 +35,7 @@ struct EncodeOptions {
 // share the tables.
 class Tokenizer {
  public:
-  // `path` is a tokenizer.json, a directory that has one, or a .gguf file. NotFound or
-  // InvalidArgument.
+  // `path` is a tokenizer.json or a directory that has one. NotFound or InvalidArgument.
   static absl::StatusOr<Tokenizer> Load(const std::filesystem::path& path);
 
   // `name` stands for the file in errors.

@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <bit>
 #include <limits>
+#include <numeric>
 
 #include "kernels/quant/packed.h"
 #include "tests/kernels/cpu_step.h"
@@ -41,6 +42,21 @@ struct PackedBf16 {
   std::vector<std::byte> memory;
   Weight weight;
 };
+
+TEST(PackedBf16Test, HasEveryValueInItsPlace) {
+  for (const int64_t rows : {1, 3, 4, 6, 16, 21}) {
+    for (const int64_t cols : {1, 2, 7, 8, 9, 24, 30}) {
+      std::vector<uint16_t> values(rows * cols);
+      std::iota(values.begin(), values.end(), uint16_t{0x3f80});  // 1 and the next ones
+      const PackedBf16 packed(values, rows, cols);
+      const std::vector<float> floats = ToFloats(packed.weight);
+      for (size_t i = 0; i < values.size(); ++i) {
+        ASSERT_EQ(std::bit_cast<uint32_t>(floats[i]), uint32_t{values[i]} << 16)
+            << rows << " x " << cols << ": " << i;
+      }
+    }
+  }
+}
 
 std::vector<float> RoundedToBf16(std::vector<float> values) {
   for (float& value : values) {

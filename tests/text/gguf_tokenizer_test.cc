@@ -242,16 +242,19 @@ TEST(GgufTokenizer, FilesAndChatTemplates) {
   };
   const auto path = std::filesystem::path(testing::TempDir()) / "gguf_tokenizer_test.gguf";
   std::ofstream(path, std::ios::binary) << parts.File();
-  EXPECT_EQ(*Tokenizer::Load(path)->Encode("ab"), (Ids{1, 259, 262}));
-  const auto chat = ChatTemplate::Load(path);
+  const auto file = GgufFile::Open(path);
+  ASSERT_TRUE(file.ok()) << file.status();
+  EXPECT_EQ(*Tokenizer::FromGguf(*file)->Encode("ab"), (Ids{1, 259, 262}));
+  const auto chat = ChatTemplate::FromGguf(*file);
   ASSERT_TRUE(chat.ok()) << chat.status();
   ChatInput input;
   input.messages = {{{"role", "user"}, {"content", "x"}}};
   EXPECT_EQ(*chat->Render(input), "<s>x</s>");
   std::ofstream(path, std::ios::binary) << Llama().File();
-  EXPECT_EQ(ChatTemplate::Load(path).status().code(), absl::StatusCode::kNotFound);
+  const auto none = GgufFile::Open(path);
+  ASSERT_TRUE(none.ok()) << none.status();
+  EXPECT_EQ(ChatTemplate::FromGguf(*none).status().code(), absl::StatusCode::kNotFound);
   std::filesystem::remove(path);
-  EXPECT_EQ(Tokenizer::Load(path).status().code(), absl::StatusCode::kNotFound);
 }
 
 }  // namespace
