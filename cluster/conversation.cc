@@ -2,11 +2,18 @@
 
 #include <unistd.h>
 
+#include <algorithm>
+#include <chrono>
 #include <iostream>
 
 #include "cluster/client.h"
 
 namespace trireme {
+namespace {
+
+constexpr std::chrono::seconds kTokenizeTimeout{10};
+
+}  // namespace
 
 Conversation::Conversation(const ConversationOptions& options)
     : options_(options), stub_(v1::Inference::NewStub(ConnectTo(options.server))) {
@@ -25,7 +32,10 @@ int Conversation::Ask(const std::string& question) {
   text.set_prompt(question);
   *text.mutable_sampling() = options_.sampling;
   *text.mutable_scheduling() = options_.scheduling;
-  if (options_.chat) Add("user", question);
+  if (options_.chat) {
+    Add("user", question);
+    MakeRoom();
+  }
   v1::ChatRequest chat = request_;
   const auto start = [&](grpc::ClientContext& context, const std::string& key,
                          const std::vector<uint32_t>& received) {
@@ -68,6 +78,40 @@ int Conversation::Run() {
   }
   if (terminal) std::cout << std::endl;
   return 0;
+}
+
+void Conversation::MakeRoom() {
+  const int first = options_.system.empty() ? 0 : 1;  // of the messages that may go
+  v1::TokenizeRequest request;
+  v1::ChatConversation& chat = *request.mutable_chat();
+  *chat.mutable_messages() = request_.messages();
+  int64_t tokens = 0;
+  int64_t context = 0;
+  const auto measure = [&] {
+    grpc::ClientContext call;
+    call.set_deadline(std::chrono::system_clock::now() + kTokenizeTimeout);
+    v1::TokenizeResponse response;
+    // The question itself will tell what is wrong.
+    if (!stub_->Tokenize(&call, request, &response).ok()) return false;
+    tokens = response.token_ids_size();
+    context = response.max_model_len();
+    return true;
+  };
+  if (chat.messages_size() == first + 1 || !measure()) return;
+  const v1::SamplingParams& sampling = options_.sampling;
+  const int64_t answer = sampling.has_max_tokens() ? sampling.max_tokens() : context / 4;
+  if (tokens + answer <= context) return;
+  // By half, so that not each question from now on changes what the prefix cache has.
+  while (tokens > std::min(context / 2, context - answer) && chat.messages_size() > first + 1) {
+    chat.mutable_messages()->DeleteSubrange(first, 2);
+    if (!measure()) return;
+  }
+  const int64_t least = sampling.has_max_tokens() ? sampling.max_tokens() : 1;
+  if (tokens + least > context) return;  // the question alone is too long
+  std::cerr << "trireme: the conversation nearly fills the context of " << context
+            << " tokens; its oldest " << request_.messages_size() - chat.messages_size()
+            << " messages are forgotten" << std::endl;
+  *request_.mutable_messages() = chat.messages();
 }
 
 void Conversation::Add(const std::string& role, const std::string& content) {

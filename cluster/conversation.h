@@ -34,6 +34,8 @@ class Conversation {
   int Run();
 
  private:
+  // Forgets the oldest questions and their answers when the conversation nearly fills the context.
+  void MakeRoom();
   void Add(const std::string& role, const std::string& content);
 
   const ConversationOptions options_;

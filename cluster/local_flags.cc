@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cstdlib>
+#include <iostream>
 
 #include "absl/strings/str_cat.h"
 
@@ -45,7 +46,8 @@ void LocalFlags::Define(CLI::App& command) {
          "context in tokens; 0: the model's own, as far as the KV cache holds it")
       ->check(CLI::Range(0, 1 << 24));
   option("--kv-memory", kv_memory_, "TRIREME_KV_MEMORY",
-         "each worker's KV cache: bytes (2GiB) or a share of the available memory (40%)");
+         "each worker's KV cache: bytes (2GiB) or a share of the available memory (40%); auto: "
+         "1GiB, or as much as --max-model-len or else 16384 tokens need, but at most 40%");
   option("--kv-cache-dtype", kv_cache_dtype_, "TRIREME_KV_CACHE_DTYPE",
          "keys and values in the cache: auto (cpu: f32, exact; cuda: bf16), f32, bf16 or int8")
       ->check(CLI::IsMember({"auto", "f32", "bf16", "int8"}));
@@ -63,6 +65,8 @@ LocalClusterOptions LocalFlags::Options(int replicas) const {
   // A worker knows only of its own gang.
   const int threads =
       threads_ > 0 || replicas == 1 ? threads_ : std::max(1, UsableCpus() / (replicas * tp_ * pp_));
+  const bool shared_auto = kv_memory_ == "auto" && replicas > 1;
+  const std::string kv_memory = shared_auto ? absl::StrCat(kv_memory_, "/", replicas) : kv_memory_;
   LocalClusterOptions options = {
       .model = model_,
       .address = "",
@@ -71,11 +75,20 @@ LocalClusterOptions LocalFlags::Options(int replicas) const {
       .replicas = replicas,
       .coordinator_flags = {"--max-model-len", max_model_len, "--log-level", log_level_},
       .worker_flags = {"--device", device_, "--max-model-len", max_model_len, "--threads",
-                       absl::StrCat(threads), "--kv-memory", kv_memory_, "--kv-cache-dtype",
+                       absl::StrCat(threads), "--kv-memory", kv_memory, "--kv-cache-dtype",
                        kv_cache_dtype_, "--log-level", log_level_}};
   const std::vector<std::string> shard = shard_.Arguments();
   options.worker_flags.insert(options.worker_flags.end(), shard.begin(), shard.end());
   return options;
+}
+
+void LocalFlags::TellContext(const v1::GetModelResponse& model) const {
+  if (max_model_len_ > 0 || model.max_model_len() >= model.model_context()) return;
+  std::cerr << "trireme: the context is " << model.max_model_len() << " of the model's "
+            << model.model_context()
+            << " tokens; --max-model-len and --kv-memory give more, --kv-cache-dtype bf16 halves "
+               "the memory for it"
+            << std::endl;
 }
 
 }  // namespace trireme

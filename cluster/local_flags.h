@@ -18,6 +18,8 @@ class LocalFlags {
   // What to start, with so many gangs, which share the machine's threads. Lets mpirun run for root,
   // whose wish it is if root starts it.
   LocalClusterOptions Options(int replicas) const;
+  // Says on standard error that less than the model's context is served, if no one asked for it.
+  void TellContext(const v1::GetModelResponse& model) const;
   const std::string& model() const { return model_; }
   const std::string& device() const { return device_; }
 
@@ -29,7 +31,7 @@ class LocalFlags {
   std::string device_ = "cpu";
   int threads_ = 0;
   uint32_t max_model_len_ = 0;
-  std::string kv_memory_ = "1GiB";
+  std::string kv_memory_ = "auto";
   std::string kv_cache_dtype_ = "auto";
   std::string log_level_;
 };

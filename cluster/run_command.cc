@@ -40,17 +40,20 @@ int Run(const RunFlags& flags) {
     std::cerr << "trireme: " << model.status().message() << std::endl;
     return 1;
   }
+  flags.local.TellContext(*model);
   ConversationOptions options;
   options.server = cluster.address();
   options.system = flags.system;
   options.sampling = flags.sampling.Params();
+  if (!model->has_sampling_defaults()) SetUsualSampling(options.sampling);
   options.scheduling = flags.sampling.Scheduling();
   options.retry.retry_s = 0;  // without its coordinator this program ends
   options.chat = model->has_chat_template();
   if (flags.tokens) options.sampling.set_max_tokens(*flags.tokens);
   if (!options.chat) {
-    std::cerr << "trireme: " << model->name()
-              << " has no chat template: it goes on with each text as it is" << std::endl;
+    std::cerr << "trireme: " << model->name() << " cannot chat ("
+              << model->no_chat_template_reason() << "): it goes on with each text as it is"
+              << std::endl;
   }
   Conversation conversation(options);
   if (!flags.prompt.empty()) return conversation.Ask(PromptText(flags.prompt));

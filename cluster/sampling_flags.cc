@@ -84,6 +84,13 @@ v1::Scheduling SamplingFlags::Scheduling() const {
   return scheduling;
 }
 
+void SetUsualSampling(v1::SamplingParams& params) {
+  if (!params.has_temperature()) params.set_temperature(0.8f);
+  if (!params.has_top_k()) params.set_top_k(40);
+  if (!params.has_top_p()) params.set_top_p(0.95f);
+  if (!params.has_min_p()) params.set_min_p(0.05f);
+}
+
 absl::StatusOr<std::vector<std::pair<int32_t, float>>> ParseLogitBias(const std::string& text) {
   std::vector<std::pair<int32_t, float>> biases;
   if (text.empty()) return biases;

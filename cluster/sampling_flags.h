@@ -46,6 +46,10 @@ class SamplingFlags {
   std::string cache_salt_;
 };
 
+// Fills in what is not given with llama.cpp's defaults, for a conversation with a model that states
+// none: the server's sample from every token there is, as the API's do.
+void SetUsualSampling(v1::SamplingParams& params);
+
 // "ID=BIAS,ID=BIAS"; nothing of an empty text. Whether the numbers are allowed is the server's
 // matter.
 absl::StatusOr<std::vector<std::pair<int32_t, float>>> ParseLogitBias(const std::string& text);

@@ -55,6 +55,7 @@ int Serve(const ServeFlags& flags) {
   // Until then a signal ends this process, and the kernel its children.
   const absl::StatusOr<v1::GetModelResponse> model = cluster.AwaitReady();
   if (!model.ok()) return Report(model.status());
+  flags.local.TellContext(*model);
   sigset_t signals;
   sigemptyset(&signals);
   sigaddset(&signals, SIGINT);

@@ -93,21 +93,22 @@ class ConfigReader {
                                         std::optional<int64_t> fallback = std::nullopt) const {
     const std::string key = Key(name);
     const GgufValue* value = file_.Find(key);
-    const auto* list = value == nullptr ? nullptr : std::get_if<std::vector<int64_t>>(value);
+    const auto* list = value == nullptr ? nullptr : std::get_if<GgufList>(value);
     if (list == nullptr) return file_.Whole(key, 1, kDimensionMax, fallback);
-    const auto is_first = [list](int64_t number) { return number == list->front(); };
-    if (list->empty() || list->size() != static_cast<size_t>(config_.num_layers)) {
-      return Invalid(absl::StrCat(key, " is a list of ", list->size(), " for ", config_.num_layers,
+    if (list->size != static_cast<uint64_t>(config_.num_layers)) {
+      return Invalid(absl::StrCat(key, " is a list of ", list->size, " for ", config_.num_layers,
                                   " layers; it must have one number for each"));
     }
-    if (!std::all_of(list->begin(), list->end(), is_first)) {
+    ASSIGN_OR_RETURN(const std::vector<int64_t> numbers, file_.Wholes(key));
+    const auto is_first = [&numbers](int64_t number) { return number == numbers.front(); };
+    if (!std::all_of(numbers.begin(), numbers.end(), is_first)) {
       return Unsupported(absl::StrCat(key, " differs between layers"));
     }
-    if (list->front() < 1 || list->front() > kDimensionMax) {
-      return Invalid(absl::StrCat(key, " is ", list->front(),
+    if (numbers.front() < 1 || numbers.front() > kDimensionMax) {
+      return Invalid(absl::StrCat(key, " is ", numbers.front(),
                                   "; it must be a whole number from 1 to ", kDimensionMax));
     }
-    return list->front();
+    return numbers.front();
   }
 
   // What would change the arithmetic in a way that no field of ModelConfig describes.
@@ -291,21 +292,20 @@ class ConfigReader {
     const std::string key = Key("attention.sliding_window_pattern");
     const size_t layers = static_cast<size_t>(config_.num_layers);
     const GgufValue* value = file_.Find(key);
+    const auto* list = value == nullptr ? nullptr : std::get_if<GgufList>(value);
     std::vector<uint8_t> windowed;
-    if (value != nullptr && std::holds_alternative<std::vector<bool>>(*value)) {
-      for (const bool has : std::get<std::vector<bool>>(*value)) windowed.push_back(has);
-    } else if (value != nullptr && std::holds_alternative<std::vector<int64_t>>(*value)) {
-      for (const int64_t has : std::get<std::vector<int64_t>>(*value)) windowed.push_back(has != 0);
+    if (list != nullptr && list->size != layers) {
+      return Invalid(absl::StrCat(key, " is a list of ", list->size, " for ", layers,
+                                  " layers; it must have one value for each"));
+    }
+    if (list != nullptr) {
+      ASSIGN_OR_RETURN(windowed, file_.Flags(key));
     } else {
       ASSIGN_OR_RETURN(const int64_t period, file_.Whole(key, 0, kLayersMax, kGemma3WindowPattern));
       for (size_t layer = 0; layer < layers; ++layer) {
         const int64_t place = static_cast<int64_t>(layer) + 1;
         windowed.push_back(period == 0 || place % period != 0);
       }
-    }
-    if (windowed.size() != layers) {
-      return Invalid(absl::StrCat(key, " is a list of ", windowed.size(), " for ", layers,
-                                  " layers; it must have one value for each"));
     }
     config_.windowed_layers = std::move(windowed);
     return absl::OkStatus();

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <cstring>
 #include <numeric>
 
 #include "absl/strings/str_cat.h"
@@ -18,6 +19,88 @@ constexpr std::string_view kEnding = ".gguf";
 constexpr int64_t kPartsMax = 99999;  // five digits in the name
 constexpr int64_t kTensorsMax = int64_t{1} << 40;
 
+template <typename T>
+T ReadAt(const std::byte* data) {
+  T value;
+  std::memcpy(&value, data, sizeof(T));
+  return value;
+}
+
+template <typename Wide, typename Stored>
+std::vector<Wide> Widened(const GgufList& list) {
+  std::vector<Wide> values(list.size);
+  for (uint64_t i = 0; i < list.size; ++i) {
+    values[i] = static_cast<Wide>(ReadAt<Stored>(list.data + i * sizeof(Stored)));
+  }
+  return values;
+}
+
+// Nothing for a list of anything else.
+std::optional<std::vector<int64_t>> AsWholes(const GgufList& list) {
+  switch (list.type) {
+    case GgufValueType::kUint8:
+      return Widened<int64_t, uint8_t>(list);
+    case GgufValueType::kInt8:
+      return Widened<int64_t, int8_t>(list);
+    case GgufValueType::kUint16:
+      return Widened<int64_t, uint16_t>(list);
+    case GgufValueType::kInt16:
+      return Widened<int64_t, int16_t>(list);
+    case GgufValueType::kUint32:
+      return Widened<int64_t, uint32_t>(list);
+    case GgufValueType::kInt32:
+      return Widened<int64_t, int32_t>(list);
+    case GgufValueType::kUint64:
+      return Widened<int64_t, uint64_t>(list);
+    case GgufValueType::kInt64:
+      return Widened<int64_t, int64_t>(list);
+    default:
+      return std::nullopt;
+  }
+}
+
+std::optional<std::vector<uint8_t>> AsFlags(const GgufList& list) {
+  if (list.type == GgufValueType::kBool) return Widened<uint8_t, uint8_t>(list);
+  const std::optional<std::vector<int64_t>> wholes = AsWholes(list);
+  if (!wholes.has_value()) return std::nullopt;
+  std::vector<uint8_t> flags;
+  for (const int64_t whole : *wholes) flags.push_back(whole != 0);
+  return flags;
+}
+
+std::optional<std::vector<double>> AsReals(const GgufList& list) {
+  if (list.type == GgufValueType::kFloat32) return Widened<double, float>(list);
+  if (list.type == GgufValueType::kFloat64) return Widened<double, double>(list);
+  return std::nullopt;
+}
+
+std::optional<std::vector<std::string_view>> AsStrings(const GgufList& list) {
+  if (list.type != GgufValueType::kString) return std::nullopt;
+  std::vector<std::string_view> texts(list.size);
+  const std::byte* at = list.data;
+  for (std::string_view& text : texts) {
+    const auto bytes = ReadAt<uint64_t>(at);
+    text = {reinterpret_cast<const char*>(at) + sizeof(bytes), bytes};
+    at += sizeof(bytes) + bytes;
+  }
+  return texts;
+}
+
+// "whole numbers" and the like.
+const char* ElementsName(GgufValueType type) {
+  switch (type) {
+    case GgufValueType::kFloat32:
+    case GgufValueType::kFloat64:
+      return "numbers";
+    case GgufValueType::kString:
+      return "strings";
+    case GgufValueType::kBool:
+      return "booleans";
+    default:
+      return "whole numbers";
+  }
+}
+
 // The text of a value for an error message: short and on one line.
 std::string Excerpt(const GgufValue& value) {
   struct Visitor {
@@ -25,16 +108,8 @@ std::string Excerpt(const GgufValue& value) {
     std::string operator()(int64_t v) const { return absl::StrCat(v); }
     std::string operator()(double v) const { return absl::StrCat(v); }
     std::string operator()(std::string_view v) const { return Quoted(v); }
-    std::string operator()(const std::vector<bool>& v) const { return List(v.size(), "booleans"); }
-    std::string operator()(const std::vector<int64_t>& v) const {
-      return List(v.size(), "whole numbers");
-    }
-    std::string operator()(const std::vector<double>& v) const { return List(v.size(), "numbers"); }
-    std::string operator()(const std::vector<std::string_view>& v) const {
-      return List(v.size(), "strings");
-    }
-    static std::string List(size_t size, const char* of) {
-      return absl::StrCat("a list of ", size, " ", of);
+    std::string operator()(const GgufList& v) const {
+      return absl::StrCat("a list of ", v.size, " ", ElementsName(v.type));
     }
   };
   return std::visit(Visitor{}, value);
@@ -48,11 +123,13 @@ absl::Status Invalid(const std::string& origin, std::string_view key, const Gguf
 }
 
 template <typename T>
-absl::StatusOr<std::span<const T>> ListOf(const GgufFile& file, std::string_view key,
-                                          const char* of) {
+absl::StatusOr<std::vector<T>> ListOf(const GgufFile& file, std::string_view key, const char* of,
+                                      std::optional<std::vector<T>> (*read)(const GgufList&)) {
   const GgufValue* value = file.Find(key);
-  if (value == nullptr) return std::span<const T>();
-  if (const auto* list = std::get_if<std::vector<T>>(value)) return std::span<const T>(*list);
+  if (value == nullptr) return std::vector<T>();
+  if (const auto* list = std::get_if<GgufList>(value)) {
+    if (std::optional<std::vector<T>> values = read(*list)) return *std::move(values);
+  }
   return Invalid(file.origin(), key, value, absl::StrCat("it must be a list of ", of));
 }
 
@@ -220,16 +297,20 @@ absl::StatusOr<std::string_view> GgufFile::String(std::string_view key,
   return Invalid(origin(), key, value, "it must be a string");
 }
 
-absl::StatusOr<std::span<const std::string_view>> GgufFile::Strings(std::string_view key) const {
-  return ListOf<std::string_view>(*this, key, "strings");
+absl::StatusOr<std::vector<std::string_view>> GgufFile::Strings(std::string_view key) const {
+  return ListOf(*this, key, "strings", AsStrings);
 }
 
-absl::StatusOr<std::span<const double>> GgufFile::Reals(std::string_view key) const {
-  return ListOf<double>(*this, key, "numbers");
+absl::StatusOr<std::vector<double>> GgufFile::Reals(std::string_view key) const {
+  return ListOf(*this, key, "numbers", AsReals);
 }
 
-absl::StatusOr<std::span<const int64_t>> GgufFile::Wholes(std::string_view key) const {
-  return ListOf<int64_t>(*this, key, "whole numbers");
+absl::StatusOr<std::vector<int64_t>> GgufFile::Wholes(std::string_view key) const {
+  return ListOf(*this, key, "whole numbers", AsWholes);
+}
+
+absl::StatusOr<std::vector<uint8_t>> GgufFile::Flags(std::string_view key) const {
+  return ListOf(*this, key, "booleans", AsFlags);
 }
 
 const GgufTensor* GgufFile::FindTensor(std::string_view name) const {

@@ -15,12 +15,37 @@
 
 namespace trireme {
 
+// GGUF's numbers of what a value is.
+enum class GgufValueType : uint32_t {
+  kUint8,
+  kInt8,
+  kUint16,
+  kInt16,
+  kUint32,
+  kInt32,
+  kFloat32,
+  kBool,
+  kString,
+  kArray,
+  kUint64,
+  kInt64,
+  kFloat64,
+};
+
+// A checked list as it lies in the mapped file: a file can have lists nearly as large as itself, of
+// one byte or empty strings, that would be many times that as int64_t or views.
+struct GgufList {
+  GgufValueType type = GgufValueType::kBool;
+  uint64_t size = 0;
+  const std::byte* data = nullptr;
+
+  bool operator==(const GgufList&) const = default;
+};
+
 // One value of a GGUF file's metadata. Whole numbers of every width become int64_t (a uint64 above
 // 2^63 - 1 is refused), float32 and float64 become double. Strings are views into the mapped file.
 // Lists are of one type; lists of lists are refused.
-using GgufValue =
-    std::variant<bool, int64_t, double, std::string_view, std::vector<bool>, std::vector<int64_t>,
-                 std::vector<double>, std::vector<std::string_view>>;
+using GgufValue = std::variant<bool, int64_t, double, std::string_view, GgufList>;
 
 // A tensor's place: `data` lies in the mapped file; it is empty for a type whose size we do not
 // know.
@@ -43,8 +68,8 @@ bool IsGgufPath(const std::filesystem::path& path);
 // https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 //
 // Every count, length, offset and alignment is checked against the file's size before use; reading
-// allocates no more than a small multiple of the header's own size. Errors name the file and the
-// key or tensor. Immutable, so thread safe; views live as long as the object or a copy of it
+// allocates no more than 16 MiB, whatever the counts are. Errors name the file and the key or
+// tensor. Immutable, so thread safe; views live as long as the object or a copy of it
 // (copies are cheap and share the mapping).
 class GgufFile {
  public:
@@ -67,10 +92,12 @@ class GgufFile {
   absl::StatusOr<bool> Bool(std::string_view key, bool fallback) const;
   absl::StatusOr<std::string_view> String(
       std::string_view key, std::optional<std::string_view> fallback = std::nullopt) const;
-  // Empty spans where the key is absent.
-  absl::StatusOr<std::span<const std::string_view>> Strings(std::string_view key) const;
-  absl::StatusOr<std::span<const double>> Reals(std::string_view key) const;
-  absl::StatusOr<std::span<const int64_t>> Wholes(std::string_view key) const;
+  // Empty lists where the key is absent.
+  absl::StatusOr<std::vector<std::string_view>> Strings(std::string_view key) const;
+  absl::StatusOr<std::vector<double>> Reals(std::string_view key) const;
+  absl::StatusOr<std::vector<int64_t>> Wholes(std::string_view key) const;
+  // 1 for what is true, or a whole number other than 0.
+  absl::StatusOr<std::vector<uint8_t>> Flags(std::string_view key) const;
 
   // The tensor of this name in any part, or nullptr.
   const GgufTensor* FindTensor(std::string_view name) const;

@@ -28,21 +28,8 @@ constexpr std::string_view kAlignmentKey = "general.alignment";
 constexpr uint64_t kMetadataBytesMin = 8 + 4 + 1;
 constexpr uint64_t kTensorBytesMin = 8 + 4 + 8 + 4 + 8;
 
-enum class ValueType : uint32_t {
-  kUint8,
-  kInt8,
-  kUint16,
-  kInt16,
-  kUint32,
-  kInt32,
-  kFloat32,
-  kBool,
-  kString,
-  kArray,
-  kUint64,
-  kInt64,
-  kFloat64,
-};
+// The largest models have some thousand tensors and less than a hundred keys.
+constexpr uint64_t kEntriesMax = 1 << 16;
 
 // Reads one file from front to back. The small steps return false where the file ends too early;
 // those with a name to tell return a Status.
@@ -119,6 +106,11 @@ class HeaderReader {
       return Broken(absl::StrCat("it claims ", counts.tensors, " tensors, but has only ",
                                  file_.size(), " bytes"));
     }
+    if (std::max(counts.metadata, counts.tensors) > kEntriesMax) {
+      return absl::UnimplementedError(
+          absl::StrCat(origin_, ": unsupported: ", counts.metadata, " metadata keys and ",
+                       counts.tensors, " tensors; supported are up to ", kEntriesMax, " of each"));
+    }
     return counts;
   }
 
@@ -131,7 +123,7 @@ class HeaderReader {
         return Broken(absl::StrCat("it ends inside metadata key ", i + 1, " of ", count));
       }
       if (key.empty()) return Broken(absl::StrCat("metadata key ", i + 1, " has no name"));
-      ASSIGN_OR_RETURN(GgufValue value, ReadValue(key, static_cast<ValueType>(type)));
+      ASSIGN_OR_RETURN(GgufValue value, ReadValue(key, static_cast<GgufValueType>(type)));
       header.metadata.emplace_back(key, std::move(value));
     }
     const auto by_key = [](const auto& a, const auto& b) { return a.first < b.first; };
@@ -143,40 +135,40 @@ class HeaderReader {
     return Broken(absl::StrCat("it has the key ", Quoted(twice->first), " twice"));
   }
 
-  absl::StatusOr<GgufValue> ReadValue(std::string_view key, ValueType type) {
+  absl::StatusOr<GgufValue> ReadValue(std::string_view key, GgufValueType type) {
     switch (type) {
-      case ValueType::kUint8:
+      case GgufValueType::kUint8:
         return ReadNumber<uint8_t>(key);
-      case ValueType::kInt8:
+      case GgufValueType::kInt8:
         return ReadNumber<int8_t>(key);
-      case ValueType::kUint16:
+      case GgufValueType::kUint16:
         return ReadNumber<uint16_t>(key);
-      case ValueType::kInt16:
+      case GgufValueType::kInt16:
         return ReadNumber<int16_t>(key);
-      case ValueType::kUint32:
+      case GgufValueType::kUint32:
         return ReadNumber<uint32_t>(key);
-      case ValueType::kInt32:
+      case GgufValueType::kInt32:
         return ReadNumber<int32_t>(key);
-      case ValueType::kUint64:
+      case GgufValueType::kUint64:
         return ReadNumber<uint64_t>(key);
-      case ValueType::kInt64:
+      case GgufValueType::kInt64:
         return ReadNumber<int64_t>(key);
-      case ValueType::kFloat32:
+      case GgufValueType::kFloat32:
         return ReadNumber<float>(key);
-      case ValueType::kFloat64:
+      case GgufValueType::kFloat64:
         return ReadNumber<double>(key);
-      case ValueType::kBool: {
+      case GgufValueType::kBool: {
         uint8_t value = 0;
         if (!Take(value)) return EndsIn(key);
         if (value > 1) return NoBool(key, value);
         return GgufValue(value == 1);
       }
-      case ValueType::kString: {
+      case GgufValueType::kString: {
         std::string_view text;
         if (!TakeText(text)) return EndsIn(key);
         return GgufValue(text);
       }
-      case ValueType::kArray:
+      case GgufValueType::kArray:
         return ReadList(key);
     }
     return UnknownType(key, type);
@@ -186,37 +178,33 @@ class HeaderReader {
     uint32_t type = 0;
     uint64_t count = 0;
     if (!Take(type) || !Take(count)) return EndsIn(key);
-    switch (static_cast<ValueType>(type)) {
-      case ValueType::kUint8:
-        return ReadNumbers<uint8_t>(key, count);
-      case ValueType::kInt8:
-        return ReadNumbers<int8_t>(key, count);
-      case ValueType::kUint16:
-        return ReadNumbers<uint16_t>(key, count);
-      case ValueType::kInt16:
-        return ReadNumbers<int16_t>(key, count);
-      case ValueType::kUint32:
-        return ReadNumbers<uint32_t>(key, count);
-      case ValueType::kInt32:
-        return ReadNumbers<int32_t>(key, count);
-      case ValueType::kUint64:
-        return ReadNumbers<uint64_t>(key, count);
-      case ValueType::kInt64:
-        return ReadNumbers<int64_t>(key, count);
-      case ValueType::kFloat32:
-        return ReadNumbers<float>(key, count);
-      case ValueType::kFloat64:
-        return ReadNumbers<double>(key, count);
-      case ValueType::kBool:
-        return ReadBools(key, count);
-      case ValueType::kString:
-        return ReadTexts(key, count);
-      case ValueType::kArray:
+    const GgufList list = {
+        .type = static_cast<GgufValueType>(type), .size = count, .data = file_.data() + position_};
+    switch (list.type) {
+      case GgufValueType::kUint8:
+      case GgufValueType::kInt8:
+        return SkipNumbers(key, list, 1);
+      case GgufValueType::kUint16:
+      case GgufValueType::kInt16:
+        return SkipNumbers(key, list, 2);
+      case GgufValueType::kUint32:
+      case GgufValueType::kInt32:
+      case GgufValueType::kFloat32:
+        return SkipNumbers(key, list, 4);
+      case GgufValueType::kUint64:
+      case GgufValueType::kInt64:
+      case GgufValueType::kFloat64:
+        return SkipNumbers(key, list, 8);
+      case GgufValueType::kBool:
+        return SkipBools(key, list);
+      case GgufValueType::kString:
+        return SkipTexts(key, list);
+      case GgufValueType::kArray:
         return absl::UnimplementedError(
             absl::StrCat(origin_, ": unsupported: ", Quoted(key),
                          " is a list of lists; no known model has one"));
     }
-    return UnknownType(key, static_cast<ValueType>(type));
+    return UnknownType(key, list.type);
   }
 
   template <typename T>
@@ -231,41 +219,38 @@ class HeaderReader {
     }
   }
 
-  template <typename T>
-  absl::StatusOr<GgufValue> ReadNumbers(std::string_view key, uint64_t count) {
-    if (count > remaining() / sizeof(T)) return TooMany(key, count);
-    using Wide = std::conditional_t<std::is_floating_point_v<T>, double, int64_t>;
-    std::vector<Wide> values(count);
-    for (Wide& wide : values) {
-      T value = 0;
-      Take(value);
-      if constexpr (!std::is_floating_point_v<T>) {
+  absl::StatusOr<GgufValue> SkipNumbers(std::string_view key, const GgufList& list,
+                                        uint64_t bytes) {
+    if (list.size > remaining() / bytes) return TooMany(key, list.size);
+    if (list.type == GgufValueType::kUint64) {
+      for (uint64_t i = 0; i < list.size; ++i) {
+        uint64_t value = 0;
+        Take(value);
         if (TooLarge(value)) return NoInt64(key);
       }
-      wide = static_cast<Wide>(value);
+    } else {
+      position_ += list.size * bytes;
     }
-    return GgufValue(std::move(values));
+    return GgufValue(list);
   }
 
-  absl::StatusOr<GgufValue> ReadBools(std::string_view key, uint64_t count) {
-    if (count > remaining()) return TooMany(key, count);
-    std::vector<bool> values(count);
-    for (uint64_t i = 0; i < count; ++i) {
+  absl::StatusOr<GgufValue> SkipBools(std::string_view key, const GgufList& list) {
+    if (list.size > remaining()) return TooMany(key, list.size);
+    for (uint64_t i = 0; i < list.size; ++i) {
       uint8_t value = 0;
       Take(value);
       if (value > 1) return NoBool(key, value);
-      values[i] = value == 1;
     }
-    return GgufValue(std::move(values));
+    return GgufValue(list);
   }
 
-  absl::StatusOr<GgufValue> ReadTexts(std::string_view key, uint64_t count) {
-    if (count > remaining() / sizeof(uint64_t)) return TooMany(key, count);
-    std::vector<std::string_view> values(count);
-    for (std::string_view& value : values) {
+  absl::StatusOr<GgufValue> SkipTexts(std::string_view key, const GgufList& list) {
+    if (list.size > remaining() / sizeof(uint64_t)) return TooMany(key, list.size);
+    for (uint64_t i = 0; i < list.size; ++i) {
+      std::string_view value;
       if (!TakeText(value)) return EndsIn(key);
     }
-    return GgufValue(std::move(values));
+    return GgufValue(list);
   }
 
   template <typename T>
@@ -291,7 +276,7 @@ class HeaderReader {
     return absl::UnimplementedError(absl::StrCat(origin_, ": unsupported: ", Quoted(key),
                                                  " has a whole number above 2^63 - 1"));
   }
-  absl::Status UnknownType(std::string_view key, ValueType type) const {
+  absl::Status UnknownType(std::string_view key, GgufValueType type) const {
     return Broken(
         absl::StrCat(Quoted(key), " has values of unknown type ", static_cast<uint32_t>(type)));
   }

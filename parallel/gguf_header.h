@@ -19,8 +19,8 @@ struct GgufHeader {
   std::vector<GgufTensor> tensors;                               // in the file's order
 };
 
-// Reads and checks one file; `origin` names it in errors. Allocates no more than a small multiple
-// of the header's bytes, whatever its counts claim.
+// Reads and checks one file; `origin` names it in errors. Allocates at most some MiB, whatever its
+// counts claim: for numbers of keys and tensors that models have, and nothing for lists.
 absl::StatusOr<GgufHeader> ParseGgufHeader(std::span<const std::byte> file,
                                            const std::string& origin);
 

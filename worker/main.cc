@@ -53,7 +53,7 @@ namespace {
 struct Flags {
   RunnerOptions runner;
   ShardFlags shard;
-  std::string kv_memory = "1GiB";
+  std::string kv_memory = "auto";
   std::string swap_memory = "0";
   std::string kv_cache_dtype = "auto";
   std::string dtype = "auto";
@@ -160,7 +160,8 @@ void DefineFlags(CLI::App& app, Flags& flags) {
          "tokens in a KV cache block");
   option("--kv-memory", flags.kv_memory, "TRIREME_KV_MEMORY",
          "this rank's KV cache: bytes (2GiB), or a share of the memory that is available when the "
-         "weights are loaded (0.4 or 40%), which the host's ranks divide among them")
+         "weights are loaded (0.4 or 40%), which the host's ranks divide among them; auto: 1GiB, "
+         "or as much as --max-model-len or else 16384 tokens need, but at most 40%")
       ->check(MemoryText);
   option(
       "--dtype", flags.dtype, "TRIREME_DTYPE",

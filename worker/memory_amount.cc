@@ -23,15 +23,26 @@ std::optional<double> UnitBytes(std::string_view unit) {
   return std::pow(1024.0, found - kUnits.begin() + 1);
 }
 
+constexpr std::string_view kAuto = "auto";
+constexpr double kAutoFraction = 0.4;
+
 }  // namespace
 
 absl::StatusOr<MemoryAmount> ParseMemoryAmount(std::string_view text) {
   const auto bad = [&] {
     return absl::InvalidArgumentError(
         absl::StrCat("\"", std::string(text),
-                     "\" is no amount of memory; give bytes (2GiB, 512MiB) or a share of what is "
-                     "available (0.4, 40%)"));
+                     "\" is no amount of memory; give bytes (2GiB, 512MiB), a share of what is "
+                     "available (0.4, 40%), or auto"));
   };
+  if (text.starts_with(kAuto)) {
+    const std::string_view share = text.substr(kAuto.size());
+    int gangs = 1;
+    if (!share.empty() && (share.front() != '/' ||
+                           !absl::SimpleAtoi(std::string(share.substr(1)), &gangs) || gangs < 1))
+      return bad();
+    return MemoryAmount{.fraction = kAutoFraction / gangs, .as_needed = true};
+  }
   const size_t digits = std::min(text.find_first_not_of("0123456789."), text.size());
   const std::string number(text.substr(0, digits));
   std::string unit(text.substr(digits));

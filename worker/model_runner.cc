@@ -23,6 +23,9 @@ double MillisecondsSince(std::chrono::steady_clock::time_point start) {
 
 // Logits are large: they are computed for so many tokens at a time. More would not be faster.
 constexpr size_t kLogitsSlice = 64;
+// What --kv-memory auto provides for.
+constexpr int64_t kUsualContext = 16384;
+constexpr int64_t kUsualKvBytes = int64_t{1} << 30;
 
 // --load broadcast: of the one rank that reads.
 absl::StatusOr<std::unique_ptr<Checkpoint>> OpenAsReader(const std::filesystem::path& model) {
@@ -127,6 +130,14 @@ absl::Status ModelRunner::MakeSampler() {
   return absl::OkStatus();
 }
 
+// Enough for one request of the whole context, if that is asked for or usual, and for many short
+// ones.
+int64_t ModelRunner::NeededKvBytes(int64_t context) const {
+  const int64_t usual = options_.max_model_len > 0 ? context : std::min(context, kUsualContext);
+  const int64_t blocks = (usual + options_.kv_block_size - 1) / options_.kv_block_size;
+  return std::max(blocks * block_bytes(), kUsualKvBytes);
+}
+
 absl::Status ModelRunner::AllocateKvCache() {
   const int64_t block_size = options_.kv_block_size;
   if (block_size < 16 || block_size % 16 != 0 || block_size > 4096) {
@@ -147,6 +158,7 @@ absl::Status ModelRunner::AllocateKvCache() {
     RETURN_IF_ERROR(available.status());
     bytes = static_cast<int64_t>(options_.kv_memory.fraction * static_cast<double>(*available) /
                                  options_.ranks_sharing_memory);
+    if (options_.kv_memory.as_needed) bytes = std::min(bytes, NeededKvBytes(wanted));
   }
   const int64_t num_blocks = std::min(bytes / block_bytes(), options_.kv_blocks_max);
   swap_blocks_ = std::min(options_.swap_bytes_max / block_bytes(), options_.kv_blocks_max);

@@ -148,6 +148,7 @@ class ModelRunner {
   absl::Status LoadWeights();
   absl::Status LoadWeightsByBroadcast();
   absl::Status MakeSampler();
+  int64_t NeededKvBytes(int64_t context) const;
   absl::Status AllocateKvCache();
   absl::Status CopyBlocks(const v1::StepPlan& plan);
   absl::Status PlanMemory(int64_t context);

@@ -14,6 +14,8 @@ namespace {
 
 constexpr std::array kEndKeys = {"tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id",
                                  "tokenizer.ggml.eom_token_id"};
+constexpr std::array kStatedKeys = {"general.sampling.temp", "general.sampling.top_p",
+                                    "general.sampling.top_k", "general.sampling.min_p"};
 
 absl::Status TakeEndTokens(const GgufFile& file, uint32_t vocab_size, std::vector<int32_t>& ids) {
   for (const char* key : kEndKeys) {
@@ -42,6 +44,8 @@ absl::Status TakeReal(const GgufFile& file, std::string_view key, double min, do
 
 absl::StatusOr<SamplingDefaults> GgufSamplingDefaults(const GgufFile& file, uint32_t vocab_size) {
   SamplingDefaults defaults;
+  defaults.stated = std::any_of(kStatedKeys.begin(), kStatedKeys.end(),
+                                [&](const char* key) { return file.Has(key); });
   RETURN_IF_ERROR(TakeReal(file, "general.sampling.temp", 0, 100, defaults.temperature));
   RETURN_IF_ERROR(TakeReal(file, "general.sampling.top_p", 1e-9, 1, defaults.top_p));
   RETURN_IF_ERROR(TakeReal(file, "general.sampling.min_p", 0, 1, defaults.min_p));

@@ -174,8 +174,11 @@ grpc::ServerUnaryReactor* InferenceService::GetModel(grpc::CallbackServerContext
   response->set_architecture(model_.config.architecture);
   response->set_parameters(model_.config.NumParameters());
   response->set_max_model_len(engine_.max_model_len());
+  response->set_model_context(static_cast<uint32_t>(model_.config.max_position_embeddings));
   response->set_vocab_size(model_.vocab_size());
   response->set_has_chat_template(model_.chat_template.has_value());
+  response->set_no_chat_template_reason(model_.no_chat_template_reason);
+  response->set_has_sampling_defaults(model_.sampling.stated);
   response->set_ready(engine_.ready());
   grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
   reactor->Finish(grpc::Status::OK);

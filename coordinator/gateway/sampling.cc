@@ -1,6 +1,7 @@
 #include "coordinator/gateway/sampling.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <limits>
 #include <map>
@@ -211,11 +212,15 @@ absl::StatusOr<SamplingDefaults> SamplingDefaults::Load(const std::filesystem::p
   const std::filesystem::path path = model / "generation_config.json";
   const absl::StatusOr<Json> json = ReadJson(path);
   if (json.ok()) {
+    constexpr std::array kStated = {"temperature", "top_p", "top_k", "min_p"};
+    defaults.stated = std::any_of(kStated.begin(), kStated.end(),
+                                  [&](const char* key) { return json->contains(key); });
     constexpr double kFloatMax = std::numeric_limits<float>::max();
     uint32_t max_new_tokens = 0;
     RETURN_IF_ERROR(TakeNumber(*json, "temperature", path, 0, 100, defaults.temperature));
     if (const auto found = json->find("do_sample"); found != json->end() && *found == false) {
       defaults.temperature = 0.0f;
+      defaults.stated = true;
     }
     RETURN_IF_ERROR(TakeNumber(*json, "top_p", path, 1e-9, 1, defaults.top_p));
     RETURN_IF_ERROR(TakeNumber(*json, "top_k", path, -1, INT32_MAX, defaults.top_k));

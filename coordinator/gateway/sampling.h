@@ -16,6 +16,7 @@ namespace trireme {
 // the keys of its GGUF file. "do_sample": false means greedy (temperature 0) unless the request has
 // a temperature.
 struct SamplingDefaults {
+  bool stated = false;  // whether the model says anything of the next four
   float temperature = 1.0f;
   float top_p = 1.0f;
   int32_t top_k = 0;

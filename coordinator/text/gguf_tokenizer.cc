@@ -122,7 +122,7 @@ class Tokenizer::GgufReader {
     model_->normalizer = Normalizer::Spaces(prefix);
     model_->decoder = TokenDecoder::SentencePiece(prefix ? 1 : 0);
     add_bos_ = true;
-    ASSIGN_OR_RETURN(const std::span<const double> scores, Scores());
+    ASSIGN_OR_RETURN(const std::vector<double> scores, Scores());
     absl::StatusOr<std::unique_ptr<ScoredBpe>> bpe =
         ScoredBpe::Create(model_->vocabulary, {scores.begin(), scores.end()});
     if (!bpe.ok()) return Invalid(kTokensKey, StrCat(bpe.status().message()));
@@ -138,7 +138,7 @@ class Tokenizer::GgufReader {
     ASSIGN_OR_RETURN(model_->normalizer, AfterCharsmap(std::move(spaces)));
     model_->decoder = TokenDecoder::SentencePiece(prefix || merge ? 1 : 0);
     add_eos_ = true;
-    ASSIGN_OR_RETURN(const std::span<const double> scores, Scores());
+    ASSIGN_OR_RETURN(const std::vector<double> scores, Scores());
     // SentencePiece has tokens for bytes in models that fall back to them, and only there.
     const bool bytes = std::find(tokens_.types.begin(), tokens_.types.end(),
                                  GgufTokenType::kByte) != tokens_.types.end();
@@ -150,8 +150,8 @@ class Tokenizer::GgufReader {
     return absl::OkStatus();
   }
 
-  absl::StatusOr<std::span<const double>> Scores() const {
-    ASSIGN_OR_RETURN(const std::span<const double> scores, file_.Reals(kScoresKey));
+  absl::StatusOr<std::vector<double>> Scores() const {
+    ASSIGN_OR_RETURN(const std::vector<double> scores, file_.Reals(kScoresKey));
     if (scores.size() != tokens_.texts.size()) {
       return Invalid(kScoresKey, StrCat(scores.size(), " entries, but ", kTokensKey, " has ",
                                         tokens_.texts.size()));
@@ -160,7 +160,7 @@ class Tokenizer::GgufReader {
   }
 
   absl::StatusOr<Normalizer> AfterCharsmap(Normalizer spaces) const {
-    ASSIGN_OR_RETURN(const std::span<const int64_t> numbers, file_.Wholes(kCharsmapKey));
+    ASSIGN_OR_RETURN(const std::vector<int64_t> numbers, file_.Wholes(kCharsmapKey));
     if (numbers.empty()) return spaces;
     std::string blob;
     blob.reserve(numbers.size());

@@ -91,7 +91,7 @@ absl::StatusOr<GgufTokens> GgufTokens::Read(const GgufFile& file) {
 absl::Status GgufTokens::ReadTypes(const GgufFile& file) {
   types.assign(texts.size(), GgufTokenType::kNormal);
   if (!file.Has(kTypesKey)) return absl::OkStatus();
-  ASSIGN_OR_RETURN(const std::span<const int64_t> numbers, file.Wholes(kTypesKey));
+  ASSIGN_OR_RETURN(const std::vector<int64_t> numbers, file.Wholes(kTypesKey));
   if (numbers.size() != texts.size()) {
     return absl::InvalidArgumentError(StrCat(file.origin(), ": ", kTypesKey, " has ",
                                              numbers.size(), " entries, ", kTokensKey, " has ",

@@ -25,9 +25,9 @@ enum class GgufTokenType : uint8_t {
 // The tokens in the metadata of a GGUF file. As in llama.cpp some are known by their texts: files
 // say of "<|im_end|>" and its like that they were ordinary, or leave out that they end an answer.
 struct GgufTokens {
-  std::span<const std::string_view> texts;  // by id; lie in the file
-  std::vector<GgufTokenType> types;         // by id
-  std::vector<int32_t> end_ids;             // end a generation: ascending
+  std::vector<std::string_view> texts;  // by id; lie in the file
+  std::vector<GgufTokenType> types;     // by id
+  std::vector<int32_t> end_ids;         // end a generation: ascending
 
   // "tokenizer.ggml.bos_token_id" and the like; -1 if there is none.
   int32_t bos_id = -1;

@@ -59,6 +59,16 @@ TEST(SamplingFlagsTest, RepeatedFlagsLeaveThePromptAlone) {
   EXPECT_EQ(parsed.params.stop_token_ids_size(), 1);
 }
 
+TEST(SamplingFlagsTest, UsualSamplingLeavesWhatIsGiven) {
+  v1::SamplingParams params = Parse("--temperature 0 --min-p 0").params;
+  SetUsualSampling(params);
+  EXPECT_EQ(params.temperature(), 0.0f);
+  EXPECT_EQ(params.min_p(), 0.0f);
+  EXPECT_EQ(params.top_k(), 40);
+  EXPECT_EQ(params.top_p(), 0.95f);
+  EXPECT_FALSE(params.has_repetition_penalty());
+}
+
 TEST(SamplingFlagsTest, RefusesWhatItCannotRead) {
   for (const char* line : {"--logit-bias 3", "--logit-bias 3=x", "--logit-bias 3=1,", "--n two",
                            "--logit-bias x=1", "--priority urgent", "--n=-1"}) {

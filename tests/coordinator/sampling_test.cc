@@ -141,7 +141,10 @@ TEST(SamplingDefaults, ReadsGenerationConfig) {
   EXPECT_FLOAT_EQ(full->temperature, 0.6f);
   EXPECT_EQ(full->top_k, 5);
   EXPECT_EQ(full->eos_token_ids, (std::vector<int32_t>{1, 2}));
+  EXPECT_TRUE(full->stated);
   EXPECT_EQ(load("{}")->eos_token_ids, std::vector<int32_t>{7});
+  EXPECT_FALSE(load(R"({"do_sample": true, "eos_token_id": 1})")->stated);
+  EXPECT_TRUE(load(R"({"do_sample": false})")->stated);
   EXPECT_EQ(load(R"({"do_sample": false})")->temperature, 0.0f);
   EXPECT_EQ(load(R"({"do_sample": true})")->temperature, 1.0f);
   for (const char* bad : {"[", R"({"temperature": "hot"})", R"({"top_p": 7})",
@@ -166,11 +169,13 @@ TEST(SamplingDefaults, ReadsAGgufFile) {
   gemma.List<int32_t>("tokenizer.ggml.token_type", kGgufInt32, {3, 3, 1, 3, 1});
   EXPECT_EQ(defaults(gemma)->eos_token_ids, (std::vector<int32_t>{1, 3}));
   EXPECT_EQ(defaults(gemma)->temperature, 1.0f);
+  EXPECT_FALSE(defaults(gemma)->stated);
   gemma.Float("general.sampling.temp", 0.5f).Float("general.sampling.top_p", 0.25f);
   gemma.Raw("general.sampling.top_k", kGgufInt32, Bytes(int32_t{64}));
   gemma.Uint("tokenizer.ggml.eot_token_id", 2);
   const auto all = defaults(gemma);
   ASSERT_TRUE(all.ok()) << all.status();
+  EXPECT_TRUE(all->stated);
   EXPECT_EQ(all->temperature, 0.5f);
   EXPECT_EQ(all->top_p, 0.25f);
   EXPECT_EQ(all->top_k, 64);

@@ -84,14 +84,36 @@ case_run_keeps_the_conversation() {
   expect_no_children
 }
 
+# Ten questions and answers are some 400 tokens.
+case_run_forgets_the_oldest_questions_when_the_context_is_full() {
+  printf "$question\n%.0s" {1..10} | "$bin/trireme" run "$model" "${small[@]}" --max-model-len 192 \
+    --system "Be brief." >"$work/out.txt" 2>"$work/err.txt" || { cat "$work/err.txt"; return 1; }
+  expect_match notice "$(cat "$work/err.txt")" "messages are forgotten" || return 1
+  [[ $(grep -c 'parallelism\.$' "$work/out.txt") == 10 ]] || { echo "not answered:"; cat "$work/out.txt"; return 1; }
+  ! grep -q "prompt has" "$work/err.txt"
+}
+
+case_a_context_below_the_models_is_told() {
+  local tokens
+  "$bin/trireme" run "$model" --threads 1 --kv-memory 1MiB -n 4 -p x >/dev/null 2>"$work/err.txt" || return 1
+  tokens=$(sed -nE 's/.*context is ([0-9]+) of the model.s 1024 tokens.*/\1/p' "$work/err.txt")
+  ((${tokens:-1024} < 1024)) || { cat "$work/err.txt"; return 1; }
+  "$bin/trireme" run "$model" --threads 1 -n 4 -p x >/dev/null 2>"$work/err.txt" || return 1
+  [[ ! -s $work/err.txt ]] || { cat "$work/err.txt"; return 1; }
+}
+
 case_run_without_a_chat_template_completes() {
   cp -r "$model" "$work/base"
   sed -i -E '/"chat_template"/d' "$work/base/tokenizer_config.json"
   rm -f "$work/base/chat_template.jinja"
   "$bin/trireme" run "$work/base" "${small[@]}" -n 5 -p "Trireme is" >"$work/out.txt" 2>"$work/err.txt" ||
     { cat "$work/err.txt"; return 1; }
-  expect_match notice "$(cat "$work/err.txt")" "no chat template" || return 1
+  expect_match notice "$(cat "$work/err.txt")" "no chat_template" || return 1
   [[ -s $work/out.txt ]] || { echo "no text"; return 1; }
+  echo '{% for %}' >"$work/base/chat_template.jinja"
+  "$bin/trireme" run "$work/base" "${small[@]}" -n 5 -p "Trireme is" >"$work/out.txt" 2>"$work/err.txt" ||
+    { cat "$work/err.txt"; return 1; }
+  expect_match "the reason" "$(cat "$work/err.txt")" "chat_template.jinja: chat template, line 1" || return 1
 }
 
 case_ctrl_c_stops_an_answer_and_at_the_prompt_all() {

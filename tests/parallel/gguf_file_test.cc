@@ -2,10 +2,25 @@
 
 #include <gtest/gtest.h>
 
+#include <atomic>
+#include <cstdlib>
 #include <filesystem>
 #include <fstream>
 
 #include "tests/gguf_writer.h"
+
+namespace {
+std::atomic<uint64_t> allocated_bytes = 0;  // since the start, freed or not
+}  // namespace
+
+// GCC warns of what it sees of them.
+[[gnu::noinline]] void* operator new(size_t bytes) {
+  allocated_bytes += bytes;
+  if (void* data = std::malloc(bytes)) return data;
+  std::abort();
+}
+[[gnu::noinline]] void operator delete(void* data) noexcept { std::free(data); }
+[[gnu::noinline]] void operator delete(void* data, size_t) noexcept { std::free(data); }
 
 namespace trireme {
 namespace {
@@ -71,7 +86,8 @@ TEST(GgufFileTest, ReadsEveryTypeOfValue) {
   EXPECT_EQ(*file->Find("yes"), GgufValue(true));
   EXPECT_EQ(*file->Find("no"), GgufValue(false));
   EXPECT_EQ(*file->Find("text"), GgufValue(std::string_view("a\0b", 3)));
-  EXPECT_EQ(*file->Find("flags"), GgufValue(std::vector<bool>{true, false, true}));
+  EXPECT_EQ(*file->Flags("flags"), (std::vector<uint8_t>{1, 0, 1}));
+  EXPECT_EQ(*file->Flags("small"), (std::vector<uint8_t>{1, 1}));
   EXPECT_EQ(file->Find("absent"), nullptr);
   const auto texts = *file->Strings("texts");
   EXPECT_EQ(std::vector<std::string_view>(texts.begin(), texts.end()),
@@ -209,6 +225,27 @@ TEST(GgufFileTest, RefusesAbsurdCountsBeforeItAllocates) {
   writer.metadata = Bytes(uint64_t{1} << 63) + "key and more bytes behind it";
   writer.metadata_count = 1;
   ExpectRefused(writer.File(), "ends inside metadata key 1 of 1");
+}
+
+// Files that are all header, and lists of what is far larger in memory than there.
+TEST(GgufFileTest, AHeaderTakesNoMoreMemoryThanItsFile) {
+  constexpr uint64_t kMany = 24 << 20;
+  const std::string zeros(kMany, '\0');
+  const auto list = [&](uint32_t type, uint64_t bytes) {
+    GgufWriter writer;
+    writer.Raw("list", kGgufArray, Bytes(type, kMany / bytes) + zeros);
+    return writer.File();
+  };
+  GgufWriter keys;
+  for (int i = 0; i < 65536; ++i) keys.Raw(std::to_string(i), kGgufUint8, Bytes(uint8_t{1}));
+  for (const std::string& file : {list(kGgufUint8, 1), list(kGgufBool, 1), list(kGgufFloat32, 4),
+                                  list(kGgufString, 8), keys.File()}) {
+    const uint64_t before = allocated_bytes;
+    const auto parsed = ParseText(file);
+    EXPECT_TRUE(parsed.ok()) << parsed.status();
+    EXPECT_LT(allocated_bytes - before, 16 << 20) << file.size();
+  }
+  ExpectRefused(keys.Uint("one more", 1).File(), "65537 metadata keys and 0 tensors");
 }
 
 TEST(GgufFileTest, RefusesWrongValuesWithTheirKey) {

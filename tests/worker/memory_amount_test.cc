@@ -30,9 +30,35 @@ TEST(MemoryAmount, SharesOfWhatIsAvailable) {
   EXPECT_EQ(ParseMemoryAmount("0.5%")->fraction, 0.005);
 }
 
+TEST(MemoryAmount, AsMuchAsIsNeededUpToAShare) {
+  EXPECT_TRUE(ParseMemoryAmount("auto")->as_needed);
+  EXPECT_EQ(ParseMemoryAmount("auto")->fraction, 0.4);
+  EXPECT_EQ(ParseMemoryAmount("auto/4")->fraction, 0.1);
+  EXPECT_FALSE(ParseMemoryAmount("40%")->as_needed);
+}
+
 TEST(MemoryAmount, RefusesTheRest) {
-  for (const char* text : {"", "GiB", "x", "1XiB", "-1", "1.5", "0.0", "101%", "0%", "1..2",
-                           "1GiBs", "99999999999999TiB", "nan", "1e3", "5%%", "1ki b"}) {
+  for (const char* text : {"",
+                           "auto/",
+                           "auto/0",
+                           "auto 1",
+                           "auto/x",
+                           "automatic",
+                           "GiB",
+                           "x",
+                           "1XiB",
+                           "-1",
+                           "1.5",
+                           "0.0",
+                           "101%",
+                           "0%",
+                           "1..2",
+                           "1GiBs",
+                           "99999999999999TiB",
+                           "nan",
+                           "1e3",
+                           "5%%",
+                           "1ki b"}) {
     const auto amount = ParseMemoryAmount(text);
     EXPECT_TRUE(absl::IsInvalidArgument(amount.status())) << text;
   }

@@ -179,6 +179,31 @@ TEST_F(ModelRunnerTest, AShareOfTheAvailableMemoryIsDividedAmongTheHostsRanks) {
   EXPECT_NEAR(blocks(1) / blocks(4), 4, 1);  // others use the host's memory meanwhile
 }
 
+TEST_F(ModelRunnerTest, AsMuchKvCacheAsTheContextNeedsUpToAShare) {
+  ReplaceInConfig("\"max_position_embeddings\": 512", "\"max_position_embeddings\": 16777216");
+  const auto available = static_cast<double>(*HostMemory().Available());
+  const auto bytes = [&](double share_bytes) {
+    RunnerOptions options;
+    options.model_dir = dir_;
+    options.kv_memory = {.fraction = share_bytes / available, .as_needed = true};
+    options.kv_blocks_max = int64_t{1} << 40;
+    const auto runner = ModelRunner::Load(options, ops_.get(), world_.get());
+    EXPECT_TRUE(runner.ok()) << runner.status();
+    return runner.ok() ? (*runner)->pool_blocks() * (*runner)->block_bytes() : 0;
+  };
+  constexpr double kGiB = int64_t{1} << 30;
+  EXPECT_NEAR(static_cast<double>(bytes(2 * kGiB)), kGiB, 1e6);  // 16384 tokens need less
+  EXPECT_LT(static_cast<double>(bytes(kGiB / 16)), kGiB / 8);    // the share is less
+  constexpr int64_t kLong = 1 << 22;  // no fewer blocks, and not less than 1 GiB
+  RunnerOptions options;
+  options.model_dir = dir_;
+  options.max_model_len = kLong;
+  options.kv_memory = {.fraction = 0.9, .as_needed = true};
+  const auto runner = ModelRunner::Load(options, ops_.get(), world_.get());
+  ASSERT_TRUE(runner.ok()) << runner.status();
+  EXPECT_EQ((*runner)->pool_blocks(), kLong / options.kv_block_size);
+}
+
 TEST_F(ModelRunnerTest, ANewEpochForgetsTheOldSequences) {
   auto runner = *Load();
   ASSERT_TRUE(runner->Step(GoodPlan()).ok());

@@ -50,7 +50,6 @@ class Gguf final : public Checkpoint {
           absl::StrCat(origin(), ": tensor ", Quoted(slice.name), " is missing"));
     }
     const Located& located = found->second;
-    RETURN_IF_ERROR(CheckReadable(slice, located));
     RETURN_IF_ERROR(CheckSlice(slice, located.info, first_row, rows, destination.size(), origin(),
                                "the file's metadata"));
     if (slice.is_vector && located.stored.interleaved_head_dim > 0 && rows > 0) {
@@ -72,7 +71,7 @@ class Gguf final : public Checkpoint {
   // Interleaved rows come from the same heads, near enough.
   std::vector<std::span<const std::byte>> Stretches(const TensorSlice& slice) const override {
     const auto found = tensors_.find(slice.name);
-    if (found == tensors_.end() || !found->second.readable) return {};
+    if (found == tensors_.end()) return {};
     return SliceStretches(slice, found->second.info, found->second.stored.data);
   }
 
@@ -82,8 +81,6 @@ class Gguf final : public Checkpoint {
   struct Located {
     TensorInfo info;
     StoredTensor stored;
-    std::string_view gguf_name;
-    bool readable = false;  // stored in one of our data types
   };
 
   // False if the architecture has no such tensor.
@@ -115,13 +112,9 @@ class Gguf final : public Checkpoint {
   absl::StatusOr<bool> AddNamed(std::string name, const GgufTensor& tensor,
                                 const std::vector<int64_t>& shape,
                                 std::span<const std::byte> data) {
-    const GgufType* type = FindGgufType(tensor.type);
+    ASSIGN_OR_RETURN(const DType dtype, ReadableType(tensor));
     Located located;
-    located.readable = type != nullptr && type->dtype.has_value();
-    located.gguf_name = tensor.name;
-    located.info = {.dtype = located.readable ? *type->dtype : DType::kF32,
-                    .stored_type = GgufTypeName(tensor.type),
-                    .shape = shape};
+    located.info = {.dtype = dtype, .stored_type = GgufTypeName(tensor.type), .shape = shape};
     located.stored = {.dtype = located.info.dtype, .data = data};
     if (interleaved_ && (name.find("q_proj") != name.npos || name.find("k_proj") != name.npos)) {
       if (shape.front() % config_.head_dim != 0) {
@@ -136,17 +129,22 @@ class Gguf final : public Checkpoint {
                                                    " is there in another form as well"));
   }
 
-  absl::Status CheckReadable(const TensorSlice& slice, const Located& located) const {
-    const bool quantised = located.readable && IsQuantized(located.info.dtype);
-    if (located.readable && !(slice.is_vector && quantised)) return absl::OkStatus();
+  // Every tensor of the file is read by some rank: what none can read is refused before any begins.
+  absl::StatusOr<DType> ReadableType(const GgufTensor& tensor) const {
+    const bool vector = tensor.shape.size() == 1;
+    const auto readable = [vector](const GgufType& type) {
+      return type.dtype.has_value() && !(vector && IsQuantized(*type.dtype));
+    };
+    const GgufType* type = FindGgufType(tensor.type);
+    if (type != nullptr && readable(*type)) return *type->dtype;
     std::string supported;
-    for (const GgufType& type : GgufTypes()) {
-      if (!type.dtype.has_value() || (slice.is_vector && IsQuantized(*type.dtype))) continue;
-      absl::StrAppend(&supported, supported.empty() ? "" : ", ", std::string(type.name));
+    for (const GgufType& other : GgufTypes()) {
+      if (!readable(other)) continue;
+      absl::StrAppend(&supported, supported.empty() ? "" : ", ", std::string(other.name));
     }
     return absl::UnimplementedError(
-        absl::StrCat(origin(), ": unsupported: tensor ", Quoted(located.gguf_name), " has type ",
-                     located.info.stored_type, "; supported are ", supported));
+        absl::StrCat(origin(), ": unsupported: tensor ", Quoted(tensor.name), " has type ",
+                     GgufTypeName(tensor.type), "; supported are ", supported));
   }
 
   const GgufFile file_;
