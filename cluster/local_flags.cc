@@ -47,7 +47,8 @@ void LocalFlags::Define(CLI::App& command) {
       ->check(CLI::Range(0, 1 << 24));
   option("--kv-memory", kv_memory_, "TRIREME_KV_MEMORY",
          "each worker's KV cache: bytes (2GiB) or a share of the available memory (40%); auto: "
-         "1GiB, or as much as --max-model-len or else 16384 tokens need, but at most 40%");
+         "1GiB, or as much as --max-model-len or else 16384 tokens need, but at most a quarter of "
+         "all memory");
   option("--kv-cache-dtype", kv_cache_dtype_, "TRIREME_KV_CACHE_DTYPE",
          "keys and values in the cache: auto (cpu: f32, exact; cuda: bf16), f32, bf16 or int8")
       ->check(CLI::IsMember({"auto", "f32", "bf16", "int8"}));

@@ -147,5 +147,7 @@ class DeviceVector {
 // The host's memory, in pages from the system, huge ones where it gives them; pages never touched
 // take none. Its operations are done when they return. Safe to use from any thread.
 Memory& HostMemory();
+// Bytes of the host, or the limit of the process's control group: the same at each start.
+absl::StatusOr<int64_t> HostMemoryTotal();
 
 }  // namespace trireme

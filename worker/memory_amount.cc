@@ -24,7 +24,7 @@ std::optional<double> UnitBytes(std::string_view unit) {
 }
 
 constexpr std::string_view kAuto = "auto";
-constexpr double kAutoFraction = 0.4;
+constexpr double kAutoFraction = 0.25;
 
 }  // namespace
 

@@ -150,7 +150,11 @@ absl::Status ModelRunner::AllocateKvCache() {
   if (on_device) {
     RETURN_IF_ERROR(Agree(PlanMemory(wanted), *world_));  // ranks may share the device
   }
-  const absl::StatusOr<int64_t> available = ops_->memory().Available();
+  // A gang that comes back must hold what its requests need: its context does not depend on what
+  // happens to be free.
+  const bool same_each_time = options_.kv_memory.as_needed && !on_device;
+  const absl::StatusOr<int64_t> available =
+      same_each_time ? HostMemoryTotal() : ops_->memory().Available();
   // No rank takes its share before all have seen what there is, those that need not see it, too.
   if (on_device) RETURN_IF_ERROR(Agree(available.status(), *world_));
   int64_t bytes = options_.kv_memory.bytes;

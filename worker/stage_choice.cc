@@ -64,7 +64,8 @@ Report MakeReport(const RunnerOptions& options, Ops& ops) {
       options.ranks_sharing_memory;
   report.memory_bytes = available - static_cast<double>(options.swap_bytes_max);
   report.kv_bytes = static_cast<double>(options.kv_memory.bytes);
-  report.kv_share = options.kv_memory.fraction;
+  // One that takes no more than it needs wants no room that others of its kind have not.
+  report.kv_share = options.kv_memory.as_needed ? 0 : options.kv_memory.fraction;
   report.packs_bf16 = ops.Packs(DType::kBF16);
   report.keeps_fp8 = ops.MultipliesFp8();
   return report;

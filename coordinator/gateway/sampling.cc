@@ -213,8 +213,10 @@ absl::StatusOr<SamplingDefaults> SamplingDefaults::Load(const std::filesystem::p
   const absl::StatusOr<Json> json = ReadJson(path);
   if (json.ok()) {
     constexpr std::array kStated = {"temperature", "top_p", "top_k", "min_p"};
-    defaults.stated = std::any_of(kStated.begin(), kStated.end(),
-                                  [&](const char* key) { return json->contains(key); });
+    defaults.stated = std::any_of(kStated.begin(), kStated.end(), [&](const char* key) {
+      const auto found = json->find(key);
+      return found != json->end() && !found->is_null();
+    });
     constexpr double kFloatMax = std::numeric_limits<float>::max();
     uint32_t max_new_tokens = 0;
     RETURN_IF_ERROR(TakeNumber(*json, "temperature", path, 0, 100, defaults.temperature));

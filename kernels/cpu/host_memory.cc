@@ -92,6 +92,13 @@ class HostPages final : public Memory {
 
 }  // namespace
 
+absl::StatusOr<int64_t> HostMemoryTotal() {
+  const std::optional<int64_t> host_kib = FindNumber("/proc/meminfo", "MemTotal:");
+  if (!host_kib) return absl::UnavailableError("/proc/meminfo does not say MemTotal");
+  return std::min(*host_kib * 1024,
+                  ReadNumber("/sys/fs/cgroup/memory.max").value_or(*host_kib * 1024));
+}
+
 Memory& HostMemory() {
   static HostPages memory;
   return memory;

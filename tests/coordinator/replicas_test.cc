@@ -228,6 +228,27 @@ TEST_F(ReplicasTest, ARequestThatOnlyALostGangHoldsWaitsForItToComeBack) {
   EXPECT_EQ(full.usage.completion_tokens(), kContext - fills.prompt().size());
 }
 
+// It holds one of the two that the lost one computed.
+TEST_F(ReplicasTest, ASmallerGangGoesOnWithWhatItHolds) {
+  options_.gang_timeout = std::chrono::minutes(1);
+  StartServer();
+  const auto large = StartNamed("large", SlowGang());
+  StartClients(1, 150);
+  Answer answer;
+  std::thread client([&] { answer = Ask(Request("begun", 40)); });
+  while (server_->engine().Stats().running() < 2) std::this_thread::sleep_for(milliseconds(1));
+  AwaitSteps(*large, large->steps() + 5);
+  large->Kill();
+  FakeGangOptions options = SlowGang();
+  options.kv_blocks = 5;  // 80 tokens
+  const auto small = StartNamed("small", options);
+  client.join();
+  ASSERT_TRUE(answer.status.ok()) << answer.status.error_message();
+  EXPECT_EQ(answer.texts[0], FakeText("begun", 0, 40));
+  const auto again = StartNamed("again", SlowGang());
+  EXPECT_EQ(Join(), 1);
+}
+
 TEST_F(ReplicasTest, ALostGangThatDoesNotComeBackIsNotWaitedForLonger) {
   StartServer();
   FakeGangOptions small = SlowGang();

@@ -32,8 +32,8 @@ TEST(MemoryAmount, SharesOfWhatIsAvailable) {
 
 TEST(MemoryAmount, AsMuchAsIsNeededUpToAShare) {
   EXPECT_TRUE(ParseMemoryAmount("auto")->as_needed);
-  EXPECT_EQ(ParseMemoryAmount("auto")->fraction, 0.4);
-  EXPECT_EQ(ParseMemoryAmount("auto/4")->fraction, 0.1);
+  EXPECT_EQ(ParseMemoryAmount("auto")->fraction, 0.25);
+  EXPECT_EQ(ParseMemoryAmount("auto/4")->fraction, 0.0625);
   EXPECT_FALSE(ParseMemoryAmount("40%")->as_needed);
 }
 

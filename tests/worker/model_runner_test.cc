@@ -181,11 +181,11 @@ TEST_F(ModelRunnerTest, AShareOfTheAvailableMemoryIsDividedAmongTheHostsRanks) {
 
 TEST_F(ModelRunnerTest, AsMuchKvCacheAsTheContextNeedsUpToAShare) {
   ReplaceInConfig("\"max_position_embeddings\": 512", "\"max_position_embeddings\": 16777216");
-  const auto available = static_cast<double>(*HostMemory().Available());
+  const auto total = static_cast<double>(*HostMemoryTotal());
   const auto bytes = [&](double share_bytes) {
     RunnerOptions options;
     options.model_dir = dir_;
-    options.kv_memory = {.fraction = share_bytes / available, .as_needed = true};
+    options.kv_memory = {.fraction = share_bytes / total, .as_needed = true};
     options.kv_blocks_max = int64_t{1} << 40;
     const auto runner = ModelRunner::Load(options, ops_.get(), world_.get());
     EXPECT_TRUE(runner.ok()) << runner.status();
