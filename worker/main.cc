@@ -162,8 +162,7 @@ void DefineFlags(CLI::App& app, Flags& flags) {
          "this rank's KV cache: bytes (2GiB), or a share of the memory that is available when the "
          "weights are loaded (0.4 or 40%), which the host's ranks divide among them; auto: 1GiB, "
          "or as much as --max-model-len or else 16384 tokens need, but at most a quarter of all "
-         "memory (auto/4: a "
-         "sixteenth, for one of four gangs of a host)")
+         "memory (auto/4: a sixteenth, for one of four gangs of a host)")
       ->check(MemoryText);
   option(
       "--dtype", flags.dtype, "TRIREME_DTYPE",

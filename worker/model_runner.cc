@@ -40,6 +40,12 @@ absl::StatusOr<std::unique_ptr<Checkpoint>> OpenAsReader(const std::filesystem::
 
 }  // namespace
 
+int64_t NeededKvBlocks(const RunnerOptions& options, int64_t context, int64_t block_bytes) {
+  const int64_t usual = options.max_model_len > 0 ? context : std::min(context, kUsualContext);
+  const int64_t blocks = (usual + options.kv_block_size - 1) / options.kv_block_size;
+  return std::max(blocks, kUsualKvBytes / block_bytes);
+}
+
 absl::StatusOr<std::unique_ptr<ModelRunner>> ModelRunner::Load(const RunnerOptions& options,
                                                                Ops* ops, Communicator* world) {
   std::unique_ptr<ModelRunner> runner(new ModelRunner(options, ops, world));
@@ -130,14 +136,6 @@ absl::Status ModelRunner::MakeSampler() {
   return absl::OkStatus();
 }
 
-// Enough for one request of the whole context, if that is asked for or usual, and for many short
-// ones.
-int64_t ModelRunner::NeededKvBytes(int64_t context) const {
-  const int64_t usual = options_.max_model_len > 0 ? context : std::min(context, kUsualContext);
-  const int64_t blocks = (usual + options_.kv_block_size - 1) / options_.kv_block_size;
-  return std::max(blocks * block_bytes(), kUsualKvBytes);
-}
-
 absl::Status ModelRunner::AllocateKvCache() {
   const int64_t block_size = options_.kv_block_size;
   if (block_size < 16 || block_size % 16 != 0 || block_size > 4096) {
@@ -162,7 +160,9 @@ absl::Status ModelRunner::AllocateKvCache() {
     RETURN_IF_ERROR(available.status());
     bytes = static_cast<int64_t>(options_.kv_memory.fraction * static_cast<double>(*available) /
                                  options_.ranks_sharing_memory);
-    if (options_.kv_memory.as_needed) bytes = std::min(bytes, NeededKvBytes(wanted));
+    if (options_.kv_memory.as_needed) {
+      bytes = std::min(bytes, NeededKvBlocks(options_, wanted, block_bytes()) * block_bytes());
+    }
   }
   const int64_t num_blocks = std::min(bytes / block_bytes(), options_.kv_blocks_max);
   swap_blocks_ = std::min(options_.swap_bytes_max / block_bytes(), options_.kv_blocks_max);

@@ -52,6 +52,11 @@ struct RunnerOptions {
   std::function<void(uint64_t sequence_id, std::span<const float> logits)> on_logits;
 };
 
+// Blocks of the KV cache that --kv-memory auto provides for: one request of the whole `context`, if
+// that is asked for or usual, and many short ones. `block_bytes`: a block's, in all of a rank's
+// layers.
+int64_t NeededKvBlocks(const RunnerOptions& options, int64_t context, int64_t block_bytes);
+
 // What loading a shard came to.
 struct LoadReport {
   uint64_t shard_bytes = 0;   // held in memory
@@ -148,7 +153,6 @@ class ModelRunner {
   absl::Status LoadWeights();
   absl::Status LoadWeightsByBroadcast();
   absl::Status MakeSampler();
-  int64_t NeededKvBytes(int64_t context) const;
   absl::Status AllocateKvCache();
   absl::Status CopyBlocks(const v1::StepPlan& plan);
   absl::Status PlanMemory(int64_t context);

@@ -64,8 +64,7 @@ Report MakeReport(const RunnerOptions& options, Ops& ops) {
       options.ranks_sharing_memory;
   report.memory_bytes = available - static_cast<double>(options.swap_bytes_max);
   report.kv_bytes = static_cast<double>(options.kv_memory.bytes);
-  // One that takes no more than it needs wants no room that others of its kind have not.
-  report.kv_share = options.kv_memory.as_needed ? 0 : options.kv_memory.fraction;
+  report.kv_share = options.kv_memory.fraction;
   report.packs_bf16 = ops.Packs(DType::kBF16);
   report.keeps_fp8 = ops.MultipliesFp8();
   return report;
@@ -127,6 +126,14 @@ absl::StatusOr<ChosenSplit> Choose(const RunnerOptions& options, std::vector<Rep
                                    shape.config, layer, options.kv_block_size, options.kv_dtype)));
   demand.units_min = std::max(1.0, std::ceil(static_cast<double>(options.max_model_len) /
                                              static_cast<double>(options.kv_block_size)));
+  if (options.kv_memory.as_needed) {
+    // Of the largest stage of an even split: room beyond that is of no use to any.
+    const int64_t layers = (shape.config.num_layers + layout.pp - 1) / layout.pp;
+    const int64_t context =
+        options.max_model_len > 0 ? options.max_model_len : shape.config.max_position_embeddings;
+    demand.units_enough = static_cast<double>(NeededKvBlocks(
+        options, context, layers * static_cast<int64_t>(demand.costs.kv_bytes.front())));
+  }
   RoundSpeeds(reports);
   const auto tp = static_cast<size_t>(layout.tp);
   for (size_t first = 0; first < reports.size(); first += tp) {

@@ -108,11 +108,13 @@ case_unequal_stages_share_the_layers_by_what_they_have() {
   # Of 8 layers, 6 and 2 have twice the cache of 4 and 4, and take 1.23 times as long (the head counts).
   for flags in "--threads 1 --kv-memory 64MiB|--threads 1 --kv-memory 16MiB|stages of 6,2 layers: they differ in room" \
     "--threads 1 --kv-memory 64MiB|--threads 1 --kv-memory 64MiB|stages of 4,4 layers: they have equal speed and room" \
-    "--threads 1 --kv-memory 64MiB|--threads 2 --kv-memory 64MiB|stages of "; do
+    "--threads 1 --kv-memory 64MiB|--threads 2 --kv-memory 64MiB|stages of " \
+    "--threads 1|--threads 2|stages of "; do
     kill -TERM "$gang"; wait "$gang"; gang=
     IFS='|' read -r first second line <<<"$flags"
     start_unequal "$first" "$second" || return 1
     expect_match "why" "$(cat "$work/workers.log")" "rank 0: $line" || return 1
+    grep -q 'no other ones fit the memory' "$work/workers.log" && { cat "$work/workers.log"; return 1; }
     ask --temperature 0.8 --seed 5 --ignore-eos --max-tokens 200 "Request:" >"$work/two.txt" || return 1
     cmp "$work/one.txt" "$work/two.txt" || return 1
   done
