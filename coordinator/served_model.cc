@@ -6,6 +6,7 @@
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
 #include "coordinator/gateway/gguf_sampling.h"
+#include "coordinator/text/gguf_tokens.h"
 #include "parallel/gguf_config.h"
 #include "parallel/gguf_file.h"
 
@@ -37,14 +38,17 @@ std::string ModelName(const std::filesystem::path& model) {
 
 absl::StatusOr<ServedModel> ServedModel::Load(const std::filesystem::path& path, std::string name) {
   std::optional<GgufFile> gguf;
+  GgufTokens tokens;
   if (IsGgufPath(path)) {
     ASSIGN_OR_RETURN(gguf, GgufFile::Open(path));
+    ASSIGN_OR_RETURN(tokens, GgufTokens::Read(*gguf));
   }
   ASSIGN_OR_RETURN(ModelConfig config, gguf ? GgufModelConfig(*gguf) : ModelConfig::Load(path));
-  ASSIGN_OR_RETURN(Tokenizer tokenizer, gguf ? Tokenizer::FromGguf(*gguf) : Tokenizer::Load(path));
+  ASSIGN_OR_RETURN(Tokenizer tokenizer,
+                   gguf ? Tokenizer::FromGguf(*gguf, tokens) : Tokenizer::Load(path));
   RETURN_IF_ERROR(CheckVocabulary(path, tokenizer.vocab_size(), config.vocab_size));
   const auto vocab_size = static_cast<uint32_t>(config.vocab_size);
-  ASSIGN_OR_RETURN(SamplingDefaults sampling, gguf ? GgufSamplingDefaults(*gguf, vocab_size)
+  ASSIGN_OR_RETURN(SamplingDefaults sampling, gguf ? GgufSamplingDefaults(*gguf, tokens)
                                                    : SamplingDefaults::Load(path, vocab_size));
   ServedModel model{.name = name.empty() ? ModelName(path) : std::move(name),
                     .config = std::move(config),
@@ -53,7 +57,7 @@ absl::StatusOr<ServedModel> ServedModel::Load(const std::filesystem::path& path,
                     .no_chat_template_reason = "",
                     .sampling = std::move(sampling)};
   absl::StatusOr<ChatTemplate> chat_template =
-      gguf ? ChatTemplate::FromGguf(*gguf) : ChatTemplate::Load(path);
+      gguf ? ChatTemplate::FromGguf(*gguf, tokens) : ChatTemplate::Load(path);
   if (chat_template.ok()) {
     model.chat_template = *std::move(chat_template);
   } else {

@@ -185,9 +185,10 @@ class ConfigReader {
                                   " tokens"));
     }
     config_.vocab_size = shape[0];
-    ASSIGN_OR_RETURN(const auto tokens, file_.Strings("tokenizer.ggml.tokens"));
-    if (!tokens.empty() && tokens.size() != static_cast<size_t>(config_.vocab_size)) {
-      return Invalid(absl::StrCat("tokenizer.ggml.tokens has ", tokens.size(),
+    const GgufValue* tokens = file_.Find("tokenizer.ggml.tokens");
+    const auto* list = tokens == nullptr ? nullptr : std::get_if<GgufList>(tokens);
+    if (list != nullptr && list->size != static_cast<uint64_t>(config_.vocab_size)) {
+      return Invalid(absl::StrCat("tokenizer.ggml.tokens has ", list->size,
                                   " tokens, but \"token_embd.weight\" ", config_.vocab_size,
                                   " rows; they do not belong together"));
     }

@@ -86,11 +86,11 @@ absl::StatusOr<ChatTemplate> ChatTemplate::FromConfig(std::string_view text,
   return result;
 }
 
-absl::StatusOr<ChatTemplate> ChatTemplate::FromGguf(const GgufFile& file) {
+absl::StatusOr<ChatTemplate> ChatTemplate::FromGguf(const GgufFile& file,
+                                                    const GgufTokens& tokens) {
   constexpr std::string_view kKey = "tokenizer.chat_template";
   if (!file.Has(kKey)) return absl::NotFoundError(StrCat(file.origin(), ": no ", kKey));
   ASSIGN_OR_RETURN(const std::string_view source, file.String(kKey));
-  ASSIGN_OR_RETURN(const GgufTokens tokens, GgufTokens::Read(file));
   absl::StatusOr<ChatTemplate> result =
       FromSource(source, tokens.Text(tokens.bos_id), tokens.Text(tokens.eos_id));
   if (!result.ok()) return WithPrefix(result.status(), StrCat(file.origin(), ": "));

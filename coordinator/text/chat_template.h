@@ -12,6 +12,7 @@
 namespace trireme {
 
 class GgufFile;
+struct GgufTokens;
 
 // What a chat template renders. JSON keeps the order of keys, which templates show.
 struct ChatInput {
@@ -41,7 +42,7 @@ class ChatTemplate {
   static absl::StatusOr<ChatTemplate> Load(const std::filesystem::path& path);
 
   // "tokenizer.chat_template"; bos_token and eos_token by their ids.
-  static absl::StatusOr<ChatTemplate> FromGguf(const GgufFile& file);
+  static absl::StatusOr<ChatTemplate> FromGguf(const GgufFile& file, const GgufTokens& tokens);
 
   // `config` is the text of a tokenizer_config.json; `name` stands for the file in errors.
   static absl::StatusOr<ChatTemplate> FromConfig(std::string_view config, std::string_view name);

@@ -31,9 +31,8 @@ constexpr std::string_view kEosKey = "tokenizer.ggml.eos_token_id";
 
 class Tokenizer::GgufReader {
  public:
-  static absl::StatusOr<Tokenizer> Run(const GgufFile& file) {
-    ASSIGN_OR_RETURN(GgufTokens tokens, GgufTokens::Read(file));
-    GgufReader reader(file, std::move(tokens));
+  static absl::StatusOr<Tokenizer> Run(const GgufFile& file, const GgufTokens& tokens) {
+    GgufReader reader(file, tokens);
     ASSIGN_OR_RETURN(const std::string_view model, file.String(kModelKey));
     RETURN_IF_ERROR(reader.ReadVocabulary());
     if (model == "gpt2") {
@@ -52,7 +51,7 @@ class Tokenizer::GgufReader {
   }
 
  private:
-  GgufReader(const GgufFile& file, GgufTokens tokens) : file_(file), tokens_(std::move(tokens)) {}
+  GgufReader(const GgufFile& file, const GgufTokens& tokens) : file_(file), tokens_(tokens) {}
 
   absl::Status Invalid(std::string_view key, std::string_view what) const {
     return absl::InvalidArgumentError(StrCat(file_.origin(), ": ", key, ": ", what));
@@ -182,7 +181,7 @@ class Tokenizer::GgufReader {
   }
 
   const GgufFile& file_;
-  GgufTokens tokens_;
+  const GgufTokens& tokens_;
   std::vector<Spelling> spellings_;
   // Where the file does not say.
   bool add_bos_ = false;
@@ -190,8 +189,8 @@ class Tokenizer::GgufReader {
   std::shared_ptr<Model> model_;
 };
 
-absl::StatusOr<Tokenizer> Tokenizer::FromGguf(const GgufFile& file) {
-  return GgufReader::Run(file);
+absl::StatusOr<Tokenizer> Tokenizer::FromGguf(const GgufFile& file, const GgufTokens& tokens) {
+  return GgufReader::Run(file, tokens);
 }
 
 }  // namespace trireme

@@ -14,6 +14,7 @@
 namespace trireme {
 
 class GgufFile;
+struct GgufTokens;
 
 struct EncodeOptions {
   // Add what the post-processor adds around a text, usually the begin-of-sequence token. Off for
@@ -42,7 +43,7 @@ class Tokenizer {
   static absl::StatusOr<Tokenizer> Parse(std::string_view json, std::string_view name);
 
   // By the keys "tokenizer.ggml.…"; errors name file and key. Keeps nothing of the file.
-  static absl::StatusOr<Tokenizer> FromGguf(const GgufFile& file);
+  static absl::StatusOr<Tokenizer> FromGguf(const GgufFile& file, const GgufTokens& tokens);
 
   // Bytes that are not UTF-8 count as U+FFFD, one for each maximal ill-formed part, as in Python's
   // bytes.decode("utf-8", "replace"). Gives at most about one id for each byte; the caller bounds

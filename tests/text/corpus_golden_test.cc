@@ -102,7 +102,9 @@ void ExpectCorpus(const Tokenizer& tokenizer, const json& golden) {
 
 // And the short texts: with all that is added and recognised, and without.
 void ExpectLlamaCpp(const GgufFile& file, const json& golden) {
-  const auto tokenizer = Tokenizer::FromGguf(file);
+  const auto tokens = GgufTokens::Read(file);
+  ASSERT_TRUE(tokens.ok()) << tokens.status();
+  const auto tokenizer = Tokenizer::FromGguf(file, *tokens);
   ASSERT_TRUE(tokenizer.ok()) << tokenizer.status();
   ExpectCorpus(*tokenizer, golden);
   const auto prefix = file.Bool("tokenizer.ggml.add_space_prefix", true).value_or(false) &&
@@ -123,8 +125,6 @@ void ExpectLlamaCpp(const GgufFile& file, const json& golden) {
       EXPECT_EQ(tokenizer->Decode(*plain, true), text);
     }
   }
-  const auto tokens = GgufTokens::Read(file);
-  ASSERT_TRUE(tokens.ok()) << tokens.status();
   EXPECT_EQ(json(tokens->end_ids), golden["end_ids"]);
 }
 
@@ -177,7 +177,7 @@ void ExpectUnigramFile(const std::string& name, bool bytes,
   const std::string data = writer.File();
   const auto file = GgufFile::Parse(AsBytes(data), name);
   ASSERT_TRUE(file.ok()) << file.status();
-  const auto tokenizer = Tokenizer::FromGguf(*file);
+  const auto tokenizer = Tokenizer::FromGguf(*file, *GgufTokens::Read(*file));
   ASSERT_TRUE(tokenizer.ok()) << tokenizer.status();
   const json golden = ReadGolden(name);
   ExpectCorpus(*tokenizer, golden);

@@ -13,6 +13,7 @@
 #include "coordinator/text/byte_pieces.h"
 #include "coordinator/text/chat_template.h"
 #include "coordinator/text/gguf_pre_tokenizer.h"
+#include "coordinator/text/gguf_tokens.h"
 #include "coordinator/text/pre_tokenizer.h"
 #include "coordinator/text/tokenizer.h"
 #include "coordinator/text/utf8.h"
@@ -103,7 +104,9 @@ absl::StatusOr<Tokenizer> Load(const Parts& parts) {
   const std::string bytes = parts.File();
   const auto file = GgufFile::Parse(AsBytes(bytes), "test.gguf");
   if (!file.ok()) return file.status();
-  return Tokenizer::FromGguf(*file);
+  const auto tokens = GgufTokens::Read(*file);
+  if (!tokens.ok()) return tokens.status();
+  return Tokenizer::FromGguf(*file, *tokens);
 }
 
 TEST(GgufTokenizer, ByteLevel) {
@@ -115,6 +118,15 @@ TEST(GgufTokenizer, ByteLevel) {
   EXPECT_TRUE(tokenizer->IsSpecial(257));
   EXPECT_EQ(tokenizer->Decode(Ids{256, 32, 257}, true), "ab ");
   EXPECT_EQ(tokenizer->TokenToId("Ġ"), 32);
+
+  // Padding without a text, which files may have.
+  Parts padded = Gpt2();
+  padded.Add("", 5);
+  padded.Add("", 1);
+  const auto with_padding = Load(padded);
+  ASSERT_TRUE(with_padding.ok()) << with_padding.status();
+  EXPECT_EQ(*with_padding->Encode("ab a"), (Ids{256, 32, 97}));
+  EXPECT_EQ(with_padding->Decode(Ids{258, 256, 259}, true), "ab");
 }
 
 TEST(GgufTokenizer, SentencePiece) {
@@ -173,11 +185,28 @@ TEST(GgufTokenizer, WhatIsWrongIsRefusedByItsKey) {
       {Gpt2(), [](Parts& p) { p.model = "rwkv"; }, "tokenizer.ggml.model: unsupported: \"rwkv\""},
       {Gpt2(), [](Parts& p) { p.merges = {"a c"}; }, "tokenizer.ggml.merges[0]: \"a\" + \"c\""},
       {Gpt2(), [](Parts& p) { p.merges = {"ab"}; }, "tokenizer.ggml.merges[0]"},
-      {Gpt2(), [](Parts& p) { p.merges = {"a "}; }, "tokenizer.ggml.merges[0]"},
+      // A part of nothing would make a token of itself, without end.
+      {Gpt2(), [](Parts& p) { p.merges = {"a "}; }, "tokenizer.ggml.merges[0]: \"a\" + \"\""},
+      {Gpt2(),
+       [](Parts& p) {
+         p.merges = {"a b", " a"};
+       },
+       "tokenizer.ggml.merges[1]"},
+      {Gpt2(), [](Parts& p) { p.merges = {""}; }, "tokenizer.ggml.merges[0]"},
+      {Gpt2(), [](Parts& p) { p.merges = {"a b a"}; }, "merges[0]: \"a\" + \"b a\""},
       {Gpt2(), [](Parts& p) { p.merges.clear(); }, "tokenizer.ggml.merges: missing"},
       {Gpt2(), [](Parts& p) { p.tokens[7] = "x7"; },
        tokens + ": unsupported: the vocabulary lacks"},
+      // llama.cpp would take the last, but ends its process there.
       {Gpt2(), [](Parts& p) { p.tokens[7] = "ab"; }, tokens + ": tokens 7 and 256 are both"},
+      {Gpt2(),
+       [](Parts& p) {
+         p.merges.clear();
+         p.more = [](GgufWriter& writer) {
+           writer.List("tokenizer.ggml.merges", kGgufInt32, std::vector<int32_t>{1});
+         };
+       },
+       "tokenizer.ggml.merges is a list of 1 whole numbers; it must be a list of strings"},
       {Gpt2(), [](Parts& p) { p.types.pop_back(); }, "tokenizer.ggml.token_type has 257 entries"},
       {Gpt2(), [](Parts& p) { p.tokens.clear(); }, tokens + " has 0 tokens"},
       {Gpt2(),
@@ -244,8 +273,10 @@ TEST(GgufTokenizer, FilesAndChatTemplates) {
   std::ofstream(path, std::ios::binary) << parts.File();
   const auto file = GgufFile::Open(path);
   ASSERT_TRUE(file.ok()) << file.status();
-  EXPECT_EQ(*Tokenizer::FromGguf(*file)->Encode("ab"), (Ids{1, 259, 262}));
-  const auto chat = ChatTemplate::FromGguf(*file);
+  const auto tokens = GgufTokens::Read(*file);
+  ASSERT_TRUE(tokens.ok()) << tokens.status();
+  EXPECT_EQ(*Tokenizer::FromGguf(*file, *tokens)->Encode("ab"), (Ids{1, 259, 262}));
+  const auto chat = ChatTemplate::FromGguf(*file, *tokens);
   ASSERT_TRUE(chat.ok()) << chat.status();
   ChatInput input;
   input.messages = {{{"role", "user"}, {"content", "x"}}};
@@ -253,7 +284,7 @@ TEST(GgufTokenizer, FilesAndChatTemplates) {
   std::ofstream(path, std::ios::binary) << Llama().File();
   const auto none = GgufFile::Open(path);
   ASSERT_TRUE(none.ok()) << none.status();
-  EXPECT_EQ(ChatTemplate::FromGguf(*none).status().code(), absl::StatusCode::kNotFound);
+  EXPECT_EQ(ChatTemplate::FromGguf(*none, *tokens).status().code(), absl::StatusCode::kNotFound);
   std::filesystem::remove(path);
 }
 

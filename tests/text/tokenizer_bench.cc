@@ -6,6 +6,7 @@
 #include <string>
 
 #include "base/file.h"
+#include "coordinator/text/gguf_tokens.h"
 #include "parallel/gguf_file.h"
 #include "tests/text/golden_files.h"
 
@@ -58,7 +59,10 @@ int main(int argc, char** argv) {
     const Clock::time_point start = Clock::now();
     const auto file = trireme::GgufFile::Open(argv[i]);
     std::printf("%s: header %.1f ms\n", argv[i], SecondsSince(start) * 1e3);
-    if (file.ok()) Report(argv[i], text, [&] { return trireme::Tokenizer::FromGguf(*file); });
+    if (file.ok())
+      Report(argv[i], text, [&] {
+        return trireme::Tokenizer::FromGguf(*file, *trireme::GgufTokens::Read(*file));
+      });
   }
   return 0;
 }
