@@ -281,11 +281,14 @@ TEST_F(GgufCheckpointTest, RefusesWhatItCannotRead) {
   matrix.Add("output.weight", {256, 1}, 17, std::string(74, '\0'));
   EXPECT_EQ(Open(matrix).status().message(),
             path_.string() +
-                ": unsupported: tensor \"output.weight\" has type IQ2_XS; supported are F32, F16, "
+                ": unsupported: tensor \"output.weight\" is IQ2_XS; supported are F32, F16, "
                 "Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2_K, Q3_K, Q4_K, Q5_K, Q6_K, IQ4_NL, BF16");
+  GgufWriter unknown = readable;
+  unknown.Add("output.weight", {8, 3}, 12345, std::string(96, '\0'));
+  ExpectRefused(unknown, "tensor \"output.weight\" is type 12345; supported are F32, F16");
   GgufWriter vector = readable;
   vector.Add("output_norm.weight", {32}, kQ8, std::string(34, '\0'));
-  ExpectRefused(vector, "\"output_norm.weight\" has type Q8_0; supported are F32, F16, BF16");
+  ExpectRefused(vector, "\"output_norm.weight\" is Q8_0; supported are F32, F16, BF16");
   const auto checkpoint = Open(readable);
   ASSERT_TRUE(checkpoint.ok()) << checkpoint.status();
   std::vector<std::byte> bytes(4096);

@@ -202,7 +202,8 @@ TEST(GgufFileTest, RefusesWhatIsNoGguf) {
 }
 
 TEST(GgufFileTest, RefusesAbsurdCountsBeforeItAllocates) {
-  for (const uint64_t absurd : {uint64_t{1} << 20, uint64_t{1} << 40, UINT64_MAX}) {
+  for (const uint64_t absurd :
+       {uint64_t{1} << 20, uint64_t{1} << 40, uint64_t{1} << 63, UINT64_MAX}) {
     GgufWriter writer = Small();
     writer.metadata_count = absurd;
     ExpectRefused(writer.File(), "metadata keys, but has only");
@@ -221,6 +222,10 @@ TEST(GgufFileTest, RefusesAbsurdCountsBeforeItAllocates) {
     writer.Raw("texts", kGgufArray, Bytes(uint32_t{kGgufString}, uint64_t{1}, absurd));
     ExpectRefused(writer.File(), "ends inside the value of \"texts\"");
   }
+  // A tensor's name.
+  ExpectRefused("GGUF" + Bytes(uint32_t{3}, uint64_t{1}, uint64_t{0}, uint64_t{1} << 63) +
+                    std::string(64, 'x'),
+                "ends inside tensor 1 of 1");
   GgufWriter writer;
   writer.metadata = Bytes(uint64_t{1} << 63) + "key and more bytes behind it";
   writer.metadata_count = 1;
@@ -292,8 +297,8 @@ TEST(GgufFileTest, RefusesWrongTensorsWithTheirName) {
   ExpectRefused(with({1 << 20}, -1), "tensor \"bad\" has 4194304 bytes at byte");
   ExpectRefused(with({16}, 1 << 20), "tensor \"bad\" has 64 bytes at byte 1048576 of");
   ExpectRefused(with({16}, INT64_MAX / 32 * 32), "tensor \"bad\" has 64 bytes at byte");
-  ExpectRefused(with({16}, 0), "overlap");
-  ExpectRefused(with({16}, 32), "overlap");
+  ExpectRefused(with({16}, 0), "the tensors \"m\" and \"bad\" overlap");
+  ExpectRefused(with({16}, 32), "the tensors \"v\" and \"bad\" overlap");
   ExpectRefused(with({16}, -1, "m"), "it has the tensor \"m\" twice");
   ExpectRefused(with({16}, -1, ""), "tensor 3 has no name");
 }
@@ -365,6 +370,16 @@ TEST_F(GgufSplitTest, RefusesPartsThatDoNotMakeAModel) {
   ExpectRefused("x-00001-of-00002.gguf", "the tensor \"a\" is there twice");
   Write("x-00002-of-00002.gguf", Part(1, 2, "b").Floats("c", {1}));
   ExpectRefused("x-00001-of-00002.gguf", "split.tensors.count is 2, but the 2 parts have 3");
+  GgufWriter other;
+  Write("x-00002-of-00002.gguf", other.Floats("b", {4}));
+  ExpectRefused("x-00001-of-00002.gguf", "x-00002-of-00002.gguf: split.no is missing");
+  std::string cut = Part(1, 2, "b").File();
+  cut.pop_back();
+  std::ofstream(dir_ / "x-00002-of-00002.gguf", std::ios::binary) << cut;
+  ExpectRefused("x-00001-of-00002.gguf", "x-00002-of-00002.gguf: tensor \"b\" has 16 bytes");
+  Write("y-00001-of-00003.gguf", Part(0, 3, "a"));
+  Write("y-00003-of-00003.gguf", Part(2, 3, "b"));
+  ExpectRefused("y-00001-of-00003.gguf", "y-00002-of-00003.gguf: part 2 of 3 of the model");
   Write("renamed.gguf", Part(0, 2, "a"));
   ExpectRefused("renamed.gguf", "whose names must end in -00001-of-00002.gguf");
   ExpectRefused("absent.gguf", "absent.gguf: cannot open");

@@ -9,7 +9,6 @@
 #include "base/quoted.h"
 #include "base/status_macros.h"
 #include "parallel/gguf_config.h"
-#include "parallel/gguf_file.h"
 #include "parallel/gguf_names.h"
 #include "parallel/gguf_types.h"
 #include "worker/checkpoint/slice.h"
@@ -143,7 +142,7 @@ class Gguf final : public Checkpoint {
       absl::StrAppend(&supported, supported.empty() ? "" : ", ", std::string(other.name));
     }
     return absl::UnimplementedError(
-        absl::StrCat(origin(), ": unsupported: tensor ", Quoted(tensor.name), " has type ",
+        absl::StrCat(origin(), ": unsupported: tensor ", Quoted(tensor.name), " is ",
                      GgufTypeName(tensor.type), "; supported are ", supported));
   }
 
@@ -163,6 +162,10 @@ bool IsGguf(const std::filesystem::path& path) {
 
 absl::StatusOr<std::unique_ptr<Checkpoint>> OpenGguf(const std::filesystem::path& path) {
   ASSIGN_OR_RETURN(GgufFile file, GgufFile::Open(path));
+  return GgufCheckpoint(std::move(file));
+}
+
+absl::StatusOr<std::unique_ptr<Checkpoint>> GgufCheckpoint(GgufFile file) {
   ASSIGN_OR_RETURN(ModelConfig config, GgufModelConfig(file));
   ASSIGN_OR_RETURN(const std::string_view architecture, file.String("general.architecture"));
   auto checkpoint = std::make_unique<Gguf>(std::move(file), std::move(config),

@@ -4,6 +4,7 @@
 #include <memory>
 
 #include "absl/status/statusor.h"
+#include "parallel/gguf_file.h"
 #include "worker/checkpoint/checkpoint.h"
 
 namespace trireme {
@@ -15,5 +16,6 @@ namespace trireme {
 // the file's without it.
 bool IsGguf(const std::filesystem::path& path);
 absl::StatusOr<std::unique_ptr<Checkpoint>> OpenGguf(const std::filesystem::path& path);
+absl::StatusOr<std::unique_ptr<Checkpoint>> GgufCheckpoint(GgufFile file);
 
 }  // namespace trireme
