@@ -17,7 +17,8 @@ LAYERS, HIDDEN, INNER, VOCAB = 16, 2048, 8192, 128256
 HEADS, KV_HEADS, HEAD_DIM = 32, 8, 64
 ROPE_THETA, CONTEXT = 500000.0, 131072
 BEGIN_OF_TEXT, END_OF_TEXT, END_OF_TURN = 128000, 128001, 128009
-FTYPES = {"q8_0": 7, "q4_0": 2, "q4_k_m": 15}  # llama.h: enum llama_ftype
+FTYPES = {"f32": 0, "f16": 1, "bf16": 32, "q8_0": 7, "q4_0": 2, "q4_k_m": 15}  # llama.h: enum llama_ftype
+FORMATS = ["bf16", "q8_0", "q4_0", "q4_k_m"]
 
 
 def byte_tokens():
@@ -110,12 +111,14 @@ def write_bf16(path, seed):
     writer.close()
 
 
-def quantize(source, target, ftype, threads):
+def quantize(source, target, ftype, threads, again=False):
+    """`again`: of a source that is quantised itself."""
     import llama_cpp
 
     parameters = llama_cpp.llama_model_quantize_default_params()
     parameters.ftype = ftype
     parameters.nthread = threads
+    parameters.allow_requantize = again
     failed = llama_cpp.llama_model_quantize(str(source).encode(), str(target).encode(), parameters)
     if failed:
         raise SystemExit(f"llama.cpp could not quantise {source}")
@@ -124,7 +127,7 @@ def quantize(source, target, ftype, threads):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("out", type=pathlib.Path)
-    parser.add_argument("--formats", nargs="+", choices=["bf16", *FTYPES], default=["bf16", *FTYPES])
+    parser.add_argument("--formats", nargs="+", choices=FORMATS, default=FORMATS)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()

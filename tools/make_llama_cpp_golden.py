@@ -1,12 +1,15 @@
 #!/usr/bin/env python3
-"""Golden values of llama.cpp for the models of fetch_test_models.sh: tests/golden/llama_cpp/*.json.
+"""Golden values of llama.cpp for real models: tests/golden/llama_cpp/*.json.
 
-  python tools/make_llama_cpp_golden.py MODELS_DIR
+  python tools/make_llama_cpp_golden.py MODELS_DIR [--files]
 
-For each model: the mean negative log likelihood of tests/golden/llama_cpp/text.txt, and the greedy 64-token
+For each model of fetch_test_models.sh: the mean negative log likelihood of tests/golden/llama_cpp/text.txt, and the greedy 64-token
 continuations of three prompts, with the smallest distance between the best and the second logit, below which another
 order of sums may choose another token. Prompts whose distance is below LEAST_MARGIN are left out: nothing is to be
-learnt from a tie. A model whose file exists already is left out.
+learnt from a tie.
+
+Of these models llama.cpp's own quantiser makes files in other formats (REQUANTISED) in MODELS_DIR; with --files, that is
+all. For each of them the likelihoods go to requantised.json. Files and values that exist already are left alone.
 
 llama.cpp rounds activations to 8 bits, which moves the likelihood; "exact_mean_nll" is numpy's, in float32 on the
 dequantised weights, and what ours is held against.
@@ -19,6 +22,7 @@ import pathlib
 import numpy as np
 from gguf_reference import Reference
 from llama_cpp_session import Session
+from make_bench_gguf import FTYPES, quantize
 
 OUT = pathlib.Path(__file__).resolve().parent.parent / "tests" / "golden" / "llama_cpp"
 STEPS, PROMPTS, LEAST_MARGIN = 64, 3, 0.15
@@ -54,6 +58,9 @@ def chat(question):
 
 MODELS = {"gemma-3-270m": TEXTS, "qwen2.5-coder-1.5b": [chat(text) for text in QUESTIONS] + TEXTS}
 
+REQUANTISED = [("gemma-3-270m", format) for format in ("f32", "f16", "bf16", "q8_0", "q4_0")]
+REQUANTISED += [("qwen2.5-coder-1.5b", format) for format in ("q8_0", "q4_0")]
+
 
 def mean_nll(session, tokens):
     """Of every token but the first, each given all before it."""
@@ -86,11 +93,42 @@ def greedy(session, prompt):
     return tokens, margin
 
 
+def requantise(models, threads):
+    for source, format in REQUANTISED:
+        target = models / f"{source}-{format}.gguf"
+        if target.exists():
+            continue
+        partial = target.with_suffix(".partial")
+        quantize(models / f"{source}.gguf", partial, FTYPES[format], threads, again=True)
+        partial.rename(target)
+        print(target, flush=True)
+
+
+def add_requantised(models, threads):
+    path = OUT / "requantised.json"
+    golden = json.loads(path.read_text()) if path.exists() else {}
+    for source, format in REQUANTISED:
+        name = f"{source}-{format}"
+        if name in golden:
+            continue
+        tokens = json.loads((OUT / f"{source}.json").read_text())["tokens"]
+        session = Session(models / f"{name}.gguf", threads, exact_cache=True)
+        golden[name] = dict(tokens_of=source, mean_nll=mean_nll(session, tokens),
+                            exact_mean_nll=Reference(models / f"{name}.gguf").mean_nll(tokens))
+        session.close()
+        print(name, golden[name], flush=True)
+        path.write_text(json.dumps(golden, indent=1) + "\n")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("models", type=pathlib.Path)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--files", action="store_true", help="only make the requantised files")
     arguments = parser.parse_args()
+    requantise(arguments.models, arguments.threads)
+    if arguments.files:
+        return
     text = (OUT / "text.txt").read_text()
     for name, prompts in MODELS.items():
         if (OUT / f"{name}.json").exists():
@@ -115,6 +153,7 @@ def main():
         if len(golden["greedy"]) < PROMPTS:
             raise SystemExit(f"{name}: too few prompts without near ties; add some")
         (OUT / f"{name}.json").write_text(json.dumps(golden) + "\n")
+    add_requantised(arguments.models, arguments.threads)
 
 
 if __name__ == "__main__":
