@@ -12,6 +12,7 @@
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_join.h"
 #include "base/file.h"
+#include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tests/real_models.h"
 #include "tests/text/golden_files.h"
@@ -60,6 +61,13 @@ void ExpectRendering(const std::string& source, const ordered_json& input,
   } else {
     EXPECT_FALSE(result.ok()) << golden["error"] << *result;
     EXPECT_EQ(result.status().code(), absl::StatusCode::kInvalidArgument);
+    // What the template says itself, through raise_exception, must reach the client.
+    const auto error = golden["error"].get<std::string>();
+    constexpr std::string_view kRaised = "TemplateError: ";
+    if (error.starts_with(kRaised)) {
+      EXPECT_THAT(std::string(result.status().message()),
+                  testing::HasSubstr(error.substr(kRaised.size())));
+    }
   }
 }
 
