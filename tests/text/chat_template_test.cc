@@ -61,12 +61,13 @@ void ExpectRendering(const std::string& source, const ordered_json& input,
   } else {
     EXPECT_FALSE(result.ok()) << golden["error"] << *result;
     EXPECT_EQ(result.status().code(), absl::StatusCode::kInvalidArgument);
-    // What the template says itself, through raise_exception, must reach the client.
+    // What the template says itself, through raise_exception, or what it looked for in vain must
+    // reach the client.
     const auto error = golden["error"].get<std::string>();
-    constexpr std::string_view kRaised = "TemplateError: ";
-    if (error.starts_with(kRaised)) {
+    for (const std::string_view kind : {"TemplateError: ", "UndefinedError: "}) {
+      if (!error.starts_with(kind)) continue;
       EXPECT_THAT(std::string(result.status().message()),
-                  testing::HasSubstr(error.substr(kRaised.size())));
+                  testing::EndsWith(": " + error.substr(kind.size())));
     }
   }
 }

@@ -51,6 +51,11 @@ Value LoopAttribute(const Loop& loop, std::string_view name) {
   return Value::MakeUndefined(StrCat("'loop' has no '", name, "'"));
 }
 
+// As Jinja2's errors name an object.
+std::string ObjectName(const Value& object) {
+  return object.IsNone() ? "None" : StrCat(object.TypeName(), " object");
+}
+
 }  // namespace
 
 Result Interpreter::Evaluate(const Expr& expr) {
@@ -308,15 +313,15 @@ Result Interpreter::GetAttribute(const Value& object, const std::string& name) {
   } else if (object.AsCallable() != nullptr && name == "name") {
     return MakeString(budget_, object.AsCallable()->name);
   }
-  return Value::MakeUndefined(
-      StrCat("'", object.TypeName(), " object' has no attribute '", name, "'"));
+  return Value::MakeUndefined(StrCat("'", ObjectName(object), "' has no attribute '", name, "'"));
 }
 
 Result Interpreter::GetItem(const Value& object, const Value& key) {
   if (object.IsUndefined()) return TypeError(object.UndefinedReason());
   const auto missing = [&]() -> Result {
     if (const std::string* name = key.AsString()) return GetAttribute(object, *name);
-    return Value::MakeUndefined(StrCat("'", object.TypeName(), " object' has no such element"));
+    ASSIGN_OR_RETURN(const std::string shown, Repr(budget_, key));
+    return Value::MakeUndefined(StrCat(ObjectName(object), " has no element ", shown));
   };
   if (const Dict* dict = object.AsDict()) {
     const Value* value = dict->Find(key);
