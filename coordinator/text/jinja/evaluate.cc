@@ -5,6 +5,7 @@
 #include "coordinator/text/jinja/format.h"
 #include "coordinator/text/jinja/interpreter.h"
 #include "coordinator/text/jinja/lexer.h"
+#include "coordinator/text/jinja/markup.h"
 #include "coordinator/text/utf8.h"
 
 namespace trireme::jinja {
@@ -295,7 +296,8 @@ Result Interpreter::GetAttribute(const Value& object, const std::string& name) {
   } else if (const BuiltinFunction method = FindMethod(object, name)) {
     Callable bound;
     bound.name = name;
-    bound.call = [object, method](Interpreter& interpreter, const Arguments& arguments) {
+    bound.call = [object, method, name](Interpreter& interpreter, const Arguments& arguments) {
+      if (object.IsMarkup()) return CallMarkupMethod(interpreter, name, method, object, arguments);
       return method(interpreter, object, arguments);
     };
     return Value(std::make_shared<const Callable>(std::move(bound)));
@@ -334,8 +336,8 @@ Result Interpreter::GetItem(const Value& object, const Value& key) {
   if (at < 0 || at >= length) return missing();
   if (sequence != nullptr) return sequence->items[static_cast<size_t>(at)];
   const size_t begin = Utf8Offset(*text, static_cast<size_t>(at));
-  return MakeString(budget_,
-                    text->substr(begin, NextUtf8(std::string_view(*text).substr(begin)).bytes));
+  return MakeStringLike(budget_, object,
+                        text->substr(begin, NextUtf8(std::string_view(*text).substr(begin)).bytes));
 }
 
 }  // namespace trireme::jinja
