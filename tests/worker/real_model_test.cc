@@ -7,11 +7,11 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstdlib>
 #include <nlohmann/json.hpp>
 #include <string>
 
 #include "base/file.h"
+#include "tests/real_models.h"
 #include "tests/worker/gang_driver.h"
 
 namespace trireme {
@@ -31,16 +31,9 @@ nlohmann::json ReadGolden(const std::string& name) {
   return nlohmann::json::parse(*text);
 }
 
-fs::path ModelsDir() {
-  if (const char* dir = std::getenv("TRIREME_TEST_MODELS")) return dir;
-  if (const char* cache = std::getenv("XDG_CACHE_HOME")) return fs::path(cache) / "trireme/models";
-  const char* home = std::getenv("HOME");
-  return fs::path(home == nullptr ? "" : home) / ".cache/trireme/models";
-}
-
 DriverOptions OptionsFor(const std::string& model) {
   DriverOptions options;
-  options.model_dir = ModelsDir() / (model + ".gguf");
+  options.model_dir = RealModelsDir() / (model + ".gguf");
   options.threads = 2;
   options.chunk = 512;
   options.kv_bytes = int64_t{512} << 20;
@@ -95,7 +88,9 @@ class RealModelTest : public testing::TestWithParam<std::string> {
  protected:
   void SetUp() override {
     const fs::path path = OptionsFor(GetParam()).model_dir;
-    if (!fs::exists(path)) GTEST_SKIP() << path << " is not there; see the top of this file";
+    if (!fs::exists(path)) {
+      GTEST_SKIP() << NotFetched(path) << ", make_llama_cpp_golden.py --files makes others of it";
+    }
   }
 };
 
