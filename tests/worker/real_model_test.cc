@@ -22,7 +22,8 @@ namespace fs = std::filesystem;
 const fs::path kGolden = fs::path(TRIREME_SOURCE_DIR) / "tests/golden/llama_cpp";
 
 // Relative. Both round activations to 8 bits, llama.cpp more coarsely for its K formats: there ours
-// may be further below its perplexity, if it is no further from exact arithmetic.
+// may be further below its perplexity, if it is no further from exact arithmetic. Another order of
+// sums alone may move a quantised file's by 0.2 % (docs/quantization.md).
 constexpr double kPerplexityTolerance = 1e-3;
 
 nlohmann::json ReadGolden(const std::string& name) {
