@@ -117,11 +117,6 @@ class ConfigReader {
       ASSIGN_OR_RETURN(const double cap, file_.Real(Key(name), 0, kRealMax, 0.0));
       if (cap != 0) return Unsupported(absl::StrCat(Key(name), " other than 0"));
     }
-    ASSIGN_OR_RETURN(const double factor,
-                     file_.Real(Key("rope.scaling.attn_factor"), 0, kRealMax, 1.0));
-    if (factor != 1) {
-      return Unsupported(absl::StrCat(Key("rope.scaling.attn_factor"), " other than 1"));
-    }
     ASSIGN_OR_RETURN(const bool causal, file_.Bool(Key("attention.causal"), true));
     if (!causal) return Unsupported("a model without causal attention; it does not generate text");
     return absl::OkStatus();
@@ -227,10 +222,16 @@ class ConfigReader {
                      file_.Real(Key("rope.freq_base"), 1e-6, kRealMax, kRopeThetaDefault));
     const std::string type_key = Key("rope.scaling.type");
     ASSIGN_OR_RETURN(const std::string_view type, file_.String(type_key, "linear"));
+    const std::string attention_key = Key("rope.scaling.attn_factor");
+    ASSIGN_OR_RETURN(config_.rope_attention_factor, file_.Real(attention_key, 1e-6, kRealMax, 1.0));
+    // Windowed layers would have a part of it.
+    if (architecture_.gemma && (type == "yarn" || config_.rope_attention_factor != 1)) {
+      return Unsupported(absl::StrCat(type_key, " \"yarn\" and ", attention_key, " of gemma3"));
+    }
     if (type == "none") return absl::OkStatus();
-    if (type != "linear") {
+    if (type != "linear" && type != "yarn") {
       return Unsupported(
-          absl::StrCat(type_key, " is ", Quoted(type), "; supported are: none, linear"));
+          absl::StrCat(type_key, " is ", Quoted(type), "; supported are: none, linear, yarn"));
     }
     // The second is the key's older name. 0 says that there is none.
     ASSIGN_OR_RETURN(const double old_factor, file_.Real(Key("rope.scale_linear"), 0, kRealMax, 0));
@@ -238,8 +239,41 @@ class ConfigReader {
                      file_.Real(Key("rope.scaling.factor"), 0, kRealMax, old_factor));
     if (factor == 0 || factor == 1) return absl::OkStatus();
     if (factor < 1e-6) return Invalid(absl::StrCat(Key("rope.scaling.factor"), " is ", factor));
-    config_.rope_scaling = RopeScaling::kLinear;
     config_.rope_factor = factor;
+    if (type == "yarn") return ReadYarn();
+    config_.rope_scaling = RopeScaling::kLinear;
+    return absl::OkStatus();
+  }
+
+  absl::Status ReadYarn() {
+    config_.rope_scaling = RopeScaling::kYarn;
+    if (config_.rope_factor < 1) {
+      return Invalid(absl::StrCat(Key("rope.scaling.factor"), " is ", config_.rope_factor,
+                                  "; yarn needs one of at least 1"));
+    }
+    if (config_.rope_theta <= 1) {
+      return Invalid(absl::StrCat(Key("rope.freq_base"), " is ", config_.rope_theta,
+                                  "; yarn needs one above 1"));
+    }
+    ASSIGN_OR_RETURN(config_.rope_original_max_position,
+                     file_.Whole(Key("rope.scaling.original_context_length"), 1, kPositionsMax,
+                                 config_.max_position_embeddings));
+    config_.max_position_embeddings = YarnMaxPosition(config_);
+    const double attention_factor = YarnAttentionFactor(config_.rope_factor);
+    config_.rope_attention_factor *= attention_factor;
+    // The converter writes what it finds, and llama.cpp computes with these whatever it says. Where
+    // they differ one of the two is wrong, and the file does not tell which.
+    const std::pair<const char*, double> fixed[] = {
+        {"rope.scaling.yarn_ext_factor", 1},
+        {"rope.scaling.yarn_attn_factor", attention_factor},
+        {"rope.scaling.yarn_beta_fast", config_.rope_beta_fast},
+        {"rope.scaling.yarn_beta_slow", config_.rope_beta_slow},
+        {"rope.scaling.yarn_log_multiplier", 0}};
+    for (const auto& [name, want] : fixed) {
+      ASSIGN_OR_RETURN(const double value, file_.Real(Key(name), -kRealMax, kRealMax, want));
+      if (std::abs(value - want) <= 1e-4) continue;
+      return Unsupported(absl::StrCat(Key(name), " is ", value, "; llama.cpp takes ", want));
+    }
     return absl::OkStatus();
   }
 

@@ -217,6 +217,40 @@ absl::Status ParseLlama3Rope(const JsonFields& rope, ModelConfig& config) {
   return absl::OkStatus();
 }
 
+// 0 says nothing, as transformers has it.
+absl::StatusOr<double> RealOrNone(const JsonFields& fields, const char* key, double fallback) {
+  const json* value = fields.Find(key);
+  if (value != nullptr && *value == 0) return fallback;
+  return fields.PositiveReal(key, kRealMax, fallback);
+}
+
+absl::Status ParseYarnRope(const JsonFields& rope, ModelConfig& config) {
+  config.rope_scaling = RopeScaling::kYarn;
+  ASSIGN_OR_RETURN(config.rope_factor, rope.PositiveReal("factor", kRealMax));
+  if (config.rope_factor < 1) return rope.Invalid("factor", "it must be at least 1");
+  if (config.rope_theta <= 1) return rope.Invalid("rope_theta", "yarn needs one above 1");
+  ASSIGN_OR_RETURN(config.rope_original_max_position,
+                   rope.Whole("original_max_position_embeddings", 1, kPositionsMax,
+                              config.max_position_embeddings));
+  config.max_position_embeddings = YarnMaxPosition(config);
+  ASSIGN_OR_RETURN(config.rope_beta_fast, RealOrNone(rope, "beta_fast", config.rope_beta_fast));
+  ASSIGN_OR_RETURN(config.rope_beta_slow, RealOrNone(rope, "beta_slow", config.rope_beta_slow));
+  if (config.rope_beta_fast < config.rope_beta_slow) {
+    return rope.Invalid("beta_fast", "it must not be below beta_slow");
+  }
+  ASSIGN_OR_RETURN(config.rope_truncate, rope.Bool("truncate", true));
+  ASSIGN_OR_RETURN(const double mscale, RealOrNone(rope, "mscale", 0));
+  ASSIGN_OR_RETURN(const double all_dim, RealOrNone(rope, "mscale_all_dim", 0));
+  double attention_factor = YarnAttentionFactor(config.rope_factor);
+  if (mscale > 0 && all_dim > 0) {
+    attention_factor = YarnAttentionFactor(config.rope_factor, mscale) /
+                       YarnAttentionFactor(config.rope_factor, all_dim);
+  }
+  ASSIGN_OR_RETURN(config.rope_attention_factor,
+                   rope.PositiveReal("attention_factor", kRealMax, attention_factor));
+  return absl::OkStatus();
+}
+
 // The frequencies of full layers. `theta` is what they have if `rope` is silent.
 absl::Status ParseRopeValues(const JsonFields& rope, double theta, double rotary_part,
                              ModelConfig& config) {
@@ -228,13 +262,14 @@ absl::Status ParseRopeValues(const JsonFields& rope, double theta, double rotary
   ASSIGN_OR_RETURN(const std::string type, rope.String("rope_type", old_type));
   if (type == "default") return absl::OkStatus();
   if (type == "llama3") return ParseLlama3Rope(rope, config);
+  if (type == "yarn") return ParseYarnRope(rope, config);
   if (type == "linear") {
     config.rope_scaling = RopeScaling::kLinear;
     ASSIGN_OR_RETURN(config.rope_factor, rope.PositiveReal("factor", kRealMax));
     return absl::OkStatus();
   }
   return Unsupported(rope, absl::StrCat("type ", JsonExcerpt(json(type)),
-                                        "; supported are: default, linear, llama3"));
+                                        "; supported are: default, linear, llama3, yarn"));
 }
 
 // Gemma's windowed layers have a base of their own and no scaling.
@@ -278,7 +313,13 @@ absl::Status ParseRope(const JsonFields& fields, const Architecture& architectur
     return Unsupported(rope, "parameters by layer type");
   }
   if (architecture.gemma) config.rope_local_theta = local_theta;
-  return ParseRopeValues(rope, theta, part, config);
+  RETURN_IF_ERROR(ParseRopeValues(rope, theta, part, config));
+  // Versions of transformers differ in which of the two counts.
+  constexpr const char* kOriginal = "original_max_position_embeddings";
+  if (config.rope_scaling == RopeScaling::kYarn && fields.Has(kOriginal)) {
+    return Unsupported(fields, absl::StrCat(kOriginal, "; it must be in rope_scaling"));
+  }
+  return absl::OkStatus();
 }
 
 // One for each layer, nonzero if it has the window.
@@ -367,6 +408,7 @@ absl::Status ParseSlidingWindow(const JsonFields& fields, const Architecture& ar
 }
 
 absl::Status ParseGemma(const JsonFields& fields, ModelConfig& config) {
+  if (config.rope_scaling == RopeScaling::kYarn) return Unsupported(fields, "yarn for this model");
   for (const char* key : {"attn_logit_softcapping", "final_logit_softcapping"}) {
     if (fields.Has(key)) return Unsupported(fields, absl::StrCat(key, "; it must be null"));
   }
@@ -441,6 +483,17 @@ absl::StatusOr<ModelConfig> ModelConfig::Parse(std::string_view text, std::strin
   if (architecture->gemma) RETURN_IF_ERROR(ParseGemma(fields, config));
   if (architecture->experts) RETURN_IF_ERROR(ParseExperts(fields, config));
   return config;
+}
+
+double YarnAttentionFactor(double rope_factor, double mscale) {
+  return rope_factor <= 1 ? 1.0 : 0.1 * mscale * std::log(rope_factor) + 1.0;
+}
+
+int64_t YarnMaxPosition(const ModelConfig& config) {
+  const double stretched =
+      static_cast<double>(config.rope_original_max_position) * config.rope_factor;
+  return std::max(config.max_position_embeddings,
+                  static_cast<int64_t>(std::min(stretched, static_cast<double>(kPositionsMax))));
 }
 
 // The bounds of Parse keep every product below 2^63.

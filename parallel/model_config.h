@@ -10,7 +10,7 @@
 
 namespace trireme {
 
-enum class RopeScaling { kNone, kLinear, kLlama3 };
+enum class RopeScaling { kNone, kLinear, kLlama3, kYarn };
 
 // The gate's activation in the feed-forward: silu(x) or, in Gemma, gelu(x) by its tanh
 // approximation.
@@ -32,10 +32,16 @@ struct ModelConfig {
 
   double rope_theta = 10000.0;
   RopeScaling rope_scaling = RopeScaling::kNone;
-  double rope_factor = 1.0;  // linear and llama3
+  double rope_factor = 1.0;  // of each kind of scaling
   double rope_low_freq_factor = 1.0;
   double rope_high_freq_factor = 4.0;
-  int64_t rope_original_max_position = 0;
+  int64_t rope_original_max_position = 0;  // llama3 and yarn: before scaling
+  // yarn: turns within the original context from which on a pair is not scaled, and below which it
+  // is fully; whether these are rounded to whole pairs.
+  double rope_beta_fast = 32.0;
+  double rope_beta_slow = 1.0;
+  bool rope_truncate = true;
+  double rope_attention_factor = 1.0;  // of cosines and sines
 
   bool tie_word_embeddings = false;
   bool qkv_bias = false;
@@ -76,5 +82,11 @@ struct ModelConfig {
 
   uint64_t NumParameters() const;
 };
+
+// YaRN's default of rope_attention_factor.
+double YarnAttentionFactor(double rope_factor, double mscale = 1.0);
+// YaRN's context is that of the training times the factor, also where the model's file still says
+// the former.
+int64_t YarnMaxPosition(const ModelConfig& config);
 
 }  // namespace trireme

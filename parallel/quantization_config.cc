@@ -184,13 +184,14 @@ absl::StatusOr<QuantizationConfig> ParseAwq(const JsonFields& fields) {
 absl::StatusOr<QuantizationConfig> ParseGptq(const JsonFields& fields) {
   QuantizationConfig config{.method = Method::kGptq};
   RETURN_IF_ERROR(RequireWhole(fields, "bits", 4));
-  RETURN_IF_ERROR(RequireBool(fields, "desc_act", false, false));
   RETURN_IF_ERROR(RequireNothing(fields, "dynamic"));
   ASSIGN_OR_RETURN(const std::string format,
                    OneOf(fields, "checkpoint_format", {"gptq", "gptq_v2"}));
   config.zeros_minus_one = format == "gptq";
   if (fields.Has("pack_dtype")) RETURN_IF_ERROR(OneOf(fields, "pack_dtype", {"int32"}).status());
   ASSIGN_OR_RETURN(config.group_size, GroupSize(fields));
+  ASSIGN_OR_RETURN(const bool desc_act, fields.Bool("desc_act", false));
+  config.act_order = desc_act && config.group_size > 0;
   return config;
 }
 

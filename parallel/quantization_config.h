@@ -28,6 +28,7 @@ struct QuantizationConfig {
   QuantizationMethod method = QuantizationMethod::kNone;
   int64_t group_size = 0;        // kAwq, kGptq: a multiple of 32; 0: the whole row
   bool zeros_minus_one = false;  // kGptq: zeros are stored less one
+  bool act_order = false;        // kGptq: a group's columns may be anywhere in the row
   // kFp8: rows and columns that share a scale; 0: a scale for each row, or for all.
   int64_t block_rows = 0;
   int64_t block_cols = 0;

@@ -39,6 +39,7 @@ std::string_view ReadType(const QuantizationConfig& config) {
       return DTypeName(DType::kInt8);
     case QuantizationMethod::kAwq:
     case QuantizationMethod::kGptq:
+      if (config.act_order) break;
       return DTypeName(DType::kInt4Zero);
     case QuantizationMethod::kFp8:
       if (config.block_rows == 0 && config.fp8_activations) return DTypeName(DType::kFp8);

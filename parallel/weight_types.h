@@ -19,7 +19,8 @@ class WeightTypes {
  public:
   // As the files of a GGUF model or of a checkpoint directory say: only their headers are read. A
   // directory without weights, or a config.json alone, is taken at its word: its dtype and
-  // quantization_config. What of FP8 no device multiplies is read as BF16, as workers do.
+  // quantization_config. What of FP8 no device multiplies is read as BF16, as workers do; so is 4
+  // bits in act order, of which workers leave packed what turns out to be in order.
   static absl::StatusOr<WeightTypes> Load(const std::filesystem::path& model,
                                           const ModelShape& shape);
   // As if the checkpoint were in this type: a name of DTypeName. Of a quantised one embedding,

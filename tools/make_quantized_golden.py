@@ -92,9 +92,9 @@ def fp8_block(name, weight):
     return {"weight": quants, "weight_scale_inv": scale}, (quants.float() * wide).to(torch.bfloat16).float()
 
 
-def int4(weight, symmetric, scale_type):
+def int4(weight, symmetric, scale_type, group=GROUP):
     """Quants and zeros as [columns, rows] and [groups, rows], scales, values."""
-    groups = weight.T.reshape(-1, GROUP, weight.shape[0])
+    groups = weight.T.reshape(-1, group, weight.shape[0])
     low, high = groups.amin(1).clamp(max=0), groups.amax(1).clamp(min=0)
     scale = (torch.maximum(-low, high) / 7.5 if symmetric else (high - low) / 15).to(scale_type)
     zeros = torch.full(low.shape, 8.0) if symmetric else (-low / scale.float()).round().clamp(0, 15)
@@ -128,6 +128,17 @@ def gptq(name, weight):
             "g_idx": g_idx}, values
 
 
+def gptq_act_order(name, weight):
+    """Columns are put into groups in an order of their own, which only g_idx remembers."""
+    order = torch.randperm(weight.shape[1])
+    back = torch.argsort(order)
+    quants, zeros, scale, values = int4(weight[:, order], "mlp" in name,
+                                        torch.bfloat16 if "q_proj" in name else torch.float16, group=32)
+    assert zeros.min() >= 1
+    return {"qweight": pack(quants[back.numpy()], 0, range(8)), "qzeros": pack(zeros - 1, 1, range(8)),
+            "scales": scale, "g_idx": (back // 32).to(torch.int32)}, values[:, back].to(torch.bfloat16).float()
+
+
 # name: (config, quantization_config, how a matrix is stored)
 MODELS = {
     "int8": (LlamaConfig(**BASE, tie_word_embeddings=False), compressed("int", "channel", "int-quantized"), int8),
@@ -142,6 +153,9 @@ MODELS = {
     "gptq": (Qwen3Config(**WIDE, tie_word_embeddings=True),
              {"quant_method": "gptq", "bits": 4, "group_size": GROUP, "desc_act": False, "sym": False,
               "checkpoint_format": "gptq"}, gptq),
+    "gptq_act_order": (LlamaConfig(**BASE, tie_word_embeddings=False),
+                       {"quant_method": "gptq", "bits": 4, "group_size": 32, "desc_act": True, "sym": False},
+                       gptq_act_order),
 }
 
 

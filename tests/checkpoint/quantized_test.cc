@@ -3,11 +3,13 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cstring>
 #include <fstream>
 #include <map>
 #include <nlohmann/json.hpp>
 
+#include "absl/strings/str_cat.h"
 #include "kernels/tensor.h"
 #include "worker/checkpoint/checkpoint.h"
 
@@ -254,13 +256,85 @@ TEST_F(QuantizedCheckpointTest, RefusesFourBitsThatDoNotFit) {
   SetGptq();
   tensors_["m.qweight"] = {"I32", {16, 4}, Bytes(std::vector<uint32_t>(64))};
   ExpectRefused(GptqConfig(), {"m.qweight", "multiple of 8"});
+}
+
+TEST_F(QuantizedCheckpointTest, GroupsInOrderStayPacked) {
   SetGptq();
-  std::vector<int32_t> groups(64);
+  const auto want = ReadAll(GptqConfig());
+  ASSERT_TRUE(want.ok()) << want.status();
+  std::vector<int32_t> groups(64, 0);
+  std::fill(groups.begin() + 32, groups.end(), 1);
   tensors_["m.g_idx"] = {"I32", {64}, Bytes(groups)};
-  ExpectRefused(GptqConfig(), {"m.g_idx", "desc_act"});
-  for (size_t k = 32; k < 64; ++k) groups[k] = 1;
-  tensors_["m.g_idx"].data = Bytes(groups);
-  EXPECT_TRUE(ReadAll(GptqConfig()).ok());
+  for (const bool act_order : {false, true}) {
+    json config = GptqConfig();
+    config["desc_act"] = act_order;
+    const auto blocks = ReadAll(config);
+    ASSERT_TRUE(blocks.ok()) << blocks.status();
+    EXPECT_EQ(*blocks, *want);
+  }
+}
+
+TEST_F(QuantizedCheckpointTest, ActOrderIsWidened) {
+  SetGptq();
+  // Odd columns are of group 1, whose zeros are 16; those of group 0 are the row plus one.
+  std::vector<int32_t> groups;
+  for (int col = 0; col < 64; ++col) groups.push_back(col % 2);
+  tensors_["m.g_idx"] = {"I32", {64}, Bytes(groups)};
+  // 1 and 1 + 2^-10, which bfloat16 does not hold.
+  std::vector<uint16_t> scales(8, 0x3c00);
+  scales.resize(16, 0x3c01);
+  tensors_["m.scales"].data = Bytes(scales);
+  json config = GptqConfig();
+  config["desc_act"] = true;
+  const auto values = ReadAll(config);
+  ASSERT_TRUE(values.ok()) << values.status();
+  ASSERT_EQ(values->size(), 8u * 64 * 2);
+  for (size_t row = 0; row < 8; ++row) {
+    for (size_t col = 0; col < 64; ++col) {
+      const float quant = static_cast<float>(col % 8);
+      const float want = col % 2 == 0 ? quant - static_cast<float>(row + 1) : quant - 16;
+      EXPECT_EQ(values->substr((row * 64 + col) * 2, 2), Bytes<float>({want}).substr(2))
+          << row << " " << col;
+    }
+  }
+  // Columns that begin and end inside a word.
+  const auto checkpoint = *Checkpoint::Open(dir_);
+  const TensorSlice slice{
+      .name = "m.weight", .full_rows = 8, .full_cols = 64, .rows = {1, 8}, .cols = {3, 21}};
+  std::string part(3 * 18 * 2, '\0');
+  ASSERT_TRUE(checkpoint->ReadBlocks(slice, 2, 3, std::as_writable_bytes(std::span(part))).ok());
+  for (size_t row = 0; row < 3; ++row) {
+    EXPECT_EQ(part.substr(row * 36, 36), values->substr(((row + 3) * 64 + 3) * 2, 36)) << row;
+  }
+}
+
+TEST_F(QuantizedCheckpointTest, RefusesGroupsThatCannotBe) {
+  SetGptq();
+  const std::vector<int32_t> zeros(64, 0);
+  json config = GptqConfig();
+  tensors_["m.g_idx"] = {"I32", {64}, Bytes(zeros)};
+  ExpectRefused(config, {"m.g_idx", "not in the order", "desc_act"});
+  config["desc_act"] = true;
+  EXPECT_TRUE(ReadAll(config).ok());
+  for (const int32_t bad : {-1, 2, 1 << 30}) {
+    std::vector<int32_t> groups = zeros;
+    groups[63] = bad;
+    tensors_["m.g_idx"].data = Bytes(groups);
+    for (const json& any : {config, GptqConfig()}) {
+      ExpectRefused(any, {"m.g_idx", "column 63", absl::StrCat("group ", bad), "there are 2"});
+    }
+  }
+  tensors_["m.g_idx"] = {"I32", {63}, Bytes(std::vector<int32_t>(63))};
+  ExpectRefused(config, {"m.g_idx", "I32 of shape [63]", "[64]"});
+  tensors_["m.g_idx"] = {"I64", {64}, Bytes(std::vector<int64_t>(64))};
+  ExpectRefused(config, {"m.g_idx", "I64", "it must be I32"});
+  tensors_.erase("m.g_idx");
+  ExpectRefused(config, {"m.g_idx", "missing"});
+  config["group_size"] = -1;  // one group
+  ExpectRefused(config, {"m.qzeros", "[1, 1]"});
+  tensors_["m.qzeros"] = {"I32", {1, 1}, Bytes<uint32_t>({0})};
+  tensors_["m.scales"] = {"F16", {1, 8}, Bytes(std::vector<uint16_t>(8, 0x3c00))};
+  EXPECT_TRUE(ReadAll(config).ok());
 }
 
 TEST_F(QuantizedCheckpointTest, RefusesAWrongConfigurationAndQuantsWithoutOne) {

@@ -86,12 +86,14 @@ TEST_P(ConvertedConfigTest, SaysWhatConfigJsonSays) {
     EXPECT_TRUE(got->rope_freq_factors.empty());
     EXPECT_EQ(got->rope_scaling, want->rope_scaling);
     EXPECT_EQ(got->rope_factor, want->rope_factor);
+    EXPECT_EQ(got->rope_original_max_position, want->rope_original_max_position);
+    EXPECT_EQ(got->rope_attention_factor, want->rope_attention_factor);
   }
 }
 
 INSTANTIATE_TEST_SUITE_P(Families, ConvertedConfigTest,
                          testing::Values("llama32", "llama_bias", "llama_linear_rope", "mixtral",
-                                         "gemma3", "qwen2", "qwen3"),
+                                         "gemma3", "qwen2", "qwen2_yarn", "qwen3"),
                          [](const auto& info) { return info.param; });
 
 TEST(GgufConfigTest, FillsInWhatLlamaCppAssumes) {
@@ -219,9 +221,10 @@ TEST(GgufConfigTest, RefusesWhatItCannotCompute) {
                 "unsupported: gemma3.final_logit_softcapping other than 0");
   EXPECT_TRUE(Config(Minimal("gemma3").Float("gemma3.final_logit_softcapping", 0)).ok());
   ExpectRefused(Minimal("gemma3").Float("gemma3.attn_logit_softcapping", 50), "unsupported: ");
-  ExpectRefused(Minimal("llama").Text("llama.rope.scaling.type", "yarn"),
-                "llama.rope.scaling.type is \"yarn\"; supported are: none, linear");
-  ExpectRefused(Minimal("llama").Float("llama.rope.scaling.attn_factor", 2), "attn_factor");
+  ExpectRefused(Minimal("llama").Text("llama.rope.scaling.type", "longrope"),
+                "llama.rope.scaling.type is \"longrope\"; supported are: none, linear, yarn");
+  ExpectRefused(Minimal("gemma3").Float("gemma3.rope.scaling.attn_factor", 2), "attn_factor");
+  ExpectRefused(Minimal("gemma3").Text("gemma3.rope.scaling.type", "yarn"), "\"yarn\"");
   ExpectRefused(Minimal("llama").Bool("llama.attention.causal", false), "causal");
   ExpectRefused(Minimal("llama").Uint("llama.rope.dimension_count", 8),
                 "llama.rope.dimension_count is 8, but a head of the keys has 16");
@@ -229,6 +232,46 @@ TEST(GgufConfigTest, RefusesWhatItCannotCompute) {
                     .Uint("llama.attention.key_length", 32)
                     .Uint("llama.attention.value_length", 16),
                 "llama.attention.value_length is 16");
+}
+
+TEST(GgufConfigTest, YarnIsAsLlamaCppComputesIt) {
+  const auto yarn = [](float factor) {
+    GgufWriter writer = Minimal("qwen2");
+    writer.Text("qwen2.rope.scaling.type", "yarn").Float("qwen2.rope.scaling.factor", factor);
+    return writer;
+  };
+  const auto plain = Config(yarn(4));
+  ASSERT_TRUE(plain.ok()) << plain.status();
+  EXPECT_EQ(plain->rope_scaling, RopeScaling::kYarn);
+  EXPECT_EQ(plain->rope_original_max_position, 512);
+  EXPECT_EQ(plain->max_position_embeddings, 2048);
+  EXPECT_EQ(plain->rope_attention_factor, 1.0 + 0.1 * std::log(4.0));
+  const auto full = Config(yarn(4)
+                               .Uint("qwen2.rope.scaling.original_context_length", 64)
+                               .Float("qwen2.rope.scaling.attn_factor", 0.5f)
+                               .Float("qwen2.rope.scaling.yarn_ext_factor", 1)
+                               .Float("qwen2.rope.scaling.yarn_attn_factor", 1.1386294f)
+                               .Float("qwen2.rope.scaling.yarn_beta_fast", 32)
+                               .Float("qwen2.rope.scaling.yarn_beta_slow", 1)
+                               .Float("qwen2.rope.scaling.yarn_log_multiplier", 0));
+  ASSERT_TRUE(full.ok()) << full.status();
+  EXPECT_EQ(full->rope_original_max_position, 64);
+  EXPECT_EQ(full->max_position_embeddings, 512);
+  EXPECT_EQ(full->rope_attention_factor, 0.5 * (1.0 + 0.1 * std::log(4.0)));
+  EXPECT_EQ(Config(yarn(0))->rope_scaling, RopeScaling::kNone);
+  EXPECT_EQ(Config(yarn(1))->rope_scaling, RopeScaling::kNone);
+  EXPECT_EQ(
+      Config(Minimal("llama").Float("llama.rope.scaling.attn_factor", 2))->rope_attention_factor,
+      2.0);
+  ExpectRefused(yarn(0.5f), "qwen2.rope.scaling.factor is 0.5");
+  ExpectRefused(yarn(4).Float("qwen2.rope.freq_base", 1), "qwen2.rope.freq_base is 1");
+  ExpectRefused(yarn(4).Uint("qwen2.rope.scaling.original_context_length", 0),
+                "qwen2.rope.scaling.original_context_length");
+  for (const char* name : {"yarn_ext_factor", "yarn_attn_factor", "yarn_beta_fast",
+                           "yarn_beta_slow", "yarn_log_multiplier"}) {
+    const std::string key = std::string("qwen2.rope.scaling.") + name;
+    ExpectRefused(yarn(4).Float(key, 2), "unsupported: " + key + " is 2");
+  }
 }
 
 TEST(GgufConfigTest, RefusesShapesThatDoNotFit) {

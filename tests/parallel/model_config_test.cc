@@ -256,7 +256,7 @@ TEST(ModelConfig, ReadsTheOtherRopes) {
   const json plain = {{"rope_type", "default"}, {"rope_theta", 1e6}};
   EXPECT_EQ(Parse(With(base, "rope_parameters", plain))->rope_scaling, RopeScaling::kNone);
   EXPECT_EQ(Parse(With(base, "rope_parameters", plain))->rope_theta, 1e6);
-  for (const char* type : {"yarn", "dynamic", "longrope", "mrope"}) {
+  for (const char* type : {"dynamic", "longrope", "mrope"}) {
     for (const char* key : {"rope_scaling", "rope_parameters"}) {
       const absl::Status status =
           Parse(With(base, key, {{"rope_type", type}, {"factor", 2.0}})).status();
@@ -267,6 +267,35 @@ TEST(ModelConfig, ReadsTheOtherRopes) {
   const json by_layer = {{"full_attention", plain}};
   EXPECT_FALSE(Parse(With(base, "rope_parameters", by_layer)).ok());
   EXPECT_FALSE(Parse(With(base, "partial_rotary_factor", 0.5)).ok());
+}
+
+TEST(ModelConfig, YarnStretchesTheContext) {
+  json config = As("Qwen2ForCausalLM", Llama(64, 96, 2, 4, 2, 100, true));
+  config["max_position_embeddings"] = 32768;
+  // As Qwen2.5's model card has it: the context above stays that of the training.
+  config["rope_scaling"] = {
+      {"type", "yarn"}, {"factor", 4.0}, {"original_max_position_embeddings", 32768}};
+  const auto parsed = Parse(config);
+  ASSERT_TRUE(parsed.ok()) << parsed.status();
+  EXPECT_EQ(parsed->rope_scaling, RopeScaling::kYarn);
+  EXPECT_EQ(parsed->max_position_embeddings, 131072);
+  config["rope_scaling"].erase("original_max_position_embeddings");
+  EXPECT_EQ(Parse(config)->rope_original_max_position, 32768);
+  EXPECT_EQ(Parse(config)->max_position_embeddings, 131072);
+  config["max_position_embeddings"] = 131072;
+  config["rope_scaling"]["original_max_position_embeddings"] = 30000;
+  EXPECT_EQ(Parse(config)->max_position_embeddings, 131072);
+  config["rope_scaling"]["factor"] = 1e14;
+  EXPECT_EQ(Parse(config)->max_position_embeddings, int64_t{1} << 31);
+  config["original_max_position_embeddings"] = 30000;
+  EXPECT_NE(std::string(Parse(config).status().message())
+                .find("unsupported: original_max_position_embeddings"),
+            std::string::npos);
+  json gemma = As("Gemma3ForCausalLM", Llama(64, 96, 2, 4, 2, 100, true));
+  gemma.erase("hidden_act");
+  ASSERT_TRUE(Parse(gemma).ok()) << Parse(gemma).status();
+  gemma["rope_scaling"] = {{"rope_type", "yarn"}, {"factor", 4.0}};
+  EXPECT_NE(std::string(Parse(gemma).status().message()).find("yarn"), std::string::npos);
 }
 
 TEST(ModelConfig, RefusesEachBadValueAndNamesFileAndKey) {
@@ -292,7 +321,13 @@ TEST(ModelConfig, RefusesEachBadValueAndNamesFileAndKey) {
       {"rms_norm_eps", -1},
       {"rms_norm_eps", "small"},
       {"rope_theta", 0},
-      {"rope_scaling", {{"rope_type", "yarn"}, {"factor", 4.0}}},
+      {"rope_scaling", {{"rope_type", "yarn"}}},
+      {"rope_scaling", {{"rope_type", "yarn"}, {"factor", 0.5}}},
+      {"rope_scaling", {{"rope_type", "yarn"}, {"factor", 4.0}, {"rope_theta", 1.0}}},
+      {"rope_scaling", {{"rope_type", "yarn"}, {"factor", 4.0}, {"beta_fast", 0.5}}},
+      {"rope_scaling", {{"rope_type", "yarn"}, {"factor", 4.0}, {"mscale", -1}}},
+      {"rope_scaling", {{"rope_type", "yarn"}, {"factor", 4.0}, {"attention_factor", 0}}},
+      {"rope_scaling", {{"rope_type", "yarn"}, {"factor", 4.0}, {"truncate", 1}}},
       {"rope_scaling", {{"rope_type", "llama3"}}},
       {"rope_scaling", 7},
       {"quantization_config", {{"quant_method", "awq"}}},

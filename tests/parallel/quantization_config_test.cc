@@ -73,6 +73,7 @@ TEST(QuantizationConfig, ReadsEveryMethod) {
   ASSERT_TRUE(gptq.ok()) << gptq.status();
   EXPECT_EQ(gptq->method, Method::kGptq);
   EXPECT_TRUE(gptq->zeros_minus_one);
+  EXPECT_FALSE(gptq->act_order);
   json v2 = kGptq;
   v2["checkpoint_format"] = "gptq_v2";
   v2["group_size"] = -1;
@@ -80,6 +81,16 @@ TEST(QuantizationConfig, ReadsEveryMethod) {
   ASSERT_TRUE(gptq.ok()) << gptq.status();
   EXPECT_FALSE(gptq->zeros_minus_one);
   EXPECT_EQ(gptq->group_size, 0);
+}
+
+// With one group there is no order.
+TEST(QuantizationConfig, ActOrderIsOfGroups) {
+  json config = kGptq;
+  config["desc_act"] = true;
+  ASSERT_TRUE(Parse(config).ok()) << Parse(config).status();
+  EXPECT_TRUE(Parse(config)->act_order);
+  config["group_size"] = -1;
+  EXPECT_FALSE(Parse(config)->act_order);
 }
 
 TEST(QuantizationConfig, StaticActivationScalesMustBeSymmetric) {
@@ -136,7 +147,7 @@ TEST(QuantizationConfig, RefusesByKeyWhatIsNotComputed) {
       {kAwq, "/group_size", nullptr},
       {kAwq, "/modules_to_not_convert", {1}},
       {kGptq, "/bits", 3},
-      {kGptq, "/desc_act", true},
+      {kGptq, "/desc_act", "yes"},
       {kGptq, "/dynamic", {{"-:lm_head", 1}}},
       {kGptq, "/checkpoint_format", "marlin"},
       {kGptq, "/pack_dtype", "int64"}};

@@ -1,12 +1,20 @@
 #include "coordinator/text/chat_template.h"
 
+#include <openssl/sha.h>
+
 #include <cstdlib>
+#include <ctime>
 #include <filesystem>
 #include <fstream>
 #include <string>
+#include <vector>
 
+#include "absl/strings/escaping.h"
+#include "absl/strings/str_join.h"
 #include "base/file.h"
+#include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "tests/real_models.h"
 #include "tests/text/golden_files.h"
 
 namespace trireme {
@@ -34,32 +42,95 @@ absl::StatusOr<std::string> Render(const std::string& source, const ordered_json
   return parsed->Render(MakeInput(input));
 }
 
-void ExpectGolden(const std::filesystem::path& path) {
-  const auto text = ReadFile(path, 64 << 20);
-  ASSERT_TRUE(text.ok()) << text.status();
-  const ordered_json golden = ordered_json::parse(*text);
-  EXPECT_GT(golden.size(), 100U);
-  for (const ordered_json& test : golden) {
-    const auto source = test["source"].get<std::string>();
-    const auto result = Render(source, test["input"]);
-    const auto name = test["template"].get<std::string>();
-    if (test.contains("expected")) {
-      EXPECT_TRUE(result.ok()) << name << "\n" << source << "\n" << result.status();
-      EXPECT_EQ(result.value_or(""), test["expected"].get<std::string>()) << name << "\n" << source;
-    } else {
-      EXPECT_FALSE(result.ok()) << name << "\n" << source << "\n" << test["error"] << *result;
-      EXPECT_EQ(result.status().code(), absl::StatusCode::kInvalidArgument);
+ordered_json ReadGolden(const std::string& name) {
+  return ordered_json::parse(ReadGzip(GoldenDir() / "chat" / name));
+}
+
+const ordered_json& Sources() {
+  static const auto* sources = new ordered_json(
+      ordered_json::parse(ReadFile(GoldenDir() / "chat" / "sources.json", 16 << 20).value()));
+  return *sources;
+}
+
+void ExpectRendering(const std::string& source, const ordered_json& input,
+                     const ordered_json& golden) {
+  const auto result = Render(source, input);
+  if (golden.contains("expected")) {
+    EXPECT_TRUE(result.ok()) << result.status();
+    EXPECT_EQ(result.value_or(""), golden["expected"].get<std::string>());
+  } else {
+    EXPECT_FALSE(result.ok()) << golden["error"] << *result;
+    EXPECT_EQ(result.status().code(), absl::StatusCode::kInvalidArgument);
+    // What the template says itself, through raise_exception, or what it looked for in vain must
+    // reach the client.
+    const auto error = golden["error"].get<std::string>();
+    for (const std::string_view kind : {"TemplateError: ", "UndefinedError: "}) {
+      if (!error.starts_with(kind)) continue;
+      EXPECT_THAT(std::string(result.status().message()),
+                  testing::EndsWith(": " + error.substr(kind.size())));
     }
   }
 }
 
-TEST(ChatTemplate, RendersAsJinja2) { ExpectGolden(GoldenDir() / "chat" / "golden.json"); }
+std::string Sha256(const std::string& text) {
+  std::string digest(SHA256_DIGEST_LENGTH, '\0');
+  SHA256(reinterpret_cast<const unsigned char*>(text.data()), text.size(),
+         reinterpret_cast<unsigned char*>(digest.data()));
+  return absl::BytesToHexString(digest);
+}
 
-// Templates that are not ours to publish, where TRIREME_TEST_CHAT_GOLDEN names such a file of them.
-TEST(ChatTemplate, RendersOthersAsJinja2) {
-  const char* path = std::getenv("TRIREME_TEST_CHAT_GOLDEN");
-  if (path == nullptr) GTEST_SKIP() << "TRIREME_TEST_CHAT_GOLDEN is not set";
-  ExpectGolden(path);
+void ExpectRenderings(const std::string& source, const ordered_json& golden) {
+  ASSERT_EQ(Sha256(source), golden["sha256"].get<std::string>()) << "not the template rendered";
+  for (const auto& [name, input] : Sources()["conversations"].items()) {
+    SCOPED_TRACE(name);
+    ExpectRendering(source, input, golden["renderings"].value(name, ordered_json::object()));
+  }
+}
+
+// `dir` has the templates of `golden`, but for those that sources.json has.
+void ExpectTemplates(const ordered_json& golden, const std::filesystem::path& dir) {
+  for (const auto& [name, renderings] : golden["templates"].items()) {
+    SCOPED_TRACE(name);
+    std::string source;
+    if (Sources()["templates"].contains(name)) {
+      source = absl::StrJoin(Sources()["templates"][name].get<std::vector<std::string>>(), "\n");
+    } else {
+      const auto text = ReadFile(dir / (name + ".jinja"), 1 << 20);
+      ASSERT_TRUE(text.ok()) << text.status();
+      source = *text;
+    }
+    ExpectRenderings(source, renderings);
+  }
+}
+
+class ChatTemplateGolden : public testing::Test {
+ protected:
+  void SetUp() override {
+    // strftime_now is local time, and the golden files' is UTC.
+    setenv("TZ", "UTC0", 1);
+    tzset();
+  }
+};
+
+TEST_F(ChatTemplateGolden, TemplatesRenderAsJinja2Does) {
+  ExpectTemplates(ReadGolden("golden.json.gz"), GoldenDir() / "chat" / "templates");
+}
+
+TEST_F(ChatTemplateGolden, SnippetsRenderAsJinja2Does) {
+  const ordered_json golden = ReadGolden("golden.json.gz");
+  const ordered_json& snippets = Sources()["snippets"];
+  ASSERT_EQ(snippets.size(), golden["snippets"].size());
+  for (size_t i = 0; i < snippets.size(); ++i) {
+    SCOPED_TRACE(snippets[i]);
+    ExpectRendering(snippets[i], Sources()["conversations"]["tools"], golden["snippets"][i]);
+  }
+}
+
+// Templates that are not all ours to publish.
+TEST_F(ChatTemplateGolden, FetchedTemplatesRenderAsJinja2Does) {
+  const auto dir = RealModelsDir() / "templates";
+  if (!std::filesystem::exists(dir)) GTEST_SKIP() << NotFetched(dir);
+  ExpectTemplates(ReadGolden("fetched.json.gz"), dir);
 }
 
 TEST(ChatTemplate, ErrorsNameTheLine) {

@@ -2,7 +2,6 @@
 // Hugging Face `tokenizers` and llama.cpp gave (tools/make_corpus_golden.py).
 
 #include <algorithm>
-#include <cstdlib>
 #include <filesystem>
 #include <functional>
 #include <span>
@@ -17,6 +16,7 @@
 #include "gtest/gtest.h"
 #include "parallel/gguf_file.h"
 #include "tests/gguf_writer.h"
+#include "tests/real_models.h"
 #include "tests/text/golden_files.h"
 
 namespace trireme {
@@ -203,20 +203,19 @@ TEST(UnigramFile, GivesTheSameIdsWithAllSpacesAndBytes) {
   });
 }
 
-// Whole models, where TRIREME_TEST_GGUF_DIR has them: real-NAME.corpus.json goes with NAME.gguf.
-TEST(LlamaCppCorpus, WholeModelsGiveTheSameIds) {
-  const char* dir = std::getenv("TRIREME_TEST_GGUF_DIR");
-  if (dir == nullptr) GTEST_SKIP() << "TRIREME_TEST_GGUF_DIR is not set";
-  for (const std::string& name : Names(".corpus.json")) {
-    if (!name.starts_with("real-")) continue;
-    const auto path = std::filesystem::path(dir) / (name.substr(5) + ".gguf");
-    if (!std::filesystem::exists(path)) continue;
-    SCOPED_TRACE(name);
-    const auto file = GgufFile::Open(path);
-    ASSERT_TRUE(file.ok()) << file.status();
-    ExpectLlamaCpp(*file, ReadGolden(name));
-  }
+// Whole models: real-NAME.corpus.json goes with NAME.gguf.
+class RealModelCorpus : public testing::TestWithParam<std::string> {};
+
+TEST_P(RealModelCorpus, GivesTheSameIds) {
+  const auto path = RealModelsDir() / (GetParam() + ".gguf");
+  if (!std::filesystem::exists(path)) GTEST_SKIP() << NotFetched(path);
+  const auto file = GgufFile::Open(path);
+  ASSERT_TRUE(file.ok()) << file.status();
+  ExpectLlamaCpp(*file, ReadGolden("real-" + GetParam()));
 }
+
+INSTANTIATE_TEST_SUITE_P(All, RealModelCorpus,
+                         testing::Values("gemma-3-270m", "qwen2.5-coder-1.5b"), TestName);
 
 }  // namespace
 }  // namespace trireme

@@ -145,7 +145,7 @@ INSTANTIATE_TEST_SUITE_P(
                     "tests/golden/models/qwen3", "tests/golden/models/gemma3",
                     "tests/golden/models/mixtral", "tests/golden/quantized/int8",
                     "tests/golden/quantized/fp8", "tests/golden/quantized/awq",
-                    "tests/golden/quantized/gptq"),
+                    "tests/golden/quantized/gptq", "tests/golden/quantized/gptq_act_order"),
     [](const auto& info) { return std::filesystem::path(info.param).filename().string(); });
 
 }  // namespace

@@ -95,13 +95,14 @@ TEST_P(GoldenTest, FirstLogitsAgreeInTheStoredType) {
 INSTANTIATE_TEST_SUITE_P(Families, GoldenTest,
                          testing::Values("llama2", "llama3", "llama32", "llama_bias",
                                          "llama_linear_rope", "mistral", "mistral_window", "qwen2",
-                                         "qwen3", "qwen3_mixed_window", "gemma3",
+                                         "qwen2_yarn", "qwen3", "qwen3_mixed_window", "gemma3",
                                          "gemma3_linear_rope", "mixtral", "pilot_chat",
                                          "pilot_raw"),
                          [](const auto& info) { return info.param; });
 INSTANTIATE_TEST_SUITE_P(Gguf, GoldenTest,
                          testing::Values("llama32.gguf", "llama_bias.gguf",
-                                         "llama_linear_rope.gguf", "mixtral.gguf", "qwen3.gguf"),
+                                         "llama_linear_rope.gguf", "mixtral.gguf",
+                                         "qwen2_yarn.gguf", "qwen3.gguf"),
                          [](const auto& info) {
                            return info.param.substr(0, info.param.find(".gguf"));
                          });

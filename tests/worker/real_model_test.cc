@@ -6,11 +6,11 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstdlib>
 #include <nlohmann/json.hpp>
 #include <string>
 
 #include "base/file.h"
+#include "tests/real_models.h"
 #include "tests/worker/gang_driver.h"
 
 namespace trireme {
@@ -24,25 +24,18 @@ const fs::path kGolden = fs::path(TRIREME_SOURCE_DIR) / "tests/golden/llama_cpp"
 // activations to 8 bits, it for 256 columns at a time, we for 32.
 constexpr double kPerplexityTolerance = 1e-3;
 
-fs::path ModelsDir() {
-  if (const char* dir = std::getenv("TRIREME_TEST_MODELS")) return dir;
-  if (const char* cache = std::getenv("XDG_CACHE_HOME")) return fs::path(cache) / "trireme/models";
-  const char* home = std::getenv("HOME");
-  return fs::path(home == nullptr ? "" : home) / ".cache/trireme/models";
-}
-
 class RealModelTest : public testing::TestWithParam<std::string> {
  protected:
   void SetUp() override {
     const absl::StatusOr<std::string> text = ReadFile(kGolden / (GetParam() + ".json"), 16 << 20);
     ASSERT_TRUE(text.ok()) << text.status();
     golden_ = nlohmann::json::parse(*text);
-    options_.model_dir = ModelsDir() / golden_["model"].get<std::string>();
+    options_.model_dir = RealModelsDir() / golden_["model"].get<std::string>();
     options_.threads = 2;
     options_.chunk = 512;
     options_.kv_bytes = int64_t{512} << 20;
     if (!fs::exists(options_.model_dir)) {
-      GTEST_SKIP() << options_.model_dir << " is not there; tools/fetch_test_models.sh fetches it";
+      GTEST_SKIP() << NotFetched(options_.model_dir);
     }
   }
 

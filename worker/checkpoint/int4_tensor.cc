@@ -12,6 +12,7 @@
 #include "absl/strings/str_join.h"
 #include "base/quoted.h"
 #include "base/status_macros.h"
+#include "kernels/bfloat16.h"
 #include "worker/checkpoint/slice.h"
 
 namespace trireme {
@@ -20,6 +21,7 @@ namespace {
 constexpr DTypeInfo kBlock = DTypeBlock(DType::kInt4Zero);
 constexpr int64_t kPerWord = 8;
 constexpr int kBits = 4;
+constexpr const char* kGroups = "g_idx";
 constexpr int kHalfBlock = 16;
 constexpr int kWordsOfBlock = 32 / kPerWord;  // of a row, where words are along columns
 // Where AWQ has each of the eight rows of a word, in bits.
@@ -58,8 +60,16 @@ struct Parts {
   std::span<const std::byte> zeros;
   std::span<const std::byte> scales;
   bool bf16_scales = false;
-  uint32_t zero_offset = 0;  // added to what is stored
+  uint32_t zero_offset = 0;           // added to what is stored
+  std::span<const std::byte> groups;  // of each column; empty if they are in order
 };
+
+std::vector<std::span<const std::byte>> GptqStretches(const Parts& parts, const IndexRange& rows,
+                                                      const IndexRange& cols) {
+  return RowStretches(parts.quants, parts.rows * 4,
+                      {.begin = cols.begin / kPerWord, .end = (cols.end + kPerWord - 1) / kPerWord},
+                      {.begin = rows.begin * 4, .end = rows.end * 4});
+}
 
 class Int4Tensor : public QuantizedTensor {
  public:
@@ -154,9 +164,7 @@ class GptqTensor final : public Int4Tensor {
 
   std::vector<std::span<const std::byte>> Stretches(const IndexRange& rows,
                                                     const IndexRange& cols) const override {
-    return RowStretches(parts_.quants, parts_.rows * 4,
-                        {.begin = cols.begin / kPerWord, .end = cols.end / kPerWord},
-                        {.begin = rows.begin * 4, .end = rows.end * 4});
+    return GptqStretches(parts_, rows, cols);
   }
 
  protected:
@@ -177,6 +185,74 @@ class GptqTensor final : public Int4Tensor {
   int ZeroShift(int64_t row_of_word) const override {
     return static_cast<int>(row_of_word) * kBits;
   }
+};
+
+// GPTQ with the columns of a group anywhere in the matrix, where a kernel's block of neighbours has
+// no one scale: widened.
+class ActOrderTensor final : public QuantizedTensor {
+ public:
+  explicit ActOrderTensor(const Parts& parts)
+      : QuantizedTensor(
+            {.dtype = DType::kBF16, .stored_type = "GPTQ", .shape = {parts.rows, parts.cols}}),
+        parts_(parts),
+        group_count_(parts.cols / parts.group_size) {}
+
+  std::vector<std::span<const std::byte>> Stretches(const IndexRange& rows,
+                                                    const IndexRange& cols) const override {
+    return GptqStretches(parts_, rows, cols);
+  }
+
+  absl::Status Read(int64_t first_row, int64_t rows, const IndexRange& cols,
+                    std::byte* to) const override {
+    // Rows inside, as they are neighbours in the file.
+    const std::vector<float> scales = Scales(first_row, rows);
+    const std::vector<int> zeros = Zeros(first_row, rows);
+    for (int64_t begin = cols.begin; begin < cols.end;) {
+      const int64_t end = std::min(cols.end, (begin / kPerWord + 1) * kPerWord);
+      for (int64_t row = 0; row < rows; ++row) {
+        const uint32_t word = Word(parts_.quants, begin / kPerWord * parts_.rows + first_row + row);
+        std::byte* out = to + (row * cols.size() + begin - cols.begin) * 2;
+        for (int64_t col = begin; col < end; ++col, out += 2) {
+          const auto of = static_cast<size_t>(Word(parts_.groups, col) * rows + row);
+          const int quant = static_cast<int>((word >> (col % kPerWord * kBits)) & 15);
+          const uint16_t value = RoundToBf16(static_cast<float>(quant - zeros[of]) * scales[of]);
+          std::memcpy(out, &value, sizeof(value));
+        }
+      }
+      begin = end;
+    }
+    return absl::OkStatus();
+  }
+
+ private:
+  // [group, row], as in the file.
+  std::vector<float> Scales(int64_t first_row, int64_t rows) const {
+    std::vector<uint16_t> halves(static_cast<size_t>(group_count_ * rows));
+    for (int64_t group = 0; group < group_count_; ++group) {
+      std::memcpy(halves.data() + group * rows,
+                  parts_.scales.data() + (group * parts_.rows + first_row) * 2,
+                  static_cast<size_t>(rows) * sizeof(uint16_t));
+    }
+    return ToFloats({.data = halves.data(),
+                     .dtype = parts_.bf16_scales ? DType::kBF16 : DType::kF16,
+                     .rows = group_count_,
+                     .cols = rows,
+                     .row_stride = rows});
+  }
+  std::vector<int> Zeros(int64_t first_row, int64_t rows) const {
+    std::vector<int> zeros;
+    for (int64_t group = 0; group < group_count_; ++group) {
+      for (int64_t row = first_row; row < first_row + rows; ++row) {
+        const uint32_t word = Word(parts_.zeros, (group * parts_.rows + row) / kPerWord);
+        zeros.push_back(
+            static_cast<int>(((word >> (row % kPerWord * kBits)) & 15) + parts_.zero_offset));
+      }
+    }
+    return zeros;
+  }
+
+  const Parts parts_;
+  const int64_t group_count_;
 };
 
 // Finds the parts of a matrix and checks them; every error names file and tensor.
@@ -213,7 +289,7 @@ class PartsReader {
     parts.scales = scales->data;
     parts.bf16_scales = scales->info.dtype == DType::kBF16;
     parts.zero_offset = config_.zeros_minus_one ? 1 : 0;
-    RETURN_IF_ERROR(CheckGroups(parts));
+    ASSIGN_OR_RETURN(parts.groups, Groups(parts));
     return parts;
   }
 
@@ -249,19 +325,32 @@ class PartsReader {
         absl::StrCat("it must be F16 or BF16 of shape [", absl::StrJoin(shape, ", "), "]"));
   }
 
-  absl::Status CheckGroups(const Parts& parts) const {
-    const SafetensorsTensor* groups = files_.Find(prefix_ + "g_idx");
-    if (groups == nullptr || config_.method == QuantizationMethod::kAwq) return absl::OkStatus();
+  // The group of each column; empty if they are in order.
+  absl::StatusOr<std::span<const std::byte>> Groups(const Parts& parts) const {
+    constexpr std::span<const std::byte> kInOrder;
+    if (config_.method == QuantizationMethod::kAwq) return kInOrder;
+    if (!config_.act_order && files_.Find(prefix_ + kGroups) == nullptr) return kInOrder;
+    ASSIGN_OR_RETURN(const SafetensorsTensor* groups, Part(kGroups));
     if (groups->info.stored_type != "I32" ||
         groups->info.shape != std::vector<int64_t>{parts.cols}) {
-      return Wrong(*groups, "g_idx", absl::StrCat("it must be I32 of shape [", parts.cols, "]"));
+      return Wrong(*groups, kGroups, absl::StrCat("it must be I32 of shape [", parts.cols, "]"));
     }
-    for (int64_t k = 0; k < parts.cols; ++k) {
-      if (Word(groups->data, k) == k / parts.group_size) continue;
-      return Wrong(*groups, "g_idx",
-                   "unsupported: its columns are not in the order of their groups (desc_act)");
+    const int64_t count = parts.cols / parts.group_size;
+    bool in_order = true;
+    for (int64_t col = 0; col < parts.cols; ++col) {
+      const uint32_t group = Word(groups->data, col);
+      if (group >= count) {
+        return Wrong(*groups, kGroups,
+                     absl::StrCat("its column ", col, " is in group ", static_cast<int32_t>(group),
+                                  "; there are ", count));
+      }
+      in_order = in_order && group == col / parts.group_size;
     }
-    return absl::OkStatus();
+    if (in_order) return kInOrder;
+    if (config_.act_order) return groups->data;
+    return Wrong(*groups, kGroups,
+                 "its columns are not in the order of their groups, though config.json has no "
+                 "desc_act");
   }
 
   const SafetensorsFiles& files_;
@@ -276,6 +365,7 @@ absl::StatusOr<std::unique_ptr<QuantizedTensor>> OpenInt4Tensor(const Safetensor
                                                                 const QuantizationConfig& config) {
   ASSIGN_OR_RETURN(const Parts parts, PartsReader(files, prefix, config).Read());
   if (config.method == QuantizationMethod::kAwq) return std::make_unique<AwqTensor>(parts);
+  if (!parts.groups.empty()) return std::make_unique<ActOrderTensor>(parts);
   return std::make_unique<GptqTensor>(parts);
 }
 

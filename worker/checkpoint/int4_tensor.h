@@ -19,9 +19,11 @@ namespace trireme {
 //   both    NAME.qzeros [groups, rows / 8], eight rows in an int32 (kAwq: in that order);
 //           NAME.scales [groups, rows] F16 or BF16. BF16 is rounded to F16, which is exact from
 //           2^-17 on.
-//   kGptq   NAME.g_idx [columns], the group of each column, if it is there: k / group_size
+//   kGptq   NAME.g_idx [columns] I32, the group of each column. Without act_order it may be absent,
+//           and must be column / group_size.
 //
-// Becomes DType::kInt4Zero. The columns must be a multiple of the group size.
+// Becomes DType::kInt4Zero, or with groups in another order DType::kBF16: scale * (q - zero),
+// rounded to nearest, ties to even. The columns must be a multiple of the group size.
 absl::StatusOr<std::unique_ptr<QuantizedTensor>> OpenInt4Tensor(const SafetensorsFiles& files,
                                                                 const std::string& prefix,
                                                                 const QuantizationConfig& config);

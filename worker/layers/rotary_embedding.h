@@ -9,8 +9,9 @@
 namespace trireme {
 
 // Angles of rotary position embeddings (Su et al. 2021), with the frequency scaling of the config
-// ("linear", "llama3", and factors for each frequency). Computed in float32 as the reference
-// implementation does, since at large positions the rounding of position * frequency shows.
+// ("linear", "llama3", "yarn", and factors for each frequency). Computed in float32 as the
+// reference implementation does, since at large positions the rounding of position * frequency
+// shows.
 class RotaryEmbedding {
  public:
   explicit RotaryEmbedding(const ModelConfig& config);
@@ -24,6 +25,7 @@ class RotaryEmbedding {
   RotaryEmbedding() = default;
 
   std::vector<float> inverse_frequency_;
+  float magnitude_ = 1.0f;  // of cosines and sines
 };
 
 }  // namespace trireme

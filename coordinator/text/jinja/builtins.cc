@@ -202,6 +202,7 @@ Result SimpleTest(Interpreter&, const Value& self, const Arguments&) {
 bool Defined(const Value& value) { return !value.IsUndefined(); }
 bool IsUndefinedTest(const Value& value) { return value.IsUndefined(); }
 bool IsString(const Value& value) { return value.AsString() != nullptr; }
+bool IsEscaped(const Value& value) { return value.IsMarkup(); }
 bool IsMapping(const Value& value) { return value.AsDict() != nullptr; }
 bool IsNone(const Value& value) { return value.IsNone(); }
 bool IsBoolean(const Value& value) { return value.IsBool(); }
@@ -294,6 +295,7 @@ const std::vector<Builtin>& Tests() {
       {"defined", SimpleTest<Defined>},
       {"undefined", SimpleTest<IsUndefinedTest>},
       {"string", SimpleTest<IsString>},
+      {"escaped", SimpleTest<IsEscaped>},
       {"mapping", SimpleTest<IsMapping>},
       {"none", SimpleTest<IsNone>},
       {"boolean", SimpleTest<IsBoolean>},

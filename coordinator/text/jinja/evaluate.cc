@@ -5,6 +5,7 @@
 #include "coordinator/text/jinja/format.h"
 #include "coordinator/text/jinja/interpreter.h"
 #include "coordinator/text/jinja/lexer.h"
+#include "coordinator/text/jinja/markup.h"
 #include "coordinator/text/utf8.h"
 
 namespace trireme::jinja {
@@ -48,6 +49,11 @@ Value LoopAttribute(const Loop& loop, std::string_view name) {
   if (name == "previtem" && index0 > 0) return loop.items->items[loop.index0 - 1];
   if (name == "nextitem" && index0 + 1 < length) return loop.items->items[loop.index0 + 1];
   return Value::MakeUndefined(StrCat("'loop' has no '", name, "'"));
+}
+
+// As Jinja2's errors name an object.
+std::string ObjectName(const Value& object) {
+  return object.IsNone() ? "None" : StrCat(object.TypeName(), " object");
 }
 
 }  // namespace
@@ -295,7 +301,8 @@ Result Interpreter::GetAttribute(const Value& object, const std::string& name) {
   } else if (const BuiltinFunction method = FindMethod(object, name)) {
     Callable bound;
     bound.name = name;
-    bound.call = [object, method](Interpreter& interpreter, const Arguments& arguments) {
+    bound.call = [object, method, name](Interpreter& interpreter, const Arguments& arguments) {
+      if (object.IsMarkup()) return CallMarkupMethod(interpreter, name, method, object, arguments);
       return method(interpreter, object, arguments);
     };
     return Value(std::make_shared<const Callable>(std::move(bound)));
@@ -306,15 +313,15 @@ Result Interpreter::GetAttribute(const Value& object, const std::string& name) {
   } else if (object.AsCallable() != nullptr && name == "name") {
     return MakeString(budget_, object.AsCallable()->name);
   }
-  return Value::MakeUndefined(
-      StrCat("'", object.TypeName(), " object' has no attribute '", name, "'"));
+  return Value::MakeUndefined(StrCat("'", ObjectName(object), "' has no attribute '", name, "'"));
 }
 
 Result Interpreter::GetItem(const Value& object, const Value& key) {
   if (object.IsUndefined()) return TypeError(object.UndefinedReason());
   const auto missing = [&]() -> Result {
     if (const std::string* name = key.AsString()) return GetAttribute(object, *name);
-    return Value::MakeUndefined(StrCat("'", object.TypeName(), " object' has no such element"));
+    ASSIGN_OR_RETURN(const std::string shown, Repr(budget_, key));
+    return Value::MakeUndefined(StrCat(ObjectName(object), " has no element ", shown));
   };
   if (const Dict* dict = object.AsDict()) {
     const Value* value = dict->Find(key);
@@ -334,8 +341,8 @@ Result Interpreter::GetItem(const Value& object, const Value& key) {
   if (at < 0 || at >= length) return missing();
   if (sequence != nullptr) return sequence->items[static_cast<size_t>(at)];
   const size_t begin = Utf8Offset(*text, static_cast<size_t>(at));
-  return MakeString(budget_,
-                    text->substr(begin, NextUtf8(std::string_view(*text).substr(begin)).bytes));
+  return MakeStringLike(budget_, object,
+                        text->substr(begin, NextUtf8(std::string_view(*text).substr(begin)).bytes));
 }
 
 }  // namespace trireme::jinja

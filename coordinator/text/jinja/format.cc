@@ -75,7 +75,9 @@ class Writer {
 absl::Status Writer::WriteRepr(const Value& value, int depth) {
   if (depth > 2 * kValueDepthMax) return TypeError("a value is nested too deeply");
   if (const std::string* text = value.AsString()) {
+    if (value.IsMarkup()) out_.append("Markup(");
     AppendStringRepr(*text, out_);
+    if (value.IsMarkup()) out_.push_back(')');
   } else if (value.IsUndefined()) {
     out_.append("Undefined");
   } else if (value.IsNone()) {

@@ -6,6 +6,7 @@
 #include "base/status_macros.h"
 #include "coordinator/text/jinja/builtins.h"
 #include "coordinator/text/jinja/format.h"
+#include "coordinator/text/jinja/markup.h"
 #include "coordinator/text/utf8.h"
 
 namespace trireme::jinja {
@@ -67,7 +68,7 @@ Result Repeat(Budget& budget, const Value& value, int64_t count) {
     if (times > 0) RETURN_IF_ERROR(budget.Bytes(std::min<size_t>(text->size(), 1 << 30) * times));
     std::string out;
     for (size_t i = 0; i < times; ++i) out += *text;
-    return Value(std::move(out));
+    return MakeStringLike(budget, value, std::move(out));
   }
   const Sequence& sequence = *value.AsSequence();
   RETURN_IF_ERROR(budget.Bytes(times));
@@ -80,7 +81,8 @@ Result Repeat(Budget& budget, const Value& value, int64_t count) {
 }
 
 // "text %s %d" % value, of the plain conversions.
-Result PercentFormat(Budget& budget, const std::string& format, const Value& value) {
+Result PercentFormat(Budget& budget, const Value& self, const Value& value) {
+  const std::string& format = *self.AsString();
   std::vector<Value> arguments = {value};
   const Sequence* tuple = value.AsSequence();
   if (tuple != nullptr && tuple->kind == SequenceKind::kTuple) arguments = tuple->items;
@@ -99,11 +101,12 @@ Result PercentFormat(Budget& budget, const std::string& format, const Value& val
     if (next >= arguments.size()) return TypeError("not enough arguments for format string");
     const Value& argument = arguments[next++];
     if (conversion == 's') {
-      ASSIGN_OR_RETURN(const std::string text, ToString(budget, argument));
+      ASSIGN_OR_RETURN(const std::string text, self.IsMarkup() ? EscapedText(budget, argument)
+                                                               : ToString(budget, argument));
       out += text;
     } else if (conversion == 'r') {
       ASSIGN_OR_RETURN(const std::string text, Repr(budget, argument));
-      out += text;
+      out += self.IsMarkup() ? Escape(text) : text;
     } else if ((conversion == 'd' || conversion == 'i') && argument.AsInt().has_value()) {
       out += std::to_string(*argument.AsInt());
     } else {
@@ -113,7 +116,7 @@ Result PercentFormat(Budget& budget, const std::string& format, const Value& val
   if (next < arguments.size()) {
     return TypeError("not all arguments converted during string formatting");
   }
-  return MakeString(budget, std::move(out));
+  return MakeStringLike(budget, self, std::move(out));
 }
 
 bool IsListOrTuple(const Value& value) {
@@ -136,7 +139,10 @@ Result BinaryOperator(Interpreter& interpreter, std::string_view op, const Value
     return IntOperator(op, *a.AsInt(), *b.AsInt());
   }
   if (op == "+" && a.AsString() != nullptr && b.AsString() != nullptr) {
-    return MakeString(budget, *a.AsString() + *b.AsString());
+    if (!a.IsMarkup() && !b.IsMarkup()) return MakeString(budget, *a.AsString() + *b.AsString());
+    ASSIGN_OR_RETURN(const std::string text, EscapedText(budget, a));
+    ASSIGN_OR_RETURN(const std::string rest, EscapedText(budget, b));
+    return MakeMarkup(budget, text + rest);
   }
   if (op == "+" && IsListOrTuple(a) && IsListOrTuple(b) &&
       a.AsSequence()->kind == b.AsSequence()->kind) {
@@ -146,7 +152,7 @@ Result BinaryOperator(Interpreter& interpreter, std::string_view op, const Value
   }
   if (op == "*" && Repeatable(a) && b.AsInt().has_value()) return Repeat(budget, a, *b.AsInt());
   if (op == "*" && Repeatable(b) && a.AsInt().has_value()) return Repeat(budget, b, *a.AsInt());
-  if (op == "%" && a.AsString() != nullptr) return PercentFormat(budget, *a.AsString(), b);
+  if (op == "%" && a.AsString() != nullptr) return PercentFormat(budget, a, b);
   return TypeError(StrCat("unsupported operand types for ", op, ": '", a.TypeName(), "' and '",
                           b.TypeName(), "'"));
 }
@@ -211,7 +217,7 @@ Result SliceValue(Budget& budget, const Value& value, const Value& start, const 
     }
     if (__builtin_add_overflow(i, by, &i)) break;
   }
-  if (text != nullptr) return MakeString(budget, ToUtf8(picked));
+  if (text != nullptr) return MakeStringLike(budget, value, ToUtf8(picked));
   return MakeSequence(budget, std::move(items), sequence->kind);
 }
 

@@ -82,6 +82,8 @@ Result Last(Interpreter& interpreter, const Value& self, const Arguments&) {
   }
   ASSIGN_OR_RETURN(const auto items, Iterate(interpreter.budget(), self));
   if (items->items.empty()) return Value::MakeUndefined("No last item, sequence was empty.");
+  // Unlike the first, which markup gives as plain text, the last is markup: it is indexed.
+  if (self.AsString() != nullptr) return interpreter.GetItem(self, Value(int64_t{-1}));
   return items->items.back();
 }
 

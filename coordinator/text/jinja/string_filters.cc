@@ -10,6 +10,7 @@
 #include "base/status_macros.h"
 #include "coordinator/text/jinja/builtins.h"
 #include "coordinator/text/jinja/format.h"
+#include "coordinator/text/jinja/markup.h"
 #include "coordinator/text/jinja/text.h"
 #include "coordinator/text/utf8.h"
 
@@ -21,39 +22,35 @@ template <std::string (*Map)(std::string_view)>
 Result Mapped(Interpreter& interpreter, const Value& self, const Arguments&) {
   ASSIGN_OR_RETURN(const std::string text, ToString(interpreter.budget(), self));
   RETURN_IF_ERROR(interpreter.budget().Bytes(text.size() * 4));
-  return MakeString(interpreter.budget(), Map(text));
+  return MakeStringLike(interpreter.budget(), self, Map(text));
 }
 
-std::string Identity(std::string_view text) { return std::string(text); }
+// soft_str: markup stays so.
+Result String(Interpreter& interpreter, const Value& self, const Arguments&) {
+  if (self.AsString() != nullptr) return self;
+  ASSIGN_OR_RETURN(std::string text, ToString(interpreter.budget(), self));
+  return MakeString(interpreter.budget(), std::move(text));
+}
 
-std::string Escape(std::string_view text) {
-  std::string out;
-  for (const char c : text) {
-    switch (c) {
-      case '&':
-        out += "&amp;";
-        break;
-      case '<':
-        out += "&lt;";
-        break;
-      case '>':
-        out += "&gt;";
-        break;
-      case '\'':
-        out += "&#39;";
-        break;
-      case '"':
-        out += "&#34;";
-        break;
-      default:
-        out.push_back(c);
-    }
-  }
-  return out;
+Result Safe(Interpreter& interpreter, const Value& self, const Arguments&) {
+  ASSIGN_OR_RETURN(std::string text, ToString(interpreter.budget(), self));
+  return MakeMarkup(interpreter.budget(), std::move(text));
+}
+
+Result EscapeFilter(Interpreter& interpreter, const Value& self, const Arguments&) {
+  ASSIGN_OR_RETURN(std::string text, EscapedText(interpreter.budget(), self));
+  return MakeMarkup(interpreter.budget(), std::move(text));
+}
+
+// Escapes markup too.
+Result ForceEscape(Interpreter& interpreter, const Value& self, const Arguments&) {
+  ASSIGN_OR_RETURN(const std::string text, ToString(interpreter.budget(), self));
+  RETURN_IF_ERROR(interpreter.budget().Bytes(text.size() * 5));
+  return MakeMarkup(interpreter.budget(), Escape(text));
 }
 
 // Jinja2's own: words begin after white space and -({[<.
-std::string TitleFilter(std::string_view text) {
+std::string TitleText(std::string_view text) {
   std::string out;
   bool begins = true;
   while (!text.empty()) {
@@ -68,13 +65,20 @@ std::string TitleFilter(std::string_view text) {
   return out;
 }
 
+// Puts words together anew, which are no markup then.
+Result TitleFilter(Interpreter& interpreter, const Value& self, const Arguments&) {
+  ASSIGN_OR_RETURN(const std::string text, ToString(interpreter.budget(), self));
+  RETURN_IF_ERROR(interpreter.budget().Bytes(text.size() * 4));
+  return MakeString(interpreter.budget(), TitleText(text));
+}
+
 Result Trim(Interpreter& interpreter, const Value& self, const Arguments& arguments) {
   ASSIGN_OR_RETURN(const std::string text, ToString(interpreter.budget(), self));
   const Value* chars = arguments.Find(0, "chars");
   const bool given = chars != nullptr && !chars->IsNone();
   if (given && chars->AsString() == nullptr) return TypeError("trim: chars must be a string");
-  return MakeString(interpreter.budget(),
-                    std::string(Strip(text, given ? chars->AsString() : nullptr, true, true)));
+  return MakeStringLike(interpreter.budget(), self,
+                        std::string(Strip(text, given ? chars->AsString() : nullptr, true, true)));
 }
 
 Result Replace(Interpreter& interpreter, const Value& self, const Arguments& arguments) {
@@ -131,7 +135,7 @@ Result Indent(Interpreter& interpreter, const Value& self, const Arguments& argu
     out += line;
     first_line = false;
   }
-  return MakeString(budget, std::move(out));
+  return MakeStringLike(budget, self, std::move(out));
 }
 
 absl::StatusOr<JsonStyle> ReadJsonStyle(const Arguments& arguments) {
@@ -254,21 +258,21 @@ Result Center(Interpreter& interpreter, const Value& self, const Arguments& argu
   ASSIGN_OR_RETURN(const std::string text, ToString(interpreter.budget(), self));
   ASSIGN_OR_RETURN(const int64_t width, IntArgument(arguments, 0, "width", 80));
   const auto length = static_cast<int64_t>(Utf8Length(text));
-  if (width <= length) return MakeString(interpreter.budget(), text);
+  if (width <= length) return MakeStringLike(interpreter.budget(), self, text);
   const auto pad = static_cast<size_t>(width - length);
   RETURN_IF_ERROR(interpreter.budget().Bytes(pad));
   // str.center puts the odd blank left if the width is odd too.
   const size_t left = pad / 2 + (pad & static_cast<size_t>(width) & 1);
   std::string out(left, ' ');
   out.append(text).append(pad - left, ' ');
-  return MakeString(interpreter.budget(), std::move(out));
+  return MakeStringLike(interpreter.budget(), self, std::move(out));
 }
 
 Result Format(Interpreter& interpreter, const Value& self, const Arguments& arguments) {
   ASSIGN_OR_RETURN(const Value tuple,
                    MakeSequence(interpreter.budget(), arguments.positional, SequenceKind::kTuple));
-  ASSIGN_OR_RETURN(std::string text, ToString(interpreter.budget(), self));
-  return BinaryOperator(interpreter, "%", Value(std::move(text)), tuple);
+  ASSIGN_OR_RETURN(const Value text, String(interpreter, self, {}));
+  return BinaryOperator(interpreter, "%", text, tuple);
 }
 
 }  // namespace
@@ -278,11 +282,12 @@ const std::vector<Builtin>& StringFilters() {
       {"upper", Mapped<Upper>},
       {"lower", Mapped<Lower>},
       {"capitalize", Mapped<Capitalize>},
-      {"title", Mapped<TitleFilter>},
-      {"string", Mapped<Identity>},
-      {"safe", Mapped<Identity>},  // nothing is escaped unasked
-      {"e", Mapped<Escape>},
-      {"escape", Mapped<Escape>},
+      {"title", TitleFilter},
+      {"string", String},
+      {"safe", Safe},
+      {"e", EscapeFilter},
+      {"escape", EscapeFilter},
+      {"forceescape", ForceEscape},
       {"trim", Trim},
       {"replace", Replace},
       {"indent", Indent},

@@ -59,6 +59,7 @@ std::string_view Value::TypeName() const {
   if (IsBool()) return "bool";
   if (IsInt()) return "int";
   if (IsFloat()) return "float";
+  if (IsMarkup()) return "Markup";
   if (AsString() != nullptr) return "str";
   if (AsDict() != nullptr) return "dict";
   if (AsNamespace() != nullptr) return "Namespace";

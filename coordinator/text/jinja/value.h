@@ -41,6 +41,11 @@ struct Sequence {
   bool consumed = false;  // a generator gives its items once
 };
 
+// A string that needs no escaping: markup.h.
+struct Markup {
+  std::string text;
+};
+
 struct Dict;
 struct Namespace;
 struct Callable;
@@ -48,10 +53,11 @@ struct Loop;
 
 class Value {
  public:
-  using Variant = std::variant<Undefined, None, bool, int64_t, double,
-                               std::shared_ptr<const std::string>, std::shared_ptr<Sequence>,
-                               std::shared_ptr<const Dict>, std::shared_ptr<Namespace>,
-                               std::shared_ptr<const Callable>, std::shared_ptr<Loop>>;
+  using Variant =
+      std::variant<Undefined, None, bool, int64_t, double, std::shared_ptr<const std::string>,
+                   std::shared_ptr<const Markup>, std::shared_ptr<Sequence>,
+                   std::shared_ptr<const Dict>, std::shared_ptr<Namespace>,
+                   std::shared_ptr<const Callable>, std::shared_ptr<Loop>>;
 
   Value() : data_(Undefined{}) {}
   Value(None none) : data_(none) {}       // NOLINT: implicit as in the language
@@ -72,8 +78,13 @@ class Value {
   bool IsFloat() const { return std::holds_alternative<double>(data_); }
   bool IsNumber() const { return IsInt() || IsFloat() || IsBool(); }
 
-  // Null if the value is of another type.
-  const std::string* AsString() const { return Get<const std::string>(); }
+  bool IsMarkup() const { return Get<const Markup>() != nullptr; }
+
+  // Null if the value is of another type. Markup is a string too.
+  const std::string* AsString() const {
+    const Markup* markup = Get<const Markup>();
+    return markup != nullptr ? &markup->text : Get<const std::string>();
+  }
   Sequence* AsSequence() const { return Get<Sequence>(); }
   const Dict* AsDict() const { return Get<const Dict>(); }
   Namespace* AsNamespace() const { return Get<Namespace>(); }

@@ -63,7 +63,7 @@ TEST(PlannerMemoryTest, Architectures) {
 }
 
 TEST(PlannerMemoryTest, QuantizedDirectories) {
-  for (const char* name : {"awq", "gptq", "int8", "fp8", "fp8_block"}) {
+  for (const char* name : {"awq", "gptq", "gptq_act_order", "int8", "fp8", "fp8_block"}) {
     ExpectExact(std::filesystem::path(TRIREME_SOURCE_DIR) / "tests/golden/quantized" / name);
   }
 }
