@@ -111,8 +111,8 @@ TEST_P(BitExactTest, EveryThreadCount) {
   }
 }
 
-// The first step packs for itself, the second to stay, the third finds it there; experts at times of
-// their own.
+// The first step packs for itself, the second to stay, the third finds it there; experts at times
+// of their own.
 TEST_P(BitExactTest, WeightsPackedWhenTheyAreUsed) {
   const TestRequest request = Request(50, 7, 5);
   const TestOutput want = Single({.model_dir = model(), .layout = {}}, request);
