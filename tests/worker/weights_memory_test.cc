@@ -46,9 +46,8 @@ class WeightsMemoryTest : public testing::Test {
     GTEST_SKIP() << "sanitizers have memory of their own";
 #endif
     std::filesystem::create_directory(path_);
-    const std::string header =
-        absl::StrCat(R"({"w":{"dtype":"BF16","shape":[)", kRows, ",", kCols,
-                     R"(],"data_offsets":[0,)", kBytes, "]}}");
+    const std::string header = absl::StrCat(R"({"w":{"dtype":"BF16","shape":[)", kRows, ",", kCols,
+                                            R"(],"data_offsets":[0,)", kBytes, "]}}");
     const uint64_t size = header.size();
     std::ofstream out(path_ / "model.safetensors", std::ios::binary);
     out.write(reinterpret_cast<const char*>(&size), sizeof(size));
