@@ -12,7 +12,10 @@ namespace trireme {
 // flag of theirs that is not here can be given by its variable, TRIREME_..., which they inherit.
 class LocalFlags {
  public:
-  explicit LocalFlags(std::string log_level) : log_level_(std::move(log_level)) {}
+  // With these defaults.
+  LocalFlags(std::string log_level, std::string load) : log_level_(std::move(log_level)) {
+    shard_.load = std::move(load);
+  }
   void Define(CLI::App& command);
 
   // What to start, with so many gangs, which share the machine's threads. Lets mpirun run for root,

@@ -17,7 +17,7 @@ namespace trireme {
 namespace {
 
 struct RunFlags {
-  LocalFlags local{"error"};
+  LocalFlags local{"error", /*load=*/"mapped"};
   std::string prompt;
   std::string system;
   std::optional<uint32_t> tokens;

@@ -19,7 +19,7 @@ namespace trireme {
 namespace {
 
 struct ServeFlags {
-  LocalFlags local{"info"};
+  LocalFlags local{"info", /*load=*/"slices"};
   int replicas = 1;
   std::string address = kDefaultServer;
   std::string metrics;

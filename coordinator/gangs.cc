@@ -221,6 +221,7 @@ GangEvent GangSupervisor::OnRegister(uint64_t stream_id, const v1::Register& reg
   stream.registration = registration;
   stream.told = now;
   stream.got_on = now;
+  stream.moved = now;  // the first request need not wait for a test
   v1::CoordinatorMessage registered;
   registered.mutable_registered()->set_lease_ms(
       static_cast<uint32_t>(requirements_.worker_timeout.count() * kLeaseShare));

@@ -7,6 +7,8 @@
 
 namespace trireme {
 
+class PanelSource;
+
 // How weights are stored. Behind the floats, the block formats of GGUF: a row is blocks of
 // DTypeBlock(dtype).elements consecutive columns, each packed into .bytes with its own scale. The
 // last three are blocks that a reader makes of Hugging Face's quantised checkpoints, which keep
@@ -98,9 +100,10 @@ struct Weight {
   DType dtype = DType::kF32;
   int64_t rows = 0;
   int64_t cols = 0;
-  int64_t row_stride = 0;    // of floats
-  bool packed = false;       // as PackedLayout says, not row-major
-  int64_t block_offset = 0;  // of PackedLayout
+  int64_t row_stride = 0;         // of floats
+  bool packed = false;            // as PackedLayout says, not row-major
+  int64_t block_offset = 0;       // of PackedLayout
+  PanelSource* panels = nullptr;  // of packed ones that may not be at `data` yet
 };
 
 // All elements of the weight as floats, row by row.

@@ -379,8 +379,8 @@ absl::StatusOr<std::vector<TensorSlice>> InOrder(const v1::TensorTable& table,
 }
 
 absl::StatusOr<BroadcastWeights> ReceiveWeights(const std::vector<TensorSlice>& slices, Ops& ops,
-                                                int threads, bool float32, Communicator& world,
-                                                int64_t piece_bytes, LoadCount* count) {
+                                                const LoadOptions& options, Communicator& world,
+                                                int64_t piece_bytes) {
   ASSIGN_OR_RETURN(const std::vector<std::byte> bytes, Receive(world, std::nullopt));
   v1::TensorTable table;
   absl::StatusOr<std::vector<TensorSlice>> in_order =
@@ -393,8 +393,7 @@ absl::StatusOr<BroadcastWeights> ReceiveWeights(const std::vector<TensorSlice>& 
     return in_order.status();
   }
   const ReceivedSlices received(table, *in_order, world, piece_bytes);
-  ASSIGN_OR_RETURN(Weights weights,
-                   Weights::Load(received, *in_order, ops, threads, float32, count));
+  ASSIGN_OR_RETURN(Weights weights, Weights::Load(received, *in_order, ops, options));
   return BroadcastWeights{std::move(weights), received.bytes_read()};
 }
 
@@ -402,20 +401,19 @@ absl::StatusOr<BroadcastWeights> ReceiveWeights(const std::vector<TensorSlice>& 
 
 absl::StatusOr<BroadcastWeights> LoadByBroadcast(
     const absl::StatusOr<std::unique_ptr<Checkpoint>>& checkpoint,
-    const std::vector<std::vector<TensorSlice>>& slices, Ops& ops, int threads, bool float32,
-    Communicator& world, int64_t piece_bytes, LoadCount* count) {
+    const std::vector<std::vector<TensorSlice>>& slices, Ops& ops, const LoadOptions& options,
+    Communicator& world, int64_t piece_bytes) {
   const auto& own = slices[static_cast<size_t>(world.rank())];
   if (world.rank() != 0) {
     if (checkpoint.ok()) {
-      return ReceiveWeights(own, ops, threads, float32, world, piece_bytes, count);
+      return ReceiveWeights(own, ops, options, world, piece_bytes);
     }
     RETURN_IF_ERROR(TakeNoMore(world));
     return checkpoint.status();
   }
   SliceSender sender(checkpoint, slices, world, piece_bytes);
-  absl::StatusOr<Weights> weights =
-      checkpoint.ok() ? Weights::Load(**checkpoint, own, ops, threads, float32, count)
-                      : absl::StatusOr<Weights>(checkpoint.status());
+  absl::StatusOr<Weights> weights = checkpoint.ok() ? Weights::Load(**checkpoint, own, ops, options)
+                                                    : absl::StatusOr<Weights>(checkpoint.status());
   RETURN_IF_ERROR(sender.Finish(weights.status()));
   const uint64_t bytes_read = (*checkpoint)->bytes_read();
   return BroadcastWeights{*std::move(weights), bytes_read};

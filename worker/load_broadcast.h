@@ -27,7 +27,7 @@ struct BroadcastWeights {
 // everywhere. Rank 0's errors are returned on every rank.
 absl::StatusOr<BroadcastWeights> LoadByBroadcast(
     const absl::StatusOr<std::unique_ptr<Checkpoint>>& checkpoint,
-    const std::vector<std::vector<TensorSlice>>& slices, Ops& ops, int threads, bool float32,
-    Communicator& world, int64_t piece_bytes = int64_t{16} << 20, LoadCount* count = nullptr);
+    const std::vector<std::vector<TensorSlice>>& slices, Ops& ops, const LoadOptions& options,
+    Communicator& world, int64_t piece_bytes = int64_t{16} << 20);
 
 }  // namespace trireme

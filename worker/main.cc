@@ -233,6 +233,7 @@ absl::Status ResolveFlags(Flags& flags) {
   flags.runner.swap_bytes_max = swap.bytes;
   flags.runner.float32 = flags.dtype == "float32";
   flags.runner.broadcast = flags.shard.load == "broadcast";
+  flags.runner.mapped = flags.shard.load == "mapped";
   flags.bench.micro_batches = std::min<int64_t>(flags.runner.layout.pp, flags.bench.batch);
   flags.bench.chunk = flags.runner.max_num_batched_tokens;
   return absl::OkStatus();
@@ -286,7 +287,7 @@ absl::StatusOr<std::vector<v1::Setting>> GangSettings(const Flags& flags) {
       MakeSetting("--verify-checksum", flags.shard.verify_checksum ? "on" : "off"),
   };
   ASSIGN_OR_RETURN(std::vector<v1::Setting> model,
-                   ModelSettings(runner.model_dir, /*weights=*/flags.shard.load == "slices"));
+                   ModelSettings(runner.model_dir, /*weights=*/!runner.broadcast));
   std::move(model.begin(), model.end(), std::back_inserter(settings));
   ASSIGN_OR_RETURN(std::string program, FileFingerprint("/proc/self/exe"));
   settings.push_back(MakeSoftSetting("the program's build", std::move(program)));
@@ -494,8 +495,13 @@ absl::StatusOr<std::string> ModelVersion(const Flags& flags, Communicator& world
 absl::Status RunRank(const Flags& flags, const std::string& gang_id, Rank& rank,
                      Communicator& world, RankHealth& health) {
   const LoadReport& report = rank.runner->load_report();
-  LogInfo(absl::StrFormat("loaded %.1f MB in %.0f ms (%.2f GB/s), %s, %d threads",
-                          static_cast<double>(report.shard_bytes) / 1e6, report.load_ms,
+  const std::string mapped =
+      report.mapped_bytes == 0
+          ? ""
+          : absl::StrFormat(", mapped %.1f", static_cast<double>(report.mapped_bytes) / 1e6);
+  LogInfo(absl::StrFormat("loaded %.1f%s MB in %.0f ms (%.2f GB/s), %s, %d threads",
+                          static_cast<double>(report.shard_bytes - report.mapped_bytes) / 1e6,
+                          mapped, report.load_ms,
                           static_cast<double>(report.bytes_read) / report.load_ms / 1e6,
                           std::string(rank.ops->name()), rank.ops->threads()));
   if (flags.offline_bench) return RunOfflineBench(flags.bench, *rank.runner, *rank.ops, world);

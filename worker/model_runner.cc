@@ -38,6 +38,13 @@ absl::StatusOr<std::unique_ptr<Checkpoint>> OpenAsReader(const std::filesystem::
                    "placed; --placement as-given keeps the launcher's numbers"));
 }
 
+LoadOptions LoadingOptions(const RunnerOptions& options) {
+  return {.threads = options.load_threads,
+          .float32 = options.float32,
+          .mapped = options.mapped,
+          .count = options.load_count};
+}
+
 }  // namespace
 
 int64_t NeededKvBlocks(const RunnerOptions& options, int64_t context, int64_t block_bytes) {
@@ -85,12 +92,11 @@ absl::Status ModelRunner::Configure() {
 
 absl::Status ModelRunner::LoadWeights() {
   RETURN_IF_ERROR(Configure());
-  ASSIGN_OR_RETURN(const std::unique_ptr<Checkpoint> checkpoint,
-                   Checkpoint::Open(options_.model_dir));
-  ASSIGN_OR_RETURN(weights_,
-                   Weights::Load(*checkpoint, ShardTensors(config_, shard_), *ops_,
-                                 options_.load_threads, options_.float32, options_.load_count));
-  load_report_.bytes_read = checkpoint->bytes_read();
+  ASSIGN_OR_RETURN(checkpoint_, Checkpoint::Open(options_.model_dir));
+  ASSIGN_OR_RETURN(weights_, Weights::Load(*checkpoint_, ShardTensors(config_, shard_), *ops_,
+                                           LoadingOptions(options_)));
+  load_report_.bytes_read = checkpoint_->bytes_read();
+  if (weights_.bytes_to_come() == 0) checkpoint_.reset();
   return absl::OkStatus();
 }
 
@@ -108,10 +114,8 @@ absl::Status ModelRunner::LoadWeightsByBroadcast() {
     }
     if (world_->rank() == 0) checkpoint = OpenAsReader(options_.model_dir);
   }
-  ASSIGN_OR_RETURN(
-      BroadcastWeights loaded,
-      LoadByBroadcast(checkpoint, slices, *ops_, options_.load_threads, options_.float32, *world_,
-                      int64_t{16} << 20, options_.load_count));
+  ASSIGN_OR_RETURN(BroadcastWeights loaded,
+                   LoadByBroadcast(checkpoint, slices, *ops_, LoadingOptions(options_), *world_));
   weights_ = std::move(loaded.weights);
   load_report_.bytes_read = loaded.bytes_read;
   return absl::OkStatus();
@@ -126,6 +130,7 @@ absl::Status ModelRunner::LoadModel() {
       .ops = ops_, .tp = tp_.get(), .weights = &weights_, .scratch = &scratch_, .shard = shard_};
   ASSIGN_OR_RETURN(model_, MakeModel(config_, rank));
   load_report_.shard_bytes = weights_.bytes();
+  load_report_.mapped_bytes = static_cast<uint64_t>(weights_.bytes_to_come());
   load_report_.lookup_bytes = static_cast<uint64_t>(model_->lookup_bytes());
   load_report_.load_ms = MillisecondsSince(start);
   return absl::OkStatus();
@@ -158,8 +163,11 @@ absl::Status ModelRunner::AllocateKvCache() {
   int64_t bytes = options_.kv_memory.bytes;
   if (options_.kv_memory.fraction > 0) {
     RETURN_IF_ERROR(available.status());
-    bytes = static_cast<int64_t>(options_.kv_memory.fraction * static_cast<double>(*available) /
-                                 options_.ranks_sharing_memory);
+    const int64_t ranks = options_.ranks_sharing_memory;
+    const int64_t taken = same_each_time ? 0 : weights_.bytes_to_come() * ranks;
+    bytes = static_cast<int64_t>(options_.kv_memory.fraction *
+                                 static_cast<double>(std::max<int64_t>(*available - taken, 0))) /
+            ranks;
     if (options_.kv_memory.as_needed) {
       bytes = std::min(bytes, NeededKvBlocks(options_, wanted, block_bytes()) * block_bytes());
     }

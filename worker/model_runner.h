@@ -45,6 +45,7 @@ struct RunnerOptions {
   int64_t max_model_len = 0;    // 0: the model's own, as far as the KV cache holds it
   int64_t max_num_batched_tokens = 512;
   bool broadcast = false;           // rank 0 alone reads the weights (worker/load_broadcast.h)
+  bool mapped = false;              // packs them when they are used (worker/mapped_panels.h)
   LoadCount* load_count = nullptr;  // counts the bytes of Load's weights; may be null
   // Told when a phase of Load has ended, by its name.
   std::function<void(std::string_view phase)> phase_ended = [](std::string_view) {};
@@ -59,8 +60,9 @@ int64_t NeededKvBlocks(const RunnerOptions& options, int64_t context, int64_t bl
 
 // What loading a shard came to.
 struct LoadReport {
-  uint64_t shard_bytes = 0;   // held in memory
+  uint64_t shard_bytes = 0;   // in memory
   uint64_t lookup_bytes = 0;  // of them, a table that steps read only a token's row of
+  uint64_t mapped_bytes = 0;  // of them, those that steps pack when they use them
   uint64_t bytes_read = 0;    // of the checkpoint's tensors
   double load_ms = 0;
 };
@@ -196,6 +198,7 @@ class ModelRunner {
   ModelShard shard_;
   RankCoord coord_;
   int responder_ = 0;
+  std::unique_ptr<Checkpoint> checkpoint_;  // of mapped weights
   Weights weights_;
   LayerScratch scratch_;
   KvCache cache_;

@@ -17,10 +17,14 @@ constexpr size_t kAheadBytes = size_t{256} << 20;
 constexpr size_t kRequestBytes = size_t{2} << 20;
 constexpr size_t kGrantedBytes = size_t{128} << 10;
 
+uintptr_t PageSize() {
+  static const uintptr_t kBytes = static_cast<uintptr_t>(sysconf(_SC_PAGESIZE));
+  return kBytes;
+}
+
 void WillNeed(std::span<const std::byte> bytes) {
-  static const uintptr_t kPage = static_cast<uintptr_t>(sysconf(_SC_PAGESIZE));
   const uintptr_t begin = reinterpret_cast<uintptr_t>(bytes.data());
-  const uintptr_t start = begin - begin % kPage;
+  const uintptr_t start = begin - begin % PageSize();
   posix_madvise(reinterpret_cast<void*>(start), begin - start + bytes.size(), POSIX_MADV_WILLNEED);
 }
 
@@ -33,6 +37,14 @@ void Request(std::span<const std::byte> bytes) {
 }
 
 }  // namespace
+
+void DoneWith(std::span<const std::byte> bytes) {
+  const uintptr_t begin = reinterpret_cast<uintptr_t>(bytes.data());
+  const uintptr_t first = (begin + PageSize() - 1) / PageSize() * PageSize();
+  const uintptr_t end = (begin + bytes.size()) / PageSize() * PageSize();
+  // Not POSIX_MADV_DONTNEED, which the C library ignores.
+  if (first < end) madvise(reinterpret_cast<void*>(first), end - first, MADV_DONTNEED);
+}
 
 ReadAhead::ReadAhead(std::vector<Stretches> items) : items_(std::move(items)) {
   size_t end = 0;

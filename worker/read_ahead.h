@@ -9,6 +9,10 @@
 
 namespace trireme {
 
+// What has been read of mapped files and will not be again: its whole pages leave this process's
+// memory, and stay in the file cache.
+void DoneWith(std::span<const std::byte> bytes);
+
 // Reads what will be used of mapped files into the page cache, some way ahead of its use: in the
 // order given and in large requests, many at once, where page faults would wait for small ones, one
 // by one. A hint: nothing depends on its success.

@@ -14,6 +14,7 @@
 #include "kernels/cpu/kv_store.h"
 #include "kernels/cpu/thread_pool.h"
 #include "kernels/ops.h"
+#include "kernels/panel_source.h"
 
 namespace trireme {
 namespace {
@@ -28,6 +29,7 @@ class CpuOps final : public Ops {
         pool_(threads, cpus),
         name_(absl::StrCat("cpu ", kernels.name)),
         row_memory_(static_cast<size_t>(threads)),
+        panel_memory_(static_cast<size_t>(threads)),
         scratch_(static_cast<size_t>(threads)),
         panel_sums_(static_cast<size_t>(threads)) {}
 
@@ -340,6 +342,11 @@ class CpuOps final : public Ops {
     if (!weight.packed) return kernels_.widen_row(weight, row, out);
     const quant::PackedLayout layout = LayoutOf(weight);
     const auto* data = static_cast<const std::byte*>(weight.data);
+    if (weight.panels != nullptr && !weight.panels->AllThere()) {
+      const int64_t panel = row / quant::kPanelRows;
+      data = weight.panels->ForRow(panel, PanelRoom(weight, 1, /*thread=*/0)) -
+             panel * layout.panel_bytes;
+    }
     if (weight.dtype == DType::kBF16) return kernels_.widen_bf16_row(data, layout, row, out);
     kernels_.widen_quant_row(weight.dtype, data, layout, row, out);
   }
@@ -426,34 +433,55 @@ class CpuOps final : public Ops {
   void RunChunk(const Product& product, const void* x, int64_t tokens, const Chunk& chunk,
                 int groups, int thread) {
     const Weight& weight = product.weight;
-    const float* bias = product.bias.empty() ? nullptr : product.bias.data();
-    if (weight.packed) {
-      const quant::PackedLayout layout = LayoutOf(weight);
-      CHECK(groups == 1 || (weight.cols % groups == 0 && layout.blocks % groups == 0));
-      const auto args = [&]<class X>(const X* activations) {
-        return cpu::PanelArgs<X>{.x = activations,
-                                 .tokens = tokens,
-                                 .weight = static_cast<const std::byte*>(weight.data),
-                                 .layout = &layout,
-                                 .bias = bias,
-                                 .groups = groups,
-                                 .y = product.y.data()};
-      };
-      if (weight.dtype == DType::kBF16) {
-        return kernels_.bf16_linear(args(static_cast<const uint32_t*>(x)), chunk.begin, chunk.end,
-                                    panel_sums_[static_cast<size_t>(thread)]);
-      }
-      return kernels_.quant_linear(weight.dtype, args(static_cast<const cpu::ActivationBlock*>(x)),
-                                   chunk.begin, chunk.end);
-    }
+    if (weight.packed) return RunPanels(product, x, tokens, chunk, groups, thread);
     kernels_.linear({.x = static_cast<const float*>(x),
                      .tokens = tokens,
                      .weight = weight,
-                     .bias = bias,
+                     .bias = product.bias.empty() ? nullptr : product.bias.data(),
                      .groups = groups,
                      .y = product.y.data(),
                      .scratch = &scratch_[static_cast<size_t>(thread)]},
                     chunk.begin, chunk.end);
+  }
+
+  // RunChunk of packed weights, as many panels at a time as there are.
+  void RunPanels(const Product& product, const void* x, int64_t tokens, const Chunk& chunk,
+                 int groups, int thread) {
+    const Weight& weight = product.weight;
+    const quant::PackedLayout layout = LayoutOf(weight);
+    CHECK(groups == 1 || (weight.cols % groups == 0 && layout.blocks % groups == 0));
+    const auto run = [&](const std::byte* panels, int64_t begin, int64_t end) {
+      const auto args = [&]<class X>(const X* activations) {
+        return cpu::PanelArgs<X>{.x = activations,
+                                 .tokens = tokens,
+                                 .weight = panels,
+                                 .layout = &layout,
+                                 .bias = product.bias.empty() ? nullptr : product.bias.data(),
+                                 .groups = groups,
+                                 .y = product.y.data()};
+      };
+      if (weight.dtype == DType::kBF16) {
+        return kernels_.bf16_linear(args(static_cast<const uint32_t*>(x)), begin, end,
+                                    panel_sums_[static_cast<size_t>(thread)]);
+      }
+      kernels_.quant_linear(weight.dtype, args(static_cast<const cpu::ActivationBlock*>(x)), begin,
+                            end);
+    };
+    if (weight.panels == nullptr || weight.panels->AllThere()) {
+      return run(static_cast<const std::byte*>(weight.data), chunk.begin, chunk.end);
+    }
+    for (int64_t panel = chunk.begin; panel < chunk.end; panel += cpu::kTilePanels) {
+      const int64_t count = std::min<int64_t>(cpu::kTilePanels, chunk.end - panel);
+      const std::byte* packed =
+          weight.panels->ForProduct(panel, count, PanelRoom(weight, count, thread));
+      run(packed - panel * layout.panel_bytes, panel, panel + count);
+    }
+  }
+
+  std::span<std::byte> PanelRoom(const Weight& weight, int64_t panels, int thread) {
+    const int64_t bytes = weight.panels->RoomBytes(panels);
+    return {Reserve<std::byte>(panel_memory_[static_cast<size_t>(thread)], bytes),
+            static_cast<size_t>(bytes)};
   }
 
   // Tokens of a step that follow each other in one sequence.
@@ -517,6 +545,7 @@ class CpuOps final : public Ops {
   std::vector<Chunk> chunks_;
   // One for each thread.
   std::vector<std::vector<CacheLine>> row_memory_;
+  std::vector<std::vector<CacheLine>> panel_memory_;
   std::vector<cpu::LinearScratch> scratch_;
   std::vector<cpu::PanelSums> panel_sums_;
 };

@@ -111,6 +111,19 @@ TEST_P(BitExactTest, EveryThreadCount) {
   }
 }
 
+// The first step packs for itself, the second to stay, the third finds it there; experts at times
+// of their own.
+TEST_P(BitExactTest, WeightsPackedWhenTheyAreUsed) {
+  const TestRequest request = Request(50, 7, 5);
+  const TestOutput want = Single({.model_dir = model(), .layout = {}}, request);
+  ASSERT_EQ(want.logits.size(), 5u);
+  for (const ParallelLayout& layout : {ParallelLayout{}, ParallelLayout{.tp = 2, .pp = 2}}) {
+    const DriverOptions options{
+        .model_dir = model(), .layout = layout, .threads = 2, .chunk = 64, .mapped = true};
+    EXPECT_TRUE(Single(options, request) == want) << "tp " << layout.tp << " pp " << layout.pp;
+  }
+}
+
 TEST_P(BitExactTest, SampledTokensDoNotDependOnLayoutOrBatch) {
   TestRequest request = Request(12, 6, 12);
   request.sampling.set_temperature(0.9f);

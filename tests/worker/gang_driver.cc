@@ -127,6 +127,7 @@ absl::StatusOr<GangOutput> RunPlansOnRank(const DriverOptions& options,
   runner_options.kv_memory.bytes = options.kv_bytes;
   runner_options.kv_dtype = options.kv_dtype;
   runner_options.float32 = options.float32;
+  runner_options.mapped = options.mapped;
   runner_options.kv_blocks_max = options.kv_blocks_max;
   runner_options.swap_bytes_max = options.swap_bytes_max;
   if (options.logits) {

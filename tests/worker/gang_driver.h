@@ -53,6 +53,7 @@ struct DriverOptions {
   bool logits = true;         // asks for them, which waits for a device
   KvDType kv_dtype = KvDType::kF32;
   bool float32 = false;
+  bool mapped = false;
   int64_t kv_blocks_max = 1 << 20;
   int64_t swap_bytes_max = 0;
   int64_t kv_bytes = int64_t{64} << 20;  // KV cache of each rank

@@ -92,6 +92,22 @@ TEST_P(GgufMatrixTest, EveryLayoutHasTheSameBits) {
   }
 }
 
+TEST_P(GgufMatrixTest, MappedWeightsHaveTheSameBits) {
+  const auto& [model, type] = GetParam();
+  const TemporaryModel file(model, type);
+  TestRequest request;
+  request.prompt = Golden()["prompt"].get<std::vector<int32_t>>();
+  request.steps = 3;
+  request.sampling = GreedySampling();
+  DriverOptions options{.model_dir = file.path(), .layout = {.tp = 4, .pp = 1}};
+  const auto want = DriveGang(options, {request});
+  ASSERT_TRUE(want.ok()) << want.status();
+  options.mapped = true;
+  const auto got = DriveGang(options, {request});
+  ASSERT_TRUE(got.ok()) << got.status();
+  EXPECT_TRUE(got->front() == want->front());
+}
+
 TEST_P(GgufMatrixTest, LogitsAgreeWithDequantisedWeights) {
   const auto& [model, type] = GetParam();
   const std::vector<float> want = WantedLogits(model + "/" + type);

@@ -42,8 +42,8 @@ std::vector<Loaded> LoadOnThreads(const std::vector<std::vector<TensorSlice>>& s
   for (auto& world : MakeLoopbackCommunicators(static_cast<int>(slices.size()))) {
     ranks.emplace_back([&, own = std::move(world)] {
       const auto rank = static_cast<size_t>(own->rank());
-      loaded[rank] = LoadByBroadcast(open(own->rank()), slices, ops, threads, /*float32=*/false,
-                                     *own, piece_bytes);
+      loaded[rank] =
+          LoadByBroadcast(open(own->rank()), slices, ops, {.threads = threads}, *own, piece_bytes);
       // As in a gang, whose ranks end together.
       (void)own->Barrier();
     });
@@ -81,7 +81,7 @@ TEST_P(LoadBroadcastTest, EveryRankHasTheBitsItWouldHaveRead) {
         });
     for (size_t rank = 0; rank < slices.size(); ++rank) {
       ASSERT_TRUE(loaded[rank].ok()) << "rank " << rank << ": " << loaded[rank].status();
-      const Weights own = *Weights::Load(*checkpoint, slices[rank], *ops, 1);
+      const Weights own = *Weights::Load(*checkpoint, slices[rank], *ops);
       EXPECT_EQ(loaded[rank]->weights.bytes(), own.bytes());
       for (const TensorSlice& slice : slices[rank]) {
         ExpectSame(*loaded[rank]->weights.Find(slice.name), *own.Find(slice.name), slice);

@@ -63,7 +63,7 @@ class QuantizedTest : public testing::TestWithParam<std::string> {
 TEST_P(QuantizedTest, EveryValueIsThatOfTheReference) {
   const std::vector<TensorSlice> slices = Slices({}, 0);
   ASSERT_EQ(slices.size(), golden_["matrices"].size());
-  const auto weights = Weights::Load(*checkpoint_, slices, *ops_, 2);
+  const auto weights = Weights::Load(*checkpoint_, slices, *ops_, {.threads = 2});
   ASSERT_TRUE(weights.ok()) << weights.status();
   for (const TensorSlice& slice : slices) {
     const std::vector<float> values = ToFloats(*weights->Find(slice.name));
@@ -72,12 +72,12 @@ TEST_P(QuantizedTest, EveryValueIsThatOfTheReference) {
 }
 
 TEST_P(QuantizedTest, SharesOfRowsAndColumnsHaveTheSameValues) {
-  const auto whole = Weights::Load(*checkpoint_, Slices({}, 0), *ops_, 1);
+  const auto whole = Weights::Load(*checkpoint_, Slices({}, 0), *ops_);
   ASSERT_TRUE(whole.ok());
   for (const int tp : {2, 4, 8}) {
     for (int rank = 0; rank < tp; ++rank) {
       const std::vector<TensorSlice> slices = Slices({.tp = tp, .pp = 1}, rank);
-      const auto share = Weights::Load(*checkpoint_, slices, *ops_, 1);
+      const auto share = Weights::Load(*checkpoint_, slices, *ops_);
       ASSERT_TRUE(share.ok()) << share.status();
       for (const TensorSlice& slice : slices) {
         const std::vector<float> want = ToFloats(*whole->Find(slice.name));

@@ -33,8 +33,8 @@ void ExpectExactOn(const std::string& planned, const DeviceOptions& loaded,
     for (int rank = 0; rank < layout.layout.world_size(); ++rank) {
       const RankCoord coord = CoordOf(layout.layout, rank);
       const ModelShard shard = ComputeShard(shape->config, layout.layout, coord);
-      const auto weights = Weights::Load(**checkpoint, ShardTensors(shape->config, shard),
-                                         *device->ops, /*threads=*/1);
+      const auto weights =
+          Weights::Load(**checkpoint, ShardTensors(shape->config, shard), *device->ops);
       ASSERT_TRUE(weights.ok()) << weights.status();
       const StagePlan& stage = layout.stages[static_cast<size_t>(coord.pp_rank)];
       EXPECT_EQ(stage.weight_bytes[static_cast<size_t>(coord.tp_rank)],
