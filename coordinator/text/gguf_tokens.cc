@@ -64,7 +64,7 @@ constexpr std::array<std::string_view, 4> kVisibleTexts = {"<|channel|>", "<|mes
                                                            "<|start|>", "<|constrain|>"};
 
 // Texts of the three lists begin with one of these and are no longer than this.
-constexpr std::string_view kFirstBytes = "<[_\xE2";
+constexpr std::array<std::string_view, 4> kBeginnings = {"<", "[", "_<", "▁<"};
 constexpr size_t kTextBytesMax = 32;
 
 template <size_t N>
@@ -127,8 +127,9 @@ absl::Status GgufTokens::ReadIds(const GgufFile& file) {
 void GgufTokens::RecogniseTexts() {
   for (size_t i = 0; i < texts.size(); ++i) {
     const std::string_view text = texts[i];
-    if (text.empty() || text.size() > kTextBytesMax ||
-        kFirstBytes.find(text[0]) == std::string_view::npos) {
+    if (text.size() > kTextBytesMax ||
+        std::none_of(kBeginnings.begin(), kBeginnings.end(),
+                     [&](std::string_view beginning) { return text.starts_with(beginning); })) {
       continue;
     }
     // An HTML tag in many vocabularies, the end in others.
