@@ -96,33 +96,63 @@ struct Traits {
 template <class F>
 using TraitsOf = Traits<F::kHalves, F::kMins, F::kSmall>;
 
-// sum + the block's part of it.
-template <class P, class T>
-inline typename P::V AddBlock(const WeightBlock<P>& w, const ActivationBlock& x,
-                              typename P::V sum) {
-  typename P::V value;
-  if constexpr (T::kHalves == 1) {
-    typename P::Ints dot = T::kMins ? P::SetInts(0) : P::SetInts(x.offset[0]);
-    for (int i = 0; i < quant::kQuads; ++i) {
-      dot = P::template Dot<T::kSmall>(dot, w.quads[i], P::BroadcastQuad(x.q + 4 * i));
-    }
-    value = P::Mul(P::ToFloats(dot), w.scales[0]);
-    if constexpr (T::kMins) value = P::Fma(w.mins[0], P::Set1(x.min_sum[0]), value);
-  } else {
-    typename P::Ints low = T::kMins ? P::SetInts(0) : P::SetInts(x.offset[1]);
-    typename P::Ints high = T::kMins ? P::SetInts(0) : P::SetInts(x.offset[2]);
-    for (int i = 0; i < quant::kQuads / 2; ++i) {
-      low = P::template Dot<T::kSmall>(low, w.quads[i], P::BroadcastQuad(x.q + 4 * i));
-      high = P::template Dot<T::kSmall>(high, w.quads[i + 4], P::BroadcastQuad(x.q + 4 * i + 16));
-    }
-    value = P::Mul(P::ToFloats(low), w.scales[0]);
-    value = P::Fma(P::ToFloats(high), w.scales[1], value);
-    if constexpr (T::kMins) {
-      value = P::Fma(w.mins[0], P::Set1(x.min_sum[1]), value);
-      value = P::Fma(w.mins[1], P::Set1(x.min_sum[2]), value);
+// Calls f(i) for i from 0 to n - 1, one call behind the other: what it indexes stays in registers.
+template <int n, class F>
+[[gnu::always_inline]] inline void Unrolled(const F& f) {
+  [&]<int... i>(std::integer_sequence<int, i...>) { (f(i), ...); }
+  (std::make_integer_sequence<int, n>());
+}
+
+// Adds the block's part to the sums of kTokens tokens and kPanels panels. An instruction's result
+// is there some cycles later: products of other tokens and panels come in between.
+template <class P, class T, int kPanels, int kTokens>
+[[gnu::always_inline]] inline void AddBlock(const WeightBlock<P> (&w)[kPanels], const ActivationBlock* x,
+                     typename P::V(*const (&sums)[kPanels])) {
+  using V = typename P::V;
+  constexpr int kQuadsOfHalf = quant::kQuads / T::kHalves;
+  typename P::Ints dots[T::kHalves][kTokens][kPanels];
+  for (int h = 0; h < T::kHalves; ++h) {
+    for (int t = 0; t < kTokens; ++t) {
+      const int part = T::kHalves == 1 ? 0 : h + 1;
+      const auto start = T::kMins ? P::SetInts(0) : P::SetInts(x[t].offset[part]);
+      for (int p = 0; p < kPanels; ++p) dots[h][t][p] = start;
     }
   }
-  return P::Fma(value, P::Set1(x.scale), sum);
+  Unrolled<kQuadsOfHalf>([&](int i) __attribute__((always_inline)) {
+    for (int h = 0; h < T::kHalves; ++h) {
+      const int quad = h * kQuadsOfHalf + i;
+      for (int t = 0; t < kTokens; ++t) {
+        const auto activations = P::BroadcastQuad(x[t].q + 4 * quad);
+        for (int p = 0; p < kPanels; ++p) {
+          dots[h][t][p] = P::template Dot<T::kSmall>(dots[h][t][p], w[p].quads[quad], activations);
+        }
+      }
+    }
+  });
+  for (int t = 0; t < kTokens; ++t) {
+    for (int p = 0; p < kPanels; ++p) {
+      V value = P::Mul(P::ToFloats(dots[0][t][p]), w[p].scales[0]);
+      if constexpr (T::kHalves == 2) {
+        value = P::Fma(P::ToFloats(dots[1][t][p]), w[p].scales[1], value);
+      }
+      if constexpr (T::kMins) {
+        for (int h = 0; h < T::kHalves; ++h) {
+          const int part = T::kHalves == 1 ? 0 : h + 1;
+          value = P::Fma(w[p].mins[h], P::Set1(x[t].min_sum[part]), value);
+        }
+      }
+      sums[p][t] = P::Fma(value, P::Set1(x[t].scale), sums[p][t]);
+    }
+  }
+}
+
+// How many of a tile's tokens AddBlock takes at a time: as many sums of products as the registers
+// hold beside the weights, and no rest.
+template <class P, class T, int kPanels>
+constexpr int TokensAtATime(int tokens) {
+  int group = std::max(1, P::kQuantSums / (kPanels * T::kHalves));
+  while (tokens % group != 0) --group;
+  return group;
 }
 
 using QuantLinearArgs = PanelArgs<ActivationBlock>;  // x in tiles
@@ -132,15 +162,18 @@ inline constexpr int64_t kPrefetchAhead = 6144;
 // Of activations that a thread goes through again for each panel: they stay in its cache.
 inline constexpr int64_t kActivationBytes = 1 << 18;
 
-// The sums of a panel's rows, the lanes of P from `lane` on, for a tile of kTokens tokens at x.
-template <class P, class F, int kTokens>
+// The sums of kPanels panels' rows, the lanes of P from `lane` on, for a tile of kTokens tokens at
+// x.
+template <class P, class F, int kTokens, int kPanels>
 inline void TileLanes(const QuantLinearArgs& a, int64_t panel, int lane, const ActivationBlock* x,
-                      bool prefetch, float (*sums)[quant::kPanelRows]) {
+                      bool prefetch, float (*sums)[kTokens][quant::kPanelRows]) {
   using V = typename P::V;
+  using T = TraitsOf<F>;
+  constexpr int kGroup = TokensAtATime<P, T, kPanels>(kTokens);
   const quant::PackedLayout& layout = *a.layout;
   const std::byte* data = a.weight + panel * layout.panel_bytes;
   const int64_t span = layout.blocks / a.groups;
-  float levels[kTreeLevels][kTokens][P::kLanes];
+  float levels[kTreeLevels][kPanels][kTokens][P::kLanes];
   const std::byte* unit = data + layout.UnitAt(0);
   // Units bring units: without these, those that are headers of the next panel would be missing.
   for (const std::byte* header = data; prefetch && header < unit; header += 64) {
@@ -148,57 +181,73 @@ inline void TileLanes(const QuantLinearArgs& a, int64_t panel, int lane, const A
   }
   int64_t block = 0;
   for (int group = 0; group < a.groups; ++group) {
-    V sum[kTokens];
-    for (V& s : sum) s = P::Zero();
+    V sum[kPanels][kTokens];
+    for (auto& of_panel : sum) {
+      for (V& s : of_panel) s = P::Zero();
+    }
     for (const int64_t end = block + span; block < end; ++block, unit += F::kUnitBytes) {
-      WeightBlock<P> w;
-      F::template GetQuads<P>(unit, lane, w.quads);
-      F::template GetScales<P>(unit, data + layout.HeaderAt(block), lane, w.scales, w.mins);
-      for (int t = 0; t < kTokens; ++t, ++x) sum[t] = AddBlock<P, TraitsOf<F>>(w, *x, sum[t]);
+      WeightBlock<P> w[kPanels];
+      for (int p = 0; p < kPanels; ++p) {
+        const int64_t from = p * layout.panel_bytes;
+        F::template GetQuads<P>(unit + from, lane, w[p].quads);
+        F::template GetScales<P>(unit + from, data + from + layout.HeaderAt(block), lane,
+                                 w[p].scales, w[p].mins);
+      }
+      for (int t = 0; t < kTokens; t += kGroup, x += kGroup) {
+        V* of_panels[kPanels];
+        for (int p = 0; p < kPanels; ++p) of_panels[p] = sum[p] + t;
+        AddBlock<P, T, kPanels, kGroup>(w, x, of_panels);
+      }
       // After this block's own loads, which would wait behind these.
       for (int line = 0; prefetch && line < F::kUnitBytes; line += 64) {
         __builtin_prefetch(unit + kPrefetchAhead + line);
       }
     }
-    for (int t = 0; t < kTokens; ++t) {
-      sum[t] = AddToTree(
-          group, sum[t], [&](int level) { return P::Load(levels[level][t]); },
-          [&](int level, V v) { P::Store(levels[level][t], v); },
-          [](V x, V y) { return P::Add(x, y); });
-      P::Store(sums[t] + lane, sum[t]);
+    for (int p = 0; p < kPanels; ++p) {
+      for (int t = 0; t < kTokens; ++t) {
+        const V all = AddToTree(
+            group, sum[p][t], [&](int level) { return P::Load(levels[level][p][t]); },
+            [&](int level, V v) { P::Store(levels[level][p][t], v); },
+            [](V x, V y) { return P::Add(x, y); });
+        P::Store(sums[p][t] + lane, all);
+      }
     }
   }
 }
 
-template <class P, class F, int kTokens>
-void TilePanel(const QuantLinearArgs& a, int64_t panel, const TokenTile& tile, bool prefetch) {
-  float sums[kTokens][quant::kPanelRows];
+template <class P, class F, int kTokens, int kPanels = 1>
+void TilePanels(const QuantLinearArgs& a, int64_t panel, const TokenTile& tile, bool prefetch) {
+  float sums[kPanels][kTokens][quant::kPanelRows];
   const ActivationBlock* x = a.x + tile.first * a.layout->blocks;
   for (int lane = 0; lane < quant::kPanelRows; lane += P::kLanes) {
-    TileLanes<P, F, kTokens>(a, panel, lane, x, prefetch, sums);
+    TileLanes<P, F, kTokens, kPanels>(a, panel, lane, x, prefetch, sums);
   }
-  for (int64_t t = 0; t < tile.tokens; ++t) PutSums<P>(a, panel, tile.first + t, sums[t]);
+  for (int p = 0; p < kPanels; ++p) {
+    for (int64_t t = 0; t < tile.tokens; ++t) {
+      PutSums<P>(a, panel + p, tile.first + t, sums[p][t]);
+    }
+  }
 }
 
 template <class P, class F>
 void AnyTilePanel(const QuantLinearArgs& a, int64_t panel, const TokenTile& tile, bool prefetch) {
   switch (tile.width) {
     case 1:
-      return TilePanel<P, F, 1>(a, panel, tile, prefetch);
+      return TilePanels<P, F, 1>(a, panel, tile, prefetch);
     case 2:
-      return TilePanel<P, F, 2>(a, panel, tile, prefetch);
+      return TilePanels<P, F, 2>(a, panel, tile, prefetch);
     case 3:
-      return TilePanel<P, F, 3>(a, panel, tile, prefetch);
+      return TilePanels<P, F, 3>(a, panel, tile, prefetch);
     case 4:
-      return TilePanel<P, F, 4>(a, panel, tile, prefetch);
+      return TilePanels<P, F, 4>(a, panel, tile, prefetch);
     case 6:
-      return TilePanel<P, F, 6>(a, panel, tile, prefetch);
+      return TilePanels<P, F, 6>(a, panel, tile, prefetch);
     case 8:
-      return TilePanel<P, F, 8>(a, panel, tile, prefetch);
+      return TilePanels<P, F, 8>(a, panel, tile, prefetch);
     case 12:
-      return TilePanel<P, F, 12>(a, panel, tile, prefetch);
+      return TilePanels<P, F, 12>(a, panel, tile, prefetch);
     default:
-      return TilePanel<P, F, kQuantTileTokens>(a, panel, tile, prefetch);
+      return TilePanels<P, F, kQuantTileTokens>(a, panel, tile, prefetch);
   }
 }
 
@@ -207,8 +256,22 @@ void QuantLinearOf(const QuantLinearArgs& a, int64_t begin, int64_t end) {
   const int64_t tile_bytes = a.layout->blocks * kQuantTileTokens * int64_t{sizeof(ActivationBlock)};
   const int64_t tokens = std::max<int64_t>(1, kActivationBytes / tile_bytes) * kQuantTileTokens;
   for (int64_t first = 0; first < a.tokens; first += tokens) {
-    for (int64_t panel = begin; panel < end; ++panel) {
-      for (int64_t t = first; t < std::min(first + tokens, a.tokens); t += kQuantTileTokens) {
+    const int64_t last = std::min(first + tokens, a.tokens);
+    int64_t panel = begin;
+    // Where arithmetic is the limit, two panels share what is loaded of the activations; memory
+    // gives one stream faster.
+    if constexpr (P::kQuantPanels == 2) {
+      for (; last - first >= 2 * kQuantTileTokens && panel + 2 <= end; panel += 2) {
+        int64_t t = first;
+        for (; t + kQuantTileTokens <= last; t += kQuantTileTokens) {
+          TilePanels<P, F, kQuantTileTokens, 2>(a, panel, TileOf(t, a.tokens), t == first);
+        }
+        if (t == last) continue;
+        for (int p = 0; p < 2; ++p) AnyTilePanel<P, F>(a, panel + p, TileOf(t, a.tokens), false);
+      }
+    }
+    for (; panel < end; ++panel) {
+      for (int64_t t = first; t < last; t += kQuantTileTokens) {
         AnyTilePanel<P, F>(a, panel, TileOf(t, a.tokens), t == first);
       }
     }

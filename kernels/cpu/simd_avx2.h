@@ -11,6 +11,9 @@ namespace trireme {
 // Eight of the lanes: what a matrix product works on, so that a larger tile fits the registers.
 struct SimdAvx2Half {
   static constexpr int kLanes = 8;
+  // Sums of quantised products at a time, and panels that share activations.
+  static constexpr int kQuantSums = 1;
+  static constexpr int kQuantPanels = 1;
   using V = __m256;
 
   static V Zero() { return _mm256_setzero_ps(); }

@@ -23,6 +23,9 @@ struct SimdAvx512 {
   static constexpr int kTileTokens = 4;
   static constexpr int kTileRows = 6;
   static constexpr int kBf16Tokens = 8;
+  // Sums of quantised products at a time, and panels that share activations.
+  static constexpr int kQuantSums = 1;
+  static constexpr int kQuantPanels = 1;
 
   using V = __m512;
 

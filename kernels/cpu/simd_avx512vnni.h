@@ -8,6 +8,9 @@ namespace trireme {
 struct SimdAvx512Vnni : SimdAvx512 {
   using Part = SimdAvx512Vnni;
   static constexpr const char* kName = "avx512vnni";
+  // Beside the weights of two panels.
+  static constexpr int kQuantSums = 8;
+  static constexpr int kQuantPanels = 2;
 
   template <bool small>
   static Ints Dot(Ints sum, Bytes u, Bytes s) {

@@ -22,6 +22,9 @@ struct SimdScalar {
   static constexpr int kTileRows = 2;
   // Of a tile of a product with bfloat16 weights, two panels.
   static constexpr int kBf16Tokens = 2;
+  // Sums of quantised products at a time, and panels that share activations.
+  static constexpr int kQuantSums = 1;
+  static constexpr int kQuantPanels = 1;
 
   struct V {
     float lane[kLanes];
