@@ -9,7 +9,7 @@ sources.json has {"conversations": {NAME: {"messages": […], "tools": […], �
 "snippets": ["…"]}. Every template renders every conversation, a snippet only "tools", in the environment that
 transformers' apply_chat_template makes, with a fixed clock in UTC. A golden file has {"templates": {NAME: {"sha256": …,
 "renderings": {CONVERSATION: {"expected": …}}}}, "snippets": [{"expected": …}]}, with "error" in the place of "expected"
-where rendering fails.
+where rendering fails. Of fetched templates, whose words are their makers', it has "expected_sha256".
 
 Needs: pip install jinja2.
 """
@@ -75,6 +75,10 @@ def render(environment, source, data):
         return {"error": f"{type(error).__name__}: {error}"}
 
 
+def digest(text):
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
 def read_templates(directory):
     # Bytes as they are: a line end in the file is one in the template.
     return {path.stem: path.read_bytes().decode() for path in sorted(directory.glob("*.jinja"))}
@@ -97,13 +101,18 @@ def main():
     golden = {
         "templates": {
             name: {
-                "sha256": hashlib.sha256(source.encode()).hexdigest(),
+                "sha256": digest(source),
                 "renderings": {chat: render(environment, source, data) for chat, data in conversations.items()},
             }
             for name, source in templates.items()
         },
         "snippets": [render(environment, source, conversations["tools"]) for source in snippets],
     }
+    if fetched is not None:
+        for template in golden["templates"].values():
+            for text in template["renderings"].values():
+                if "expected" in text:
+                    text["expected_sha256"] = digest(text.pop("expected"))
     out = CHAT / ("golden.json.gz" if fetched is None else "fetched.json.gz")
     text = json.dumps(golden, ensure_ascii=False, indent=0)
     out.write_bytes(gzip.compress(text.encode(), 9, mtime=0))
