@@ -28,8 +28,8 @@ void ShardFlags::Define(CLI::App& app, const std::string& group) {
          "--load", load,
          "slices: each rank reads its own part of the weights; broadcast: rank 0 alone reads them "
          "and sends the others theirs, which need no more of a model's directory than config.json; "
-         "mapped: as slices, but CPUs pack matrices when steps first use them, so that the first "
-         "answer comes sooner; until then the files must stay as they are")
+         "mapped: as slices, but what the file cache has, CPUs pack when steps use it, so that the "
+         "first answer comes sooner; the files must stay as they are")
       ->envname("TRIREME_LOAD")
       ->check(CLI::IsMember({"slices", "broadcast", "mapped"}))
       ->capture_default_str()

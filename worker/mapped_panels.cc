@@ -7,7 +7,7 @@
 
 #include "base/check.h"
 #include "base/status_macros.h"
-#include "worker/checkpoint/slice.h"
+#include "worker/read_ahead.h"
 
 namespace trireme {
 
@@ -68,7 +68,6 @@ const std::byte* MappedPanels::ForProduct(int64_t begin, int64_t count, std::spa
   const auto states =
       std::span(states_).subspan(static_cast<size_t>(begin), static_cast<size_t>(count));
   const bool again = std::find(states.begin(), states.end(), State::kUnused) == states.end();
-  if (!again && read_ahead_ != nullptr) read_ahead_->Begin(item_);
   for (int64_t i = 0; i < count; ++i) {
     State& state = states[static_cast<size_t>(i)];
     if (!again) {
@@ -77,7 +76,9 @@ const std::byte* MappedPanels::ForProduct(int64_t begin, int64_t count, std::spa
     } else if (state == State::kUsed) {
       Pack(begin + i, room, PlaceOf(begin + i));
       state = State::kThere;
-      there_.fetch_add(1, std::memory_order_relaxed);
+      if (there_.fetch_add(1, std::memory_order_relaxed) + 1 < placed_.layout->panels()) continue;
+      // The shard is to be in memory once.
+      for (const auto& stretch : placed_.stretches) DoneWith(stretch);
     }
   }
   return again ? PlaceOf(begin) : room.data();

@@ -11,14 +11,14 @@
 #include "kernels/panel_source.h"
 #include "worker/checkpoint/checkpoint.h"
 #include "worker/placed_slice.h"
-#include "worker/read_ahead.h"
 
 namespace trireme {
 
 // --load mapped: a matrix that is packed as products use it, so that the first answer does not wait
 // until all weights are written to memory. The first product that uses a panel has it in its own
 // room, from where it does not leave the core's cache; the second one leaves it in its place. Rows
-// that are looked up leave nothing. The bits are those of Weights::Load without it.
+// that are looked up leave nothing: a table that is nothing else stays in its file. The bits are
+// those of Weights::Load without it.
 class MappedPanels final : public PanelSource {
  public:
   // Whether it can be: a packed matrix whose rows the checkpoint has as they are packed. Its other
@@ -28,12 +28,6 @@ class MappedPanels final : public PanelSource {
   // `checkpoint` must outlive it. Refuses what Checkpoint::ReadBlocks refuses.
   static absl::StatusOr<std::unique_ptr<MappedPanels>> Make(const Checkpoint& checkpoint,
                                                             PlacedSlice placed);
-
-  // Of what will be used of the files; `read_ahead` must outlive all products.
-  void ReadAheadAs(ReadAhead& read_ahead, size_t item) {
-    read_ahead_ = &read_ahead;
-    item_ = item;
-  }
 
   bool AllThere() const override;
   int64_t RoomBytes(int64_t count) const override;
@@ -54,8 +48,6 @@ class MappedPanels final : public PanelSource {
   const Checkpoint& checkpoint_;
   const TensorSlice slice_;
   PlacedSlice placed_;
-  ReadAhead* read_ahead_ = nullptr;
-  size_t item_ = 0;
   // A panel's is one thread's at a time: Ops meet between two products.
   std::vector<State> states_;
   std::atomic<int64_t> there_{0};

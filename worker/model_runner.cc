@@ -41,7 +41,7 @@ absl::StatusOr<std::unique_ptr<Checkpoint>> OpenAsReader(const std::filesystem::
 LoadOptions LoadingOptions(const RunnerOptions& options) {
   return {.threads = options.load_threads,
           .float32 = options.float32,
-          .mapped = options.mapped,
+          .mapped = options.mapped && !options.broadcast,
           .count = options.load_count};
 }
 
@@ -164,6 +164,7 @@ absl::Status ModelRunner::AllocateKvCache() {
   if (options_.kv_memory.fraction > 0) {
     RETURN_IF_ERROR(available.status());
     const int64_t ranks = options_.ranks_sharing_memory;
+    // As if the others of this host were like this one.
     const int64_t taken = same_each_time ? 0 : weights_.bytes_to_come() * ranks;
     bytes = static_cast<int64_t>(options_.kv_memory.fraction *
                                  static_cast<double>(std::max<int64_t>(*available - taken, 0))) /

@@ -15,6 +15,9 @@ constexpr size_t kAheadBytes = size_t{256} << 20;
 // A request, as large as some devices take it. Of others Linux grants only the beginning, but no
 // less than the second of these; asking for what is on its way costs little.
 constexpr size_t kRequestBytes = size_t{2} << 20;
+// Of InFileCache, and of how many one may be missing.
+constexpr size_t kSamples = 1024;
+constexpr size_t kSamplesPerMissing = 32;
 constexpr size_t kGrantedBytes = size_t{128} << 10;
 
 uintptr_t PageSize() {
@@ -44,6 +47,25 @@ void DoneWith(std::span<const std::byte> bytes) {
   const uintptr_t end = (begin + bytes.size()) / PageSize() * PageSize();
   // Not POSIX_MADV_DONTNEED, which the C library ignores.
   if (first < end) madvise(reinterpret_cast<void*>(first), end - first, MADV_DONTNEED);
+}
+
+bool InFileCache(const ReadAhead::Stretches& stretches) {
+  size_t bytes = 0;
+  for (const auto& stretch : stretches) bytes += stretch.size();
+  const size_t step = std::max<size_t>(bytes / kSamples, PageSize());
+  size_t samples = 0;
+  size_t missing = 0;
+  size_t next = step / 2;  // from the current stretch's begin
+  for (const auto& stretch : stretches) {
+    for (; next < stretch.size(); next += step, ++samples) {
+      const uintptr_t at = reinterpret_cast<uintptr_t>(stretch.data() + next);
+      unsigned char resident = 1;
+      mincore(reinterpret_cast<void*>(at - at % PageSize()), 1, &resident);
+      if ((resident & 1) == 0) ++missing;
+    }
+    next -= stretch.size();
+  }
+  return missing * kSamplesPerMissing <= samples;
 }
 
 ReadAhead::ReadAhead(std::vector<Stretches> items) : items_(std::move(items)) {

@@ -13,6 +13,10 @@ namespace trireme {
 // memory, and stay in the file cache.
 void DoneWith(std::span<const std::byte> bytes);
 
+// Whether the file cache has nearly all of these stretches of mapped files, by samples of them.
+// True where the system does not say.
+bool InFileCache(const std::vector<std::span<const std::byte>>& stretches);
+
 // Reads what will be used of mapped files into the page cache, some way ahead of its use: in the
 // order given and in large requests, many at once, where page faults would wait for small ones, one
 // by one. A hint: nothing depends on its success.

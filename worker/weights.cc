@@ -150,21 +150,22 @@ absl::StatusOr<Weights> Weights::Load(const Checkpoint& checkpoint,
 }
 
 absl::Status Weights::Map(const Checkpoint& checkpoint, std::vector<PlacedSlice>& placed) {
+  ReadAhead::Stretches wanted;
+  for (const PlacedSlice& own : placed) {
+    wanted.insert(wanted.end(), own.stretches.begin(), own.stretches.end());
+  }
+  if (!InFileCache(wanted)) return absl::OkStatus();
   std::vector<PlacedSlice> others;
-  std::vector<ReadAhead::Stretches> stretches;
   for (PlacedSlice& own : placed) {
     if (!MappedPanels::Fits(own)) {
       others.push_back(std::move(own));
       continue;
     }
     Weight& weight = by_name_[own.slice->name];
-    stretches.push_back(std::move(own.stretches));
     ASSIGN_OR_RETURN(auto panels, MappedPanels::Make(checkpoint, std::move(own)));
     weight.panels = mapped_.emplace_back(std::move(panels)).get();
   }
   placed = std::move(others);
-  read_ahead_ = std::make_unique<ReadAhead>(std::move(stretches));
-  for (size_t i = 0; i < mapped_.size(); ++i) mapped_[i]->ReadAheadAs(*read_ahead_, i);
   return absl::OkStatus();
 }
 

@@ -16,14 +16,13 @@
 #include "worker/checkpoint/checkpoint.h"
 #include "worker/load_progress.h"
 #include "worker/mapped_panels.h"
-#include "worker/read_ahead.h"
 
 namespace trireme {
 
 struct LoadOptions {
   int threads = 1;             // that read and pack
   bool float32 = false;        // widens F16 and BF16
-  bool mapped = false;         // packs matrices when they are used; of memory of the host
+  bool mapped = false;         // packs matrices when they are used, if the file cache has them
   LoadCount* count = nullptr;  // counts the bytes that are read; may be null
 };
 
@@ -51,7 +50,7 @@ class Weights {
   int64_t bytes_to_come() const;
 
  private:
-  // Takes out of `placed` what is packed when it is used.
+  // Takes out of `placed` what is packed when it is used; nothing, if that must be read first.
   absl::Status Map(const Checkpoint& checkpoint, std::vector<PlacedSlice>& placed);
 
   Ops* ops_ = nullptr;
@@ -59,7 +58,6 @@ class Weights {
   uint64_t bytes_ = 0;
   absl::flat_hash_map<std::string, Weight> by_name_;
   std::vector<std::unique_ptr<MappedPanels>> mapped_;
-  std::unique_ptr<ReadAhead> read_ahead_;  // of mapped_
 };
 
 }  // namespace trireme

@@ -106,8 +106,9 @@ template <int n, class F>
 // Adds the block's part to the sums of kTokens tokens and kPanels panels. An instruction's result
 // is there some cycles later: products of other tokens and panels come in between.
 template <class P, class T, int kPanels, int kTokens>
-[[gnu::always_inline]] inline void AddBlock(const WeightBlock<P> (&w)[kPanels], const ActivationBlock* x,
-                     typename P::V(*const (&sums)[kPanels])) {
+[[gnu::always_inline]] inline void AddBlock(const WeightBlock<P> (&w)[kPanels],
+                                            const ActivationBlock* x,
+                                            typename P::V(*const (&sums)[kPanels])) {
   using V = typename P::V;
   constexpr int kQuadsOfHalf = quant::kQuads / T::kHalves;
   typename P::Ints dots[T::kHalves][kTokens][kPanels];

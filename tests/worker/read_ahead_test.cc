@@ -49,6 +49,19 @@ class ReadAheadTest : public testing::Test {
   std::optional<MappedFile> file_;
 };
 
+TEST_F(ReadAheadTest, TellsWhatTheFileCacheHas) {
+  const std::span<const std::byte> bytes = file_->bytes();
+  if (Cached(0, kBytes)) GTEST_SKIP() << "this file system keeps what is dropped";
+  EXPECT_FALSE(InFileCache({bytes}));
+  const ReadAhead reads({{bytes}});
+  for (int i = 0; i < 500 && !Cached(0, kBytes); ++i) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(10));
+  }
+  EXPECT_TRUE(InFileCache({bytes}));
+  EXPECT_TRUE(InFileCache({bytes.first(100), bytes.subspan(100)}));
+  EXPECT_TRUE(InFileCache({}));
+}
+
 TEST_F(ReadAheadTest, BringsTheNextItemsIntoTheCache) {
   const auto bytes = file_->bytes();
   ReadAhead read_ahead({{bytes.first(kBytes / 4)}, {}, {bytes.subspan(kBytes / 2)}});

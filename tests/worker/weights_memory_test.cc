@@ -60,25 +60,48 @@ class WeightsMemoryTest : public testing::Test {
 
   const std::filesystem::path path_ =
       std::filesystem::temp_directory_path() / absl::StrCat("trireme-memory-", getpid());
+  const std::vector<TensorSlice> slices_ = {{.name = "w",
+                                             .full_rows = kRows,
+                                             .full_cols = kCols,
+                                             .rows = {.begin = 0, .end = kRows},
+                                             .cols = {.begin = 0, .end = kCols},
+                                             .is_vector = false}};
+  const std::unique_ptr<Ops> ops_ = *MakeCpuOps(2);
 };
 
 TEST_F(WeightsMemoryTest, LoadingTakesNoMoreThanTheShard) {
   const auto checkpoint = Checkpoint::Open(path_);
   ASSERT_TRUE(checkpoint.ok()) << checkpoint.status();
-  const std::unique_ptr<Ops> ops = *MakeCpuOps(1);
-  const std::vector<TensorSlice> slices = {{.name = "w",
-                                            .full_rows = kRows,
-                                            .full_cols = kCols,
-                                            .rows = {.begin = 0, .end = kRows},
-                                            .cols = {.begin = 0, .end = kCols},
-                                            .is_vector = false}};
   if (!ForgetPeak()) GTEST_SKIP() << "/proc/self/clear_refs cannot be written";
   const int64_t before = FromStatus("VmRSS:");
-  const auto weights = Weights::Load(**checkpoint, slices, *ops, {.threads = 2});
+  const auto weights = Weights::Load(**checkpoint, slices_, *ops_, {.threads = 2});
   ASSERT_TRUE(weights.ok()) << weights.status();
   const int64_t taken = FromStatus("VmHWM:") - before;
   EXPECT_GE(taken, kBytes);
   EXPECT_LE(taken, kBytes + kBytes / 8) << "bytes of the shard: " << kBytes;
+}
+
+TEST_F(WeightsMemoryTest, MappedWeightsArePackedByTheSecondProduct) {
+  const auto checkpoint = Checkpoint::Open(path_);
+  ASSERT_TRUE(checkpoint.ok()) << checkpoint.status();
+  const auto weights = Weights::Load(**checkpoint, slices_, *ops_, {.mapped = true});
+  ASSERT_TRUE(weights.ok()) << weights.status();
+  const Weight weight = *weights->Find("w");
+  const std::vector<float> x(kCols, 1.0f);
+  std::vector<float> y(kRows);
+  const int64_t before = FromStatus("VmRSS:");
+  const auto multiply = [&] {
+    ops_->Linear(std::span<const float>(x), weight, {}, /*groups=*/1, y);
+    return weights->bytes_to_come();
+  };
+  EXPECT_EQ(weights->bytes_to_come(), kBytes);
+  EXPECT_EQ(multiply(), kBytes);
+  const std::vector<float> first = y;
+  EXPECT_EQ(multiply(), 0);
+  EXPECT_EQ(y, first);
+  EXPECT_LE(FromStatus("VmRSS:") - before, kBytes + kBytes / 8);  // the file's pages have gone
+  EXPECT_EQ(multiply(), 0);
+  EXPECT_EQ(y, first);
 }
 
 }  // namespace
