@@ -465,7 +465,7 @@ class CpuOps final : public Ops {
                                     panel_sums_[static_cast<size_t>(thread)]);
       }
       kernels_.quant_linear(weight.dtype, args(static_cast<const cpu::ActivationBlock*>(x)), begin,
-                            end);
+                            end, panel_sums_[static_cast<size_t>(thread)]);
     };
     if (weight.panels == nullptr || weight.panels->AllThere()) {
       return run(static_cast<const std::byte*>(weight.data), chunk.begin, chunk.end);

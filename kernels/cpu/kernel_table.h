@@ -25,7 +25,8 @@ struct KernelTable {
                          float* out);
   void (*quantize_row)(const float* x, int64_t n, DType weight_dtype, ActivationBlock* to,
                        int64_t stride);
-  void (*quant_linear)(DType, const QuantLinearArgs&, int64_t panel_begin, int64_t panel_end);
+  void (*quant_linear)(DType, const QuantLinearArgs&, int64_t panel_begin, int64_t panel_end,
+                       PanelSums& sums);
   void (*widen_quant_row)(DType, const std::byte* weight, const quant::PackedLayout&, int64_t row,
                           float* out);
   void (*rms_norm_row)(const float* x, const float* weight, float eps, int64_t n, float* out);

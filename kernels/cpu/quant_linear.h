@@ -96,11 +96,25 @@ struct Traits {
 template <class F>
 using TraitsOf = Traits<F::kHalves, F::kMins, F::kSmall>;
 
-// Calls f(i) for i from 0 to n - 1, one call behind the other: what it indexes stays in registers.
-template <int n, class F>
-[[gnu::always_inline]] inline void Unrolled(const F& f) {
-  [&]<int... i>(std::integer_sequence<int, i...>) { (f(i), ...); }
-  (std::make_integer_sequence<int, n>());
+// Adds the products of quads `quad` and, with halves, their like in the other half, and of those
+// behind them. Recursive, so that what it indexes is in registers.
+template <class P, class T, int quad, int kPanels, int kTokens>
+[[gnu::always_inline]] inline void DotQuads(
+    const WeightBlock<P> (&w)[kPanels], const ActivationBlock* x,
+    typename P::Ints (&dots)[T::kHalves][kTokens][kPanels]) {
+  constexpr int kQuadsOfHalf = quant::kQuads / T::kHalves;
+  if constexpr (quad < kQuadsOfHalf) {
+    for (int h = 0; h < T::kHalves; ++h) {
+      const int at = h * kQuadsOfHalf + quad;
+      for (int t = 0; t < kTokens; ++t) {
+        const auto activations = P::BroadcastQuad(x[t].q + 4 * at);
+        for (int p = 0; p < kPanels; ++p) {
+          dots[h][t][p] = P::template Dot<T::kSmall>(dots[h][t][p], w[p].quads[at], activations);
+        }
+      }
+    }
+    DotQuads<P, T, quad + 1>(w, x, dots);
+  }
 }
 
 // Adds the block's part to the sums of kTokens tokens and kPanels panels. An instruction's result
@@ -110,7 +124,6 @@ template <class P, class T, int kPanels, int kTokens>
                                             const ActivationBlock* x,
                                             typename P::V(*const (&sums)[kPanels])) {
   using V = typename P::V;
-  constexpr int kQuadsOfHalf = quant::kQuads / T::kHalves;
   typename P::Ints dots[T::kHalves][kTokens][kPanels];
   for (int h = 0; h < T::kHalves; ++h) {
     for (int t = 0; t < kTokens; ++t) {
@@ -119,17 +132,7 @@ template <class P, class T, int kPanels, int kTokens>
       for (int p = 0; p < kPanels; ++p) dots[h][t][p] = start;
     }
   }
-  Unrolled<kQuadsOfHalf>([&](int i) __attribute__((always_inline)) {
-    for (int h = 0; h < T::kHalves; ++h) {
-      const int quad = h * kQuadsOfHalf + i;
-      for (int t = 0; t < kTokens; ++t) {
-        const auto activations = P::BroadcastQuad(x[t].q + 4 * quad);
-        for (int p = 0; p < kPanels; ++p) {
-          dots[h][t][p] = P::template Dot<T::kSmall>(dots[h][t][p], w[p].quads[quad], activations);
-        }
-      }
-    }
-  });
+  DotQuads<P, T, 0>(w, x, dots);
   for (int t = 0; t < kTokens; ++t) {
     for (int p = 0; p < kPanels; ++p) {
       V value = P::Mul(P::ToFloats(dots[0][t][p]), w[p].scales[0]);
@@ -160,130 +163,182 @@ using QuantLinearArgs = PanelArgs<ActivationBlock>;  // x in tiles
 
 // Bytes ahead of a product: about what memory takes to answer, at its own speed.
 inline constexpr int64_t kPrefetchAhead = 6144;
-// Of activations that a thread goes through again for each panel: they stay in its cache.
+// Of activations that a thread goes through again for each panel, or two: they stay in its cache.
 inline constexpr int64_t kActivationBytes = 1 << 18;
+inline constexpr int64_t kSharedActivationBytes = 3 << 18;
+// That two panels take at a time for all tiles, so that they stay in L1.
+inline constexpr int64_t kQuantBlocks = 16;
 
-// The sums of kPanels panels' rows, the lanes of P from `lane` on, for a tile of kTokens tokens at
-// x.
-template <class P, class F, int kTokens, int kPanels>
-inline void TileLanes(const QuantLinearArgs& a, int64_t panel, int lane, const ActivationBlock* x,
-                      bool prefetch, float (*sums)[kTokens][quant::kPanelRows]) {
-  using V = typename P::V;
+// Adds blocks [begin, end) of kPanels panels, the lanes of P from `lane` on, to the sums of a
+// tile's kTokens tokens, whose first block of these is at x.
+template <class P, class F, int kPanels, int kTokens>
+[[gnu::always_inline]] inline void AddBlocks(const QuantLinearArgs& a, int64_t panel, int lane,
+                                             int64_t begin, int64_t end, const ActivationBlock* x,
+                                             bool prefetch,
+                                             typename P::V (&sums)[kPanels][kTokens]) {
   using T = TraitsOf<F>;
   constexpr int kGroup = TokensAtATime<P, T, kPanels>(kTokens);
   const quant::PackedLayout& layout = *a.layout;
   const std::byte* data = a.weight + panel * layout.panel_bytes;
-  const int64_t span = layout.blocks / a.groups;
-  float levels[kTreeLevels][kPanels][kTokens][P::kLanes];
-  const std::byte* unit = data + layout.UnitAt(0);
-  // Units bring units: without these, those that are headers of the next panel would be missing.
-  for (const std::byte* header = data; prefetch && header < unit; header += 64) {
-    __builtin_prefetch(header + kPrefetchAhead);
-  }
-  int64_t block = 0;
-  for (int group = 0; group < a.groups; ++group) {
-    V sum[kPanels][kTokens];
-    for (auto& of_panel : sum) {
-      for (V& s : of_panel) s = P::Zero();
-    }
-    for (const int64_t end = block + span; block < end; ++block, unit += F::kUnitBytes) {
-      WeightBlock<P> w[kPanels];
-      for (int p = 0; p < kPanels; ++p) {
-        const int64_t from = p * layout.panel_bytes;
-        F::template GetQuads<P>(unit + from, lane, w[p].quads);
-        F::template GetScales<P>(unit + from, data + from + layout.HeaderAt(block), lane,
-                                 w[p].scales, w[p].mins);
-      }
-      for (int t = 0; t < kTokens; t += kGroup, x += kGroup) {
-        V* of_panels[kPanels];
-        for (int p = 0; p < kPanels; ++p) of_panels[p] = sum[p] + t;
-        AddBlock<P, T, kPanels, kGroup>(w, x, of_panels);
-      }
-      // After this block's own loads, which would wait behind these.
-      for (int line = 0; prefetch && line < F::kUnitBytes; line += 64) {
-        __builtin_prefetch(unit + kPrefetchAhead + line);
-      }
-    }
+  const std::byte* unit = data + layout.UnitAt(begin);
+  for (int64_t block = begin; block < end; ++block, unit += F::kUnitBytes) {
+    WeightBlock<P> w[kPanels];
     for (int p = 0; p < kPanels; ++p) {
-      for (int t = 0; t < kTokens; ++t) {
-        const V all = AddToTree(
-            group, sum[p][t], [&](int level) { return P::Load(levels[level][p][t]); },
-            [&](int level, V v) { P::Store(levels[level][p][t], v); },
-            [](V x, V y) { return P::Add(x, y); });
-        P::Store(sums[p][t] + lane, all);
+      const int64_t from = p * layout.panel_bytes;
+      F::template GetQuads<P>(unit + from, lane, w[p].quads);
+      F::template GetScales<P>(unit + from, data + from + layout.HeaderAt(block), lane, w[p].scales,
+                               w[p].mins);
+    }
+    for (int t = 0; t < kTokens; t += kGroup, x += kGroup) {
+      typename P::V* of_panels[kPanels];
+      for (int p = 0; p < kPanels; ++p) of_panels[p] = sums[p] + t;
+      AddBlock<P, T, kPanels, kGroup>(w, x, of_panels);
+    }
+    // After this block's own loads, which would wait behind these.
+    for (int64_t p = 0; prefetch && p < kPanels; ++p) {
+      for (int line = 0; line < F::kUnitBytes; line += 64) {
+        __builtin_prefetch(unit + p * layout.panel_bytes + kPrefetchAhead + line);
       }
     }
   }
 }
 
-template <class P, class F, int kTokens, int kPanels = 1>
-void TilePanels(const QuantLinearArgs& a, int64_t panel, const TokenTile& tile, bool prefetch) {
-  float sums[kPanels][kTokens][quant::kPanelRows];
-  const ActivationBlock* x = a.x + tile.first * a.layout->blocks;
-  for (int lane = 0; lane < quant::kPanelRows; lane += P::kLanes) {
-    TileLanes<P, F, kTokens, kPanels>(a, panel, lane, x, prefetch, sums);
+// The sums of a panel's rows, the lanes of P from `lane` on, for a tile of kTokens tokens at x.
+template <class P, class F, int kTokens>
+inline void TileLanes(const QuantLinearArgs& a, int64_t panel, int lane, const ActivationBlock* x,
+                      bool prefetch, float (*sums)[quant::kPanelRows]) {
+  using V = typename P::V;
+  const quant::PackedLayout& layout = *a.layout;
+  const std::byte* data = a.weight + panel * layout.panel_bytes;
+  const int64_t span = layout.blocks / a.groups;
+  float levels[kTreeLevels][kTokens][P::kLanes];
+  // Units bring units: without these, those that are headers of the next panel would be missing.
+  const std::byte* const unit = data + layout.UnitAt(0);
+  for (const std::byte* header = data; prefetch && header < unit; header += 64) {
+    __builtin_prefetch(header + kPrefetchAhead);
   }
-  for (int p = 0; p < kPanels; ++p) {
-    for (int64_t t = 0; t < tile.tokens; ++t) {
-      PutSums<P>(a, panel + p, tile.first + t, sums[p][t]);
+  for (int group = 0; group < a.groups; ++group, x += span * kTokens) {
+    V sum[1][kTokens];
+    for (V& s : sum[0]) s = P::Zero();
+    AddBlocks<P, F>(a, panel, lane, group * span, (group + 1) * span, x, prefetch, sum);
+    for (int t = 0; t < kTokens; ++t) {
+      const V all = AddToTree(
+          group, sum[0][t], [&](int level) { return P::Load(levels[level][t]); },
+          [&](int level, V v) { P::Store(levels[level][t], v); },
+          [](V x, V y) { return P::Add(x, y); });
+      P::Store(sums[t] + lane, all);
     }
   }
+}
+
+template <class P, class F, int kTokens>
+void TilePanel(const QuantLinearArgs& a, int64_t panel, const TokenTile& tile, bool prefetch) {
+  float sums[kTokens][quant::kPanelRows];
+  const ActivationBlock* x = a.x + tile.first * a.layout->blocks;
+  for (int lane = 0; lane < quant::kPanelRows; lane += P::kLanes) {
+    TileLanes<P, F, kTokens>(a, panel, lane, x, prefetch, sums);
+  }
+  for (int64_t t = 0; t < tile.tokens; ++t) PutSums<P>(a, panel, tile.first + t, sums[t]);
 }
 
 template <class P, class F>
 void AnyTilePanel(const QuantLinearArgs& a, int64_t panel, const TokenTile& tile, bool prefetch) {
   switch (tile.width) {
     case 1:
-      return TilePanels<P, F, 1>(a, panel, tile, prefetch);
+      return TilePanel<P, F, 1>(a, panel, tile, prefetch);
     case 2:
-      return TilePanels<P, F, 2>(a, panel, tile, prefetch);
+      return TilePanel<P, F, 2>(a, panel, tile, prefetch);
     case 3:
-      return TilePanels<P, F, 3>(a, panel, tile, prefetch);
+      return TilePanel<P, F, 3>(a, panel, tile, prefetch);
     case 4:
-      return TilePanels<P, F, 4>(a, panel, tile, prefetch);
+      return TilePanel<P, F, 4>(a, panel, tile, prefetch);
     case 6:
-      return TilePanels<P, F, 6>(a, panel, tile, prefetch);
+      return TilePanel<P, F, 6>(a, panel, tile, prefetch);
     case 8:
-      return TilePanels<P, F, 8>(a, panel, tile, prefetch);
+      return TilePanel<P, F, 8>(a, panel, tile, prefetch);
     case 12:
-      return TilePanels<P, F, 12>(a, panel, tile, prefetch);
+      return TilePanel<P, F, 12>(a, panel, tile, prefetch);
     default:
-      return TilePanels<P, F, kQuantTileTokens>(a, panel, tile, prefetch);
+      return TilePanel<P, F, kQuantTileTokens>(a, panel, tile, prefetch);
   }
 }
 
+// Tokens [first, last) of panels [begin, end).
 template <class P, class F>
-void QuantLinearOf(const QuantLinearArgs& a, int64_t begin, int64_t end) {
+void OnePanelTiles(const QuantLinearArgs& a, int64_t begin, int64_t end, int64_t first,
+                   int64_t last) {
+  for (int64_t panel = begin; panel < end; ++panel) {
+    for (int64_t t = first; t < last; t += kQuantTileTokens) {
+      AnyTilePanel<P, F>(a, panel, TileOf(t, a.tokens), t == first);
+    }
+  }
+}
+
+// Adds blocks [begin, end) of two panels to the running sums of a whole tile.
+template <class P, class F>
+void TwoPanelTile(const QuantLinearArgs& a, int64_t panel, int64_t begin, int64_t end,
+                  const ActivationBlock* x, bool prefetch, int64_t token, PanelSums& s) {
+  typename P::V sums[2][kQuantTileTokens];
+  for (int p = 0; p < 2; ++p) {
+    for (int t = 0; t < kQuantTileTokens; ++t) sums[p][t] = P::Load(s.sums[p][token + t]);
+  }
+  AddBlocks<P, F>(a, panel, /*lane=*/0, begin, end, x, prefetch, sums);
+  for (int p = 0; p < 2; ++p) {
+    for (int t = 0; t < kQuantTileTokens; ++t) P::Store(s.sums[p][token + t], sums[p][t]);
+  }
+}
+
+// Whole tiles of tokens [first, last), at most kPanelTokens, of panels `panel` and the next.
+template <class P, class F>
+void TwoPanelTiles(const QuantLinearArgs& a, int64_t panel, int64_t first, int64_t last,
+                   PanelSums& s) {
+  const int64_t tokens = last - first;
+  const int64_t span = a.layout->blocks / a.groups;
+  for (int group = 0; group < a.groups; ++group) {
+    ClearSums<P>(2, tokens, s);
+    const int64_t group_end = (group + 1) * span;
+    for (int64_t block = group * span; block < group_end; block += kQuantBlocks) {
+      const int64_t block_end = std::min(block + kQuantBlocks, group_end);
+      for (int64_t t = 0; t < tokens; t += kQuantTileTokens) {
+        const ActivationBlock* x = a.x + (first + t) * a.layout->blocks + block * kQuantTileTokens;
+        TwoPanelTile<P, F>(a, panel, block, block_end, x, t == 0, t, s);
+      }
+    }
+    FinishGroup<P>(a, group, panel, /*panels=*/2, first, tokens, s);
+  }
+}
+
+// Where arithmetic is the limit, two panels share what is loaded of the activations; memory gives
+// one stream faster.
+template <class P, class F>
+void QuantLinearOf(const QuantLinearArgs& a, int64_t begin, int64_t end, PanelSums& sums) {
   const int64_t tile_bytes = a.layout->blocks * kQuantTileTokens * int64_t{sizeof(ActivationBlock)};
-  const int64_t tokens = std::max<int64_t>(1, kActivationBytes / tile_bytes) * kQuantTileTokens;
-  for (int64_t first = 0; first < a.tokens; first += tokens) {
-    const int64_t last = std::min(first + tokens, a.tokens);
-    int64_t panel = begin;
-    // Where arithmetic is the limit, two panels share what is loaded of the activations; memory
-    // gives one stream faster.
-    if constexpr (P::kQuantPanels == 2) {
-      for (; last - first >= 2 * kQuantTileTokens && panel + 2 <= end; panel += 2) {
-        int64_t t = first;
-        for (; t + kQuantTileTokens <= last; t += kQuantTileTokens) {
-          TilePanels<P, F, kQuantTileTokens, 2>(a, panel, TileOf(t, a.tokens), t == first);
-        }
-        if (t == last) continue;
-        for (int p = 0; p < 2; ++p) AnyTilePanel<P, F>(a, panel + p, TileOf(t, a.tokens), false);
-      }
+  const auto tokens_in = [&](int64_t bytes) {
+    return std::max<int64_t>(1, bytes / tile_bytes) * kQuantTileTokens;
+  };
+  int64_t first = 0;
+  if constexpr (P::kQuantPanels == 2) {
+    const int64_t whole = a.tokens / kQuantTileTokens * kQuantTileTokens;
+    const int64_t step = std::min(kPanelTokens, tokens_in(kSharedActivationBytes));
+    for (; whole >= 2 * kQuantTileTokens && first < whole; first += step) {
+      const int64_t last = std::min(first + step, whole);
+      int64_t panel = begin;
+      for (; panel + 2 <= end; panel += 2) TwoPanelTiles<P, F>(a, panel, first, last, sums);
+      OnePanelTiles<P, F>(a, panel, end, first, last);
     }
-    for (; panel < end; ++panel) {
-      for (int64_t t = first; t < last; t += kQuantTileTokens) {
-        AnyTilePanel<P, F>(a, panel, TileOf(t, a.tokens), t == first);
-      }
-    }
+    first = std::min(first, whole);
+  }
+  for (const int64_t step = tokens_in(kActivationBytes); first < a.tokens; first += step) {
+    OnePanelTiles<P, F>(a, begin, end, first, std::min(first + step, a.tokens));
   }
 }
 
 // Panels [begin, end).
 template <class S>
-void QuantLinear(DType dtype, const QuantLinearArgs& a, int64_t begin, int64_t end) {
+void QuantLinear(DType dtype, const QuantLinearArgs& a, int64_t begin, int64_t end,
+                 PanelSums& sums) {
   quant::WithFormat(dtype, [&](auto format) {
-    QuantLinearOf<typename S::Part, decltype(format)>(a, begin, end);
+    QuantLinearOf<typename S::Part, decltype(format)>(a, begin, end, sums);
   });
 }
 

@@ -149,7 +149,7 @@ std::vector<std::byte> RandomPacked(DType dtype, const quant::PackedLayout& layo
 
 std::vector<float> RunQuantLinear(const KernelTable& table, DType dtype, int64_t tokens,
                                   const quant::PackedLayout& layout,
-                                  const std::vector<std::byte>& weight) {
+                                  const std::vector<std::byte>& weight, int groups) {
   const int64_t cols = layout.blocks * 32;
   const std::vector<float> x = RandomFloats(tokens * cols, 1);
   const TokenTile last = TileOf(tokens - 1, tokens);
@@ -160,15 +160,16 @@ std::vector<float> RunQuantLinear(const KernelTable& table, DType dtype, int64_t
                        blocks.data() + tile.first * layout.blocks + t - tile.first, tile.width);
   }
   std::vector<float> y(tokens * layout.rows);
+  const auto sums = std::make_unique<cpu::PanelSums>();
   table.quant_linear(dtype,
                      {.x = blocks.data(),
                       .tokens = tokens,
                       .weight = weight.data(),
                       .layout = &layout,
                       .bias = nullptr,
-                      .groups = 4,
+                      .groups = groups,
                       .y = y.data()},
-                     0, layout.panels());
+                     0, layout.panels(), *sums);
   std::vector<float> row(cols);
   table.widen_quant_row(dtype, weight.data(), layout, layout.rows - 1, row.data());
   y.insert(y.end(), row.begin(), row.end());
@@ -183,10 +184,16 @@ TEST(VariantBits, QuantisedLinear) {
       const quant::PackedLayout layout(dtype, 50, 512, 0);
       const std::vector<std::byte> weight = RandomPacked(dtype, layout);
       for (const int64_t tokens : {1, 2, 3, 4, 5, 7, 10, 16, 100}) {
-        EXPECT_TRUE(SameBits(RunQuantLinear(*table, dtype, tokens, layout, weight),
-                             RunQuantLinear(kScalar, dtype, tokens, layout, weight)))
+        EXPECT_TRUE(SameBits(RunQuantLinear(*table, dtype, tokens, layout, weight, 4),
+                             RunQuantLinear(kScalar, dtype, tokens, layout, weight, 4)))
             << table->name << " " << DTypeName(dtype) << " " << tokens;
       }
+      // Groups that end inside what is taken at a time, more tokens than have sums at a time.
+      const quant::PackedLayout wide(dtype, 50, 42 * 32, 0);
+      const std::vector<std::byte> wide_weight = RandomPacked(dtype, wide);
+      EXPECT_TRUE(SameBits(RunQuantLinear(*table, dtype, 300, wide, wide_weight, 2),
+                           RunQuantLinear(kScalar, dtype, 300, wide, wide_weight, 2)))
+          << table->name << " " << DTypeName(dtype);
     }
   }
 }
