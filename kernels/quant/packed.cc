@@ -18,32 +18,52 @@ Words LoadWords(const std::byte* p) {
   return words;
 }
 
-// As Bf16::Pack of four rows, with a quarter of its stores: loading weights waits for them.
+// Words of four rows, as their columns.
+std::array<Words, 4> Transposed(Words a, Words b, Words c, Words d) {
+  const Words ab_low = __builtin_shufflevector(a, b, 0, 4, 1, 5);
+  const Words ab_high = __builtin_shufflevector(a, b, 2, 6, 3, 7);
+  const Words cd_low = __builtin_shufflevector(c, d, 0, 4, 1, 5);
+  const Words cd_high = __builtin_shufflevector(c, d, 2, 6, 3, 7);
+  return {__builtin_shufflevector(ab_low, cd_low, 0, 1, 4, 5),
+          __builtin_shufflevector(ab_low, cd_low, 2, 3, 6, 7),
+          __builtin_shufflevector(ab_high, cd_high, 0, 1, 4, 5),
+          __builtin_shufflevector(ab_high, cd_high, 2, 3, 6, 7)};
+}
+
+// Of 16 bytes of each of four rows, word i to `to` + 64 i: a quarter of the stores that Pack of one
+// row after the other takes, for which loading weights waits. `flip` is added to each, bit by bit.
+void StoreFourRows(const std::byte* from, int64_t row_bytes, uint32_t flip, std::byte* to) {
+  const auto columns = Transposed(LoadWords(from), LoadWords(from + row_bytes),
+                                  LoadWords(from + 2 * row_bytes), LoadWords(from + 3 * row_bytes));
+  for (size_t i = 0; i < columns.size(); ++i) {
+    const Words flipped = columns[i] ^ flip;
+    std::memcpy(to + i * 4 * kPanelRows, &flipped, sizeof(flipped));
+  }
+}
+
+// As Bf16::Pack of four rows.
 void PackFourRows(const std::byte* stored, int64_t row_bytes, int64_t columns, int lane,
                   std::byte* units) {
   constexpr int64_t kStep = 8;  // columns of four words
   const int64_t whole = columns / kStep * kStep;
   std::byte* to = units + lane * 4;
   for (int64_t k = 0; k < whole; k += kStep, to += 4 * Bf16::kUnitBytes) {
-    const std::byte* from = stored + 2 * k;
-    const Words a = LoadWords(from), b = LoadWords(from + row_bytes);
-    const Words c = LoadWords(from + 2 * row_bytes), d = LoadWords(from + 3 * row_bytes);
-    const Words ab_low = __builtin_shufflevector(a, b, 0, 4, 1, 5);
-    const Words ab_high = __builtin_shufflevector(a, b, 2, 6, 3, 7);
-    const Words cd_low = __builtin_shufflevector(c, d, 0, 4, 1, 5);
-    const Words cd_high = __builtin_shufflevector(c, d, 2, 6, 3, 7);
-    const std::array<Words, 4> columns_of_four = {
-        __builtin_shufflevector(ab_low, cd_low, 0, 1, 4, 5),
-        __builtin_shufflevector(ab_low, cd_low, 2, 3, 6, 7),
-        __builtin_shufflevector(ab_high, cd_high, 0, 1, 4, 5),
-        __builtin_shufflevector(ab_high, cd_high, 2, 3, 6, 7)};
-    for (size_t i = 0; i < columns_of_four.size(); ++i) {
-      std::memcpy(to + i * Bf16::kUnitBytes, &columns_of_four[i], sizeof(Words));
-    }
+    StoreFourRows(stored + 2 * k, row_bytes, /*flip=*/0, to);
   }
   for (int row = 0; row < 4; ++row) {
     Bf16::Pack(stored + row * row_bytes + 2 * whole, columns - whole, lane + row,
                units + whole / Bf16::kColumns * Bf16::kUnitBytes);
+  }
+}
+
+// As Q8_0::Pack of four rows.
+void PackFourRows(const std::byte* stored, int64_t row_bytes, int lane, std::byte* unit) {
+  for (int half = 0; half < 2; ++half) {
+    StoreFourRows(stored + 2 + 16 * half, row_bytes, Q8_0::kSigns,
+                  unit + 4 * half * 4 * kPanelRows + lane * 4);
+  }
+  for (int row = 0; row < 4; ++row) {
+    PutHalf(unit + kBytePlane, lane + row, stored + row * row_bytes);
   }
 }
 
@@ -91,7 +111,13 @@ void PackPanel(DType dtype, const PackedLayout& layout, int64_t panel, const std
       const std::byte* from = stored + at / per_stored * info.block_bytes;
       std::byte* unit = to + layout.UnitAt(b);
       std::byte* header = to + layout.HeaderAt(b);
-      for (int lane = 0; lane < rows; ++lane) {
+      int lane = 0;
+      if constexpr (decltype(format)::kDType == DType::kQ8_0) {
+        for (; lane + 4 <= rows; lane += 4) {
+          PackFourRows(from + lane * stored_row_bytes, stored_row_bytes, lane, unit);
+        }
+      }
+      for (; lane < rows; ++lane) {
         format.Pack(from + lane * stored_row_bytes, static_cast<int>(at % per_stored), lane, unit,
                     header);
       }

@@ -13,9 +13,9 @@ struct Q8_0 {
   static constexpr bool kSmall = false;
   static constexpr int kUnitBytes = kBytePlane + 2 * kPanelRows;
   static constexpr int kHeaderBytes = 0;
+  static constexpr uint32_t kSigns = 0x80808080;  // of bytes: adds 128 to each
 
   static void Pack(const std::byte* stored, int, int lane, std::byte* unit, std::byte*) {
-    constexpr uint32_t kSigns = 0x80808080;  // of bytes: adds 128 to each
     for (int i = 0; i < kQuads; ++i) {
       StoreWord(unit + i * 64 + lane * 4, LoadWord(stored + 2 + 4 * i) ^ kSigns);
     }
