@@ -38,12 +38,14 @@ std::string ModelName(const std::filesystem::path& model) {
 
 absl::StatusOr<ServedModel> ServedModel::Load(const std::filesystem::path& path, std::string name) {
   std::optional<GgufFile> gguf;
-  GgufTokens tokens;
   if (IsGgufPath(path)) {
     ASSIGN_OR_RETURN(gguf, GgufFile::Open(path));
-    ASSIGN_OR_RETURN(tokens, GgufTokens::Read(*gguf));
   }
   ASSIGN_OR_RETURN(ModelConfig config, gguf ? GgufModelConfig(*gguf) : ModelConfig::Load(path));
+  GgufTokens tokens;
+  if (gguf) {
+    ASSIGN_OR_RETURN(tokens, GgufTokens::Read(*gguf));
+  }
   ASSIGN_OR_RETURN(Tokenizer tokenizer,
                    gguf ? Tokenizer::FromGguf(*gguf, tokens) : Tokenizer::Load(path));
   RETURN_IF_ERROR(CheckVocabulary(path, tokenizer.vocab_size(), config.vocab_size));

@@ -68,8 +68,8 @@ bool IsGgufPath(const std::filesystem::path& path);
 // https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 //
 // Every count, length, offset and alignment is checked against the file's size before use; reading
-// allocates no more than 16 MiB, whatever the counts are. Errors name the file and the key or
-// tensor. Immutable, so thread safe; views live as long as the object or a copy of it
+// allocates no more than 16 MiB of each part, whatever the counts are. Errors name the file and the
+// key or tensor. Immutable, so thread safe; views live as long as the object or a copy of it
 // (copies are cheap and share the mapping).
 class GgufFile {
  public:

@@ -13,8 +13,8 @@ namespace trireme {
 // memory, and stay in the file cache.
 void DoneWith(std::span<const std::byte> bytes);
 
-// Whether the file cache has nearly all of these stretches of mapped files, by samples of them.
-// True where the system does not say.
+// Whether the file cache has nearly all of these stretches of mapped files: reads samples of them,
+// until too many had to come from a disk. (mincore says of others' files that they are there.)
 bool InFileCache(const std::vector<std::span<const std::byte>>& stretches);
 
 // Reads what will be used of mapped files into the page cache, some way ahead of its use: in the

@@ -78,6 +78,17 @@ case_run_answers_a_prompt_in_every_layout() {
     "$(printf %s "$question" | "$bin/trireme" run "$model" "${small[@]}" -p - -n 4)" "Trireme is a"
 }
 
+case_run_needs_no_more_than_a_gguf_file() {
+  local file=$work/pilot.gguf answer
+  cp "$source/tests/fuzz/corpus/gguf/whole_llama" "$file"
+  answer=$(printf 'Hi\n' | timeout 60 "$bin/trireme" run "$file" 2>"$work/err.txt") ||
+    { echo "exit code $?"; cat "$work/err.txt"; return 1; }
+  [[ -n $answer ]] || { echo "no answer"; cat "$work/err.txt"; return 1; }
+  answer=$("$bin/trireme" run "$file" -p Hi -n 8 --temperature 0) || return 1
+  expect_match "weights that are loaded first" \
+    "$("$bin/trireme" run "$file" -p Hi -n 8 --temperature 0 --load slices)" "$answer"
+}
+
 case_run_keeps_the_conversation() {
   expect_match "two questions" \
     "$(printf 'Hello\n%s\n' "$question" | "$bin/trireme" run "$model" "${small[@]}")" "$answer" || return 1
