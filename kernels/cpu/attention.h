@@ -87,6 +87,7 @@ struct QueryBlock {
   int64_t end;
   float scores[kQueries][kAttentionSpan];  // then the weights of the softmax, up to a factor
   float keep[kQueries];                    // what the sums so far are worth
+  bool first = false;                      // of those that pass over the span
 
   int64_t first_group() const { return begin / kKeyGroup; }
   int64_t end_group() const { return (end + kKeyGroup - 1) / kKeyGroup; }
@@ -111,6 +112,10 @@ inline void Scores(const AttentionArgs& a, const KvSpan<Rows>& kv, int64_t group
     for (int64_t i = begin; i < end; ++i) {
       V k[kGroups];
       for (int g = 0; g < kGroups; ++g) k[g] = Rows::Load(kv.k[group + g] + i * kKeyGroup);
+      // Memory brings the values, as large as the keys, while these are multiplied.
+      for (int g = 0; b.first && g < kGroups; ++g) {
+        __builtin_prefetch(kv.v[group + g] + i * kKeyGroup);
+      }
       for (int r = 0; r < kQueries; ++r) {
         const V q = S::Set1(b.q[r][i]);
         for (int g = 0; g < kGroups; ++g) sum[r][g] = S::Fma(q, k[g], sum[r][g]);
@@ -279,14 +284,16 @@ class HeadsAttention {
 
   void Queries(int64_t at, int64_t query, int64_t query_end, int64_t first, int64_t last) {
     const KvSpan<Rows> kv(a_, at, first / kKeyGroup, (last + kKeyGroup - 1) / kKeyGroup);
-    for (; query + 4 <= query_end; query += 4) Block<4>(kv, query, first, last);
-    for (; query + 2 <= query_end; query += 2) Block<2>(kv, query, first, last);
-    for (; query < query_end; ++query) Block<1>(kv, query, first, last);
+    const int64_t begin = query;
+    for (; query + 4 <= query_end; query += 4) Block<4>(kv, query, first, last, query == begin);
+    for (; query + 2 <= query_end; query += 2) Block<2>(kv, query, first, last, query == begin);
+    for (; query < query_end; ++query) Block<1>(kv, query, first, last, query == begin);
   }
 
   template <int kQueries>
-  void Block(const KvSpan<Rows>& kv, int64_t query, int64_t first, int64_t last) {
+  void Block(const KvSpan<Rows>& kv, int64_t query, int64_t first, int64_t last, bool brings) {
     QueryBlock<kQueries> block;
+    block.first = brings;
     for (int r = 0; r < kQueries; ++r) {
       block.q[r] = a_.q + Offset(query + r);
       block.out[r] = a_.out + Offset(query + r);
