@@ -113,9 +113,8 @@ END
   drive "$a" 1 --requests 8 --kind command --command "bash $work/cut.sh" --duration-ms-min 9000 \
     --duration-ms-max 9000 || return 1
   # One of the two may have had what it needs of the other.
-  local line=' E .*rank (0 \('"$b"'|1 \('"$c"')\), pid [0-9]+, last seen in (step [0-9]+|a self-test), waiting for rank [01]: '
-  line+='[a-z-]+ of'
-  line+=".* network between $b, $c is cut"
+  local seen=', pid [0-9]+, last seen in (step [0-9]+|a self-test), waiting for rank'
+  local line=" E .*(rank 0 \\($b\\)$seen 1|rank 1 \\($c\\)$seen 0): [a-z-]+ of.* network between $b, $c is cut"
   grep -qE "$line" "$work/coordinator.log" || { echo "no line like: $line"; return 1; }
   found_after_cut "$line"
 }
